@@ -1,0 +1,9 @@
+//! Remora's vocabulary, pure and portable: no async, no kernel, no input or output of its own
+//! beyond what it is handed.
+//!
+//! - [`session`]: what a capture is: target, filter, limits, trigger, counts, state.
+//! - [`filter`]: capture filters in tcpdump's language.
+#![forbid(unsafe_code)]
+
+pub mod filter;
+pub mod session;

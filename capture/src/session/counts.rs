@@ -1,0 +1,85 @@
+//! The conservation law.
+
+use serde::{Deserialize, Serialize};
+
+/// Where each packet of a session went.
+///
+/// ```text
+/// K  matched   = submitted + lost + over_budget + copy_error
+/// U  submitted = read + lost_on_crash
+///    read      = written + dropped_queue + dropped_io + malformed + stale
+/// F  written   = packets an independent reader finds in the file
+/// ```
+/// While a session runs the counts are a moment's snapshot and the laws hold only roughly; from
+/// `Finished` on they hold to the packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Counts {
+    /// Packets of the target that were looked at.
+    pub seen: u64,
+    /// Packets that the filter took.
+    pub matched: u64,
+    /// Put into the kernel's ring.
+    pub submitted: u64,
+    /// The kernel's ring had no room.
+    pub lost: u64,
+    /// Matched after a limit was reached.
+    pub over_budget: u64,
+    /// The kernel could not read the packet's bytes.
+    pub copy_error: u64,
+    /// Taken out of the ring.
+    pub read: u64,
+    /// In the file or stream.
+    pub written: u64,
+    /// The writer or reader was too slow for its bounded queue.
+    pub dropped_queue: u64,
+    /// The disk or the stream failed.
+    pub dropped_io: u64,
+    /// The record did not parse.
+    pub malformed: u64,
+    /// The record belonged to an earlier session or an earlier owner of the tap.
+    pub stale: u64,
+    /// In the ring when the agent died.
+    pub lost_on_crash: u64,
+    /// Bytes of the file or stream.
+    pub written_bytes: u64,
+}
+
+impl Counts {
+    /// Packets that matched within the limits and are not in the output.
+    #[must_use]
+    pub fn missing(&self) -> u64 {
+        self.lost
+            + self.copy_error
+            + self.dropped_queue
+            + self.dropped_io
+            + self.malformed
+            + self.stale
+            + self.lost_on_crash
+    }
+
+    /// Lost in the kernel: no room, or bytes that could not be read.
+    #[must_use]
+    pub fn lost_in_kernel(&self) -> u64 {
+        self.lost + self.copy_error
+    }
+
+    /// Dropped in user space, for whatever reason.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.dropped_queue + self.dropped_io + self.malformed + self.stale + self.lost_on_crash
+    }
+
+    /// Laws K and U hold to the packet.
+    #[must_use]
+    pub fn balanced(&self) -> bool {
+        self.matched == self.submitted + self.lost + self.over_budget + self.copy_error
+            && self.submitted == self.read + self.lost_on_crash
+            && self.read
+                == self.written
+                    + self.dropped_queue
+                    + self.dropped_io
+                    + self.malformed
+                    + self.stale
+    }
+}

@@ -1,0 +1,20 @@
+//! What a capture is, from the request to its final state.
+//!
+//! ```text
+//!            armed                 limit, stop, target gone, …        counts final
+//! Start ───────────────▶ Capturing ───────────────────────▶ Draining ─────────────▶ Finished
+//!   └─ refused (an error, no capture)                           └─ a sink broke ──▶ Failed
+//! ```
+
+mod counts;
+mod spec;
+mod state;
+mod target;
+
+pub use counts::Counts;
+pub use spec::{
+    Destination, Direction, LABELS_MAX, Limits, NAMES_MAX, NameHint, SNAPLEN_MAX, SessionSpec,
+    Snaplen, SpecError, Trigger,
+};
+pub use state::{CaptureId, CaptureState, IdError, Phase, StopReason, TapInfo};
+pub use target::{Target, TargetError};

@@ -1,0 +1,246 @@
+//! The request: what to capture, how much of it, and why.
+
+use std::{collections::BTreeMap, fmt, net::IpAddr, num::NonZeroU64, time::Duration};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{Target, TargetError};
+use crate::filter::Filter;
+
+/// Largest snaplen, in bytes (libpcap's `MAXIMUM_SNAPLEN`).
+pub const SNAPLEN_MAX: u32 = 262_144;
+/// Labels a capture can have.
+pub const LABELS_MAX: usize = 32;
+/// Name hints a capture can have.
+pub const NAMES_MAX: usize = 256;
+/// Longest label key or value, and longest text of a trigger, in bytes.
+const TEXT_MAX: usize = 1024;
+/// Largest alert kept with a capture, in bytes.
+const ALERT_MAX: usize = 64 * 1024 - 16;
+/// Longest capture: 7 days.
+const DURATION_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Smallest file limit, in bytes: the blocks before and after the packets have room in it.
+const FILE_BYTES_MIN: u64 = 1024;
+
+/// A spec has a value that cannot be.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum SpecError {
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    #[error("snaplen {0} is out of range; use 1 to {SNAPLEN_MAX}")]
+    Snaplen(u64),
+    #[error("a capture lasts more than 0 and at most 7 days, not {0:?}")]
+    Duration(Duration),
+    #[error("a file limit of {0} bytes leaves no room for packets; use {FILE_BYTES_MIN} or more")]
+    FileBytes(u64),
+    #[error("a capture has at most {LABELS_MAX} labels, each key and value at most {TEXT_MAX} bytes")]
+    Labels,
+    #[error("a capture has at most {NAMES_MAX} names")]
+    Names,
+    #[error("`{0}` is not a host name; use letters, digits, `-` and `.`, at most 63 characters")]
+    Name(String),
+    #[error("the trigger's {field} has {len} bytes; at most {max} are kept")]
+    Trigger { field: &'static str, len: usize, max: usize },
+}
+
+/// Bytes kept of each packet: 1 to [`SNAPLEN_MAX`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
+pub struct Snaplen(u32);
+
+impl Snaplen {
+    pub const MAX: Self = Self(SNAPLEN_MAX);
+
+    #[must_use]
+    pub fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl Default for Snaplen {
+    fn default() -> Self {
+        Self::MAX
+    }
+}
+
+impl TryFrom<u32> for Snaplen {
+    type Error = SpecError;
+
+    fn try_from(bytes: u32) -> Result<Self, SpecError> {
+        if (1..=SNAPLEN_MAX).contains(&bytes) {
+            Ok(Self(bytes))
+        } else {
+            Err(SpecError::Snaplen(bytes.into()))
+        }
+    }
+}
+
+impl From<Snaplen> for u32 {
+    fn from(snaplen: Snaplen) -> Self {
+        snaplen.0
+    }
+}
+
+impl fmt::Display for Snaplen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// As the target sees it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    #[default]
+    Both,
+    /// Into the target.
+    Ingress,
+    /// Out of the target.
+    Egress,
+}
+
+/// Where the packets go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Destination {
+    /// A file in the agent's data directory.
+    #[default]
+    Store,
+    /// The one reader of the capture's stream.
+    Stream,
+}
+
+/// When a capture ends by itself. `None` is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Limits {
+    /// Packets in the capture, exactly.
+    pub packets: Option<NonZeroU64>,
+    /// Bytes of the pcapng file; it never grows beyond.
+    pub file_bytes: Option<NonZeroU64>,
+    /// From the moment of arming.
+    pub duration: Option<Duration>,
+}
+
+/// Who asked, and why.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Trigger {
+    /// "cli", "falco", "talon", "grpc", "capture-cr".
+    pub source: String,
+    /// Name of the rule that decided.
+    pub rule: String,
+    pub priority: String,
+    /// The alert as it came, or empty.
+    pub alert: String,
+    /// Who asked, by the trigger's own word.
+    pub requester: String,
+    pub reason: String,
+    /// When the thing happened, by the trigger's clock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time: Option<Timestamp>,
+    /// W3C trace id.
+    pub trace_id: String,
+}
+
+/// A name for an address, for the file's name resolution block.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NameHint {
+    pub address: IpAddr,
+    /// `[A-Za-z0-9._-]`, 1 to 63 characters: Wireshark cuts there and prints anything raw.
+    pub name: String,
+}
+
+/// All that makes a session. Valid by construction only after [`SessionSpec::validate`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionSpec {
+    pub target: Target,
+    #[serde(default)]
+    pub filter: Filter,
+    #[serde(default)]
+    pub snaplen: Snaplen,
+    #[serde(default)]
+    pub direction: Direction,
+    #[serde(default)]
+    pub limits: Limits,
+    #[serde(default)]
+    pub destination: Destination,
+    /// Length of the window before the trigger that goes into the capture; zero for none.
+    #[serde(default)]
+    pub look_back: Duration,
+    #[serde(default)]
+    pub trigger: Trigger,
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    #[serde(default)]
+    pub names: Vec<NameHint>,
+}
+
+impl SessionSpec {
+    /// A spec that captures everything of `target`, without limits, into the store.
+    #[must_use]
+    pub fn new(target: Target) -> Self {
+        Self {
+            target,
+            filter: Filter::default(),
+            snaplen: Snaplen::default(),
+            direction: Direction::default(),
+            limits: Limits::default(),
+            destination: Destination::default(),
+            look_back: Duration::ZERO,
+            trigger: Trigger::default(),
+            labels: BTreeMap::new(),
+            names: Vec::new(),
+        }
+    }
+
+    /// Checks every bound that the types do not carry.
+    ///
+    /// # Errors
+    /// The first [`SpecError`] found.
+    pub fn validate(&self) -> Result<(), SpecError> {
+        self.target.validate()?;
+        if let Some(duration) = self.limits.duration
+            && (duration.is_zero() || duration > DURATION_MAX)
+        {
+            return Err(SpecError::Duration(duration));
+        }
+        if let Some(bytes) = self.limits.file_bytes
+            && bytes.get() < FILE_BYTES_MIN
+        {
+            return Err(SpecError::FileBytes(bytes.get()));
+        }
+        if self.labels.len() > LABELS_MAX
+            || self.labels.iter().any(|(k, v)| k.len() > TEXT_MAX || v.len() > TEXT_MAX)
+        {
+            return Err(SpecError::Labels);
+        }
+        if self.names.len() > NAMES_MAX {
+            return Err(SpecError::Names);
+        }
+        for hint in &self.names {
+            let ok = (1..=63).contains(&hint.name.len())
+                && hint.name.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
+            if !ok {
+                let short: String = hint.name.chars().take(80).collect();
+                return Err(SpecError::Name(short.escape_debug().to_string()));
+            }
+        }
+        let trigger = &self.trigger;
+        for (field, text, max) in [
+            ("source", &trigger.source, TEXT_MAX),
+            ("rule", &trigger.rule, TEXT_MAX),
+            ("priority", &trigger.priority, TEXT_MAX),
+            ("alert", &trigger.alert, ALERT_MAX),
+            ("requester", &trigger.requester, TEXT_MAX),
+            ("reason", &trigger.reason, TEXT_MAX),
+            ("trace_id", &trigger.trace_id, TEXT_MAX),
+        ] {
+            if text.len() > max {
+                return Err(SpecError::Trigger { field, len: text.len(), max });
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,148 @@
+//! A capture's life as others see it.
+
+use std::{fmt, str::FromStr};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{Counts, SessionSpec};
+
+/// Name of a capture: a ULID in its canonical 26 characters, so ids sort by time and are safe in
+/// a file name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CaptureId(ulid::Ulid);
+
+/// A text is not a capture id.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("`{0}` is not a capture id; `remora list --all` shows them")]
+pub struct IdError(String);
+
+impl CaptureId {
+    /// A new id for this moment.
+    #[must_use]
+    pub fn generate() -> Self {
+        Self(ulid::Ulid::generate())
+    }
+}
+
+impl fmt::Display for CaptureId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for CaptureId {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let id = ulid::Ulid::from_string(text).map_err(|_| {
+            IdError(text.chars().take(40).collect::<String>().escape_debug().to_string())
+        })?;
+        Ok(Self(id))
+    }
+}
+
+impl Serialize for CaptureId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for CaptureId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    Capturing,
+    Draining,
+    Finished,
+    Failed,
+}
+
+impl Phase {
+    /// Nothing changes any more.
+    #[must_use]
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Finished | Self::Failed)
+    }
+}
+
+/// Why a capture ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopReason {
+    Requested,
+    Packets,
+    FileBytes,
+    Duration,
+    TargetGone,
+    ReaderGone,
+    NoSpace,
+    IoError,
+    Shutdown,
+    CrashRecovered,
+}
+
+impl StopReason {
+    /// For a person.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Requested => "stopped on request",
+            Self::Packets => "packet limit reached",
+            Self::FileBytes => "file size limit reached",
+            Self::Duration => "time limit reached",
+            Self::TargetGone => "the target is gone",
+            Self::ReaderGone => "the reader went away",
+            Self::NoSpace => "no space left",
+            Self::IoError => "the output failed",
+            Self::Shutdown => "the agent was stopped",
+            Self::CrashRecovered => "the agent died; closed at its next start",
+        }
+    }
+}
+
+/// One place where a capture's packets are taken.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TapInfo {
+    /// "tcx" or "cgroup".
+    pub hook: String,
+    pub interface: String,
+    pub ifindex: u32,
+    pub cgroup_id: u64,
+    pub description: String,
+}
+
+/// A capture as `Get` and the sidecar tell it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaptureState {
+    pub id: CaptureId,
+    pub spec: SessionSpec,
+    pub phase: Phase,
+    pub stop_reason: Option<StopReason>,
+    /// What went wrong, for a person; empty when nothing did.
+    #[serde(default)]
+    pub message: String,
+    pub counts: Counts,
+    pub started: Timestamp,
+    pub finished: Option<Timestamp>,
+    pub first_packet: Option<Timestamp>,
+    pub last_packet: Option<Timestamp>,
+    /// File name in the data directory; empty for a streamed capture.
+    #[serde(default)]
+    pub file: String,
+    #[serde(default)]
+    pub taps: Vec<TapInfo>,
+    pub node: String,
+    /// Who called, as the agent saw it.
+    #[serde(default)]
+    pub caller: String,
+    /// The target as it was found on the node.
+    #[serde(default)]
+    pub resolved_target: String,
+}
