@@ -1,9 +1,18 @@
 //! The `remora.v1` API: what triggers, agents and the command line say to each other.
 //!
 //! [`v1`] is generated from `proto/proto/remora/v1/remora.proto` by `cargo xtask codegen` and
-//! committed; `cargo xtask lint` fails when the two differ. Nothing here is written by hand but
-//! the conversions to and from the vocabulary of `remora-capture`.
+//! committed; `cargo xtask lint` fails when the two differ. By hand:
+//!
+//! - [`convert`]: to and from the vocabulary of `remora-capture`, every bound checked.
+//! - [`reason`]: why a call failed, as a stable word in a status.
+//! - [`limits`]: sizes of messages.
+//! - `client` (feature of the same name): connecting to an agent.
 #![forbid(unsafe_code)]
+
+#[cfg(feature = "client")]
+pub mod client;
+pub mod limits;
+pub mod reason;
 
 /// Messages, clients and servers of package `remora.v1`, as generated.
 #[allow(
