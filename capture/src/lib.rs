@@ -3,7 +3,9 @@
 //!
 //! - [`session`]: what a capture is: target, filter, limits, trigger, counts, state.
 //! - [`filter`]: capture filters in tcpdump's language.
+//! - [`text`]: text from outside, made harmless.
 #![forbid(unsafe_code)]
 
 pub mod filter;
 pub mod session;
+pub mod text;

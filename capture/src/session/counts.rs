@@ -76,10 +76,6 @@ impl Counts {
         self.matched == self.submitted + self.lost + self.over_budget + self.copy_error
             && self.submitted == self.read + self.lost_on_crash
             && self.read
-                == self.written
-                    + self.dropped_queue
-                    + self.dropped_io
-                    + self.malformed
-                    + self.stale
+                == self.written + self.dropped_queue + self.dropped_io + self.malformed + self.stale
     }
 }

@@ -34,14 +34,20 @@ pub enum SpecError {
     Duration(Duration),
     #[error("a file limit of {0} bytes leaves no room for packets; use {FILE_BYTES_MIN} or more")]
     FileBytes(u64),
-    #[error("a capture has at most {LABELS_MAX} labels, each key and value at most {TEXT_MAX} bytes")]
+    #[error(
+        "a capture has at most {LABELS_MAX} labels, each key and value at most {TEXT_MAX} bytes"
+    )]
     Labels,
     #[error("a capture has at most {NAMES_MAX} names")]
     Names,
     #[error("`{0}` is not a host name; use letters, digits, `-` and `.`, at most 63 characters")]
     Name(String),
     #[error("the trigger's {field} has {len} bytes; at most {max} are kept")]
-    Trigger { field: &'static str, len: usize, max: usize },
+    Trigger {
+        field: &'static str,
+        len: usize,
+        max: usize,
+    },
 }
 
 /// Bytes kept of each packet: 1 to [`SNAPLEN_MAX`].
@@ -212,7 +218,10 @@ impl SessionSpec {
             return Err(SpecError::FileBytes(bytes.get()));
         }
         if self.labels.len() > LABELS_MAX
-            || self.labels.iter().any(|(k, v)| k.len() > TEXT_MAX || v.len() > TEXT_MAX)
+            || self
+                .labels
+                .iter()
+                .any(|(k, v)| k.len() > TEXT_MAX || v.len() > TEXT_MAX)
         {
             return Err(SpecError::Labels);
         }
@@ -221,7 +230,10 @@ impl SessionSpec {
         }
         for hint in &self.names {
             let ok = (1..=63).contains(&hint.name.len())
-                && hint.name.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
+                && hint
+                    .name
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
             if !ok {
                 let short: String = hint.name.chars().take(80).collect();
                 return Err(SpecError::Name(short.escape_debug().to_string()));
@@ -238,7 +250,11 @@ impl SessionSpec {
             ("trace_id", &trigger.trace_id, TEXT_MAX),
         ] {
             if text.len() > max {
-                return Err(SpecError::Trigger { field, len: text.len(), max });
+                return Err(SpecError::Trigger {
+                    field,
+                    len: text.len(),
+                    max,
+                });
             }
         }
         Ok(())

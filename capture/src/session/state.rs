@@ -35,8 +35,14 @@ impl FromStr for CaptureId {
     type Err = IdError;
 
     fn from_str(text: &str) -> Result<Self, IdError> {
-        let id = ulid::Ulid::from_string(text).map_err(|_| {
-            IdError(text.chars().take(40).collect::<String>().escape_debug().to_string())
+        let id = ulid::Ulid::from_string(text).map_err(|_invalid| {
+            IdError(
+                text.chars()
+                    .take(40)
+                    .collect::<String>()
+                    .escape_debug()
+                    .to_string(),
+            )
         })?;
         Ok(Self(id))
     }
@@ -50,7 +56,9 @@ impl Serialize for CaptureId {
 
 impl<'de> Deserialize<'de> for CaptureId {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 

@@ -82,7 +82,9 @@ impl Target {
             }
             Self::Container(id) => {
                 let ok = (12..=64).contains(&id.len())
-                    && id.chars().all(|c| c.is_ascii_digit() || ('a'..='f').contains(&c));
+                    && id
+                        .chars()
+                        .all(|c| c.is_ascii_digit() || ('a'..='f').contains(&c));
                 if !ok {
                     return Err(TargetError::Container(shown(id)));
                 }
@@ -104,16 +106,18 @@ impl FromStr for Target {
     type Err = TargetError;
 
     fn from_str(text: &str) -> Result<Self, TargetError> {
-        let (kind, rest) =
-            text.split_once(':').ok_or_else(|| TargetError::Unknown(shown(text)))?;
+        let (kind, rest) = text
+            .split_once(':')
+            .ok_or_else(|| TargetError::Unknown(shown(text)))?;
         let target = match kind {
             "cgroup" => match rest.parse::<u64>() {
                 Ok(id) => Self::CgroupId(id),
                 Err(_) => Self::CgroupPath(rest.to_owned()),
             },
-            "pid" => {
-                Self::Pid(rest.parse().map_err(|_| TargetError::Pid(shown(rest)))?)
-            }
+            "pid" => Self::Pid(
+                rest.parse()
+                    .map_err(|_invalid| TargetError::Pid(shown(rest)))?,
+            ),
             "unit" => Self::Unit(rest.to_owned()),
             // "containerd://3f2a…" is how Kubernetes writes it.
             "container" => {
