@@ -107,6 +107,46 @@ pub enum ConnectError {
 /// # Errors
 /// [`ConnectError`], at the latest after [`CONNECT_TIMEOUT`].
 pub async fn connect(address: &AgentAddress) -> Result<Channel, ConnectError> {
+    let endpoint = endpoint(address)?;
+    match tokio::time::timeout(CONNECT_TIMEOUT, endpoint.connect()).await {
+        Ok(connected) => connected.map_err(|error| connect_error(address, error)),
+        Err(_elapsed) => Err(ConnectError::Timeout {
+            address: address.clone(),
+        }),
+    }
+}
+
+/// A channel that connects at its first call, and again whenever the connection is gone: for a
+/// client that outlives the agent. What fails then is the call, with `UNAVAILABLE`;
+/// [`unreachable`] tells why.
+///
+/// # Errors
+/// The address cannot be used.
+pub fn connect_lazy(address: &AgentAddress) -> Result<Channel, ConnectError> {
+    let endpoint = endpoint(address)?.connect_timeout(CONNECT_TIMEOUT);
+    Ok(endpoint.connect_lazy())
+}
+
+/// Why a call did not reach the agent at `address`, if that is why `status` failed.
+#[must_use]
+pub fn unreachable(address: &AgentAddress, status: &tonic::Status) -> Option<ConnectError> {
+    use std::error::Error as _;
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        if error.is::<tonic::transport::Error>() {
+            return Some(
+                classify(address, error).unwrap_or_else(|| ConnectError::Other {
+                    address: address.clone(),
+                    source: status.message().into(),
+                }),
+            );
+        }
+        cause = error.source();
+    }
+    None
+}
+
+fn endpoint(address: &AgentAddress) -> Result<Endpoint, ConnectError> {
     let other = |source: Box<dyn std::error::Error + Send + Sync>| ConnectError::Other {
         address: address.clone(),
         source,
@@ -115,28 +155,34 @@ pub async fn connect(address: &AgentAddress) -> Result<Channel, ConnectError> {
     let path = path
         .to_str()
         .ok_or_else(|| other("the path is not UTF-8".into()))?;
-    let endpoint = Endpoint::from_shared(format!("unix:{path}"))
+    Ok(Endpoint::from_shared(format!("unix:{path}"))
         .map_err(|error| other(error.into()))?
         .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
-        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
-    let Ok(connected) = tokio::time::timeout(CONNECT_TIMEOUT, endpoint.connect()).await else {
-        return Err(ConnectError::Timeout {
-            address: address.clone(),
-        });
-    };
-    connected.map_err(|error| match io_kind(&error) {
-        Some(io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => ConnectError::NoAgent {
-            address: address.clone(),
-        },
-        Some(io::ErrorKind::PermissionDenied) => ConnectError::Permission {
-            address: address.clone(),
-        },
-        // A full backlog: nobody accepts.
-        Some(io::ErrorKind::WouldBlock) => ConnectError::Timeout {
-            address: address.clone(),
-        },
-        _ => other(error.into()),
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT))
+}
+
+fn connect_error(address: &AgentAddress, error: tonic::transport::Error) -> ConnectError {
+    classify(address, &error).unwrap_or_else(|| ConnectError::Other {
+        address: address.clone(),
+        source: error.into(),
     })
+}
+
+/// The errors of which we know what to do.
+fn classify(
+    address: &AgentAddress,
+    error: &(dyn std::error::Error + 'static),
+) -> Option<ConnectError> {
+    let address = address.clone();
+    match io_kind(error)? {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            Some(ConnectError::NoAgent { address })
+        }
+        io::ErrorKind::PermissionDenied => Some(ConnectError::Permission { address }),
+        // A full backlog: nobody accepts.
+        io::ErrorKind::WouldBlock => Some(ConnectError::Timeout { address }),
+        _ => None,
+    }
 }
 
 /// The `Capture` service of an agent, with the limits of [`crate::limits`].

@@ -11,6 +11,7 @@
 
 #[cfg(feature = "client")]
 pub mod client;
+pub mod convert;
 pub mod limits;
 pub mod reason;
 
