@@ -1,1 +1,36 @@
-//! Laid out.
+//! Test beds made of real kernel objects, and readers that know nothing of Remora.
+//!
+//! ```text
+//!                 node namespace (the agent runs here)          other namespaces
+//!   pod "web" ── veth-web ─┐
+//!   pod "api" ── veth-api ─┴─ br0 10.77.0.1/24 ── forwarding ── up-c2 ── "c2" 198.51.100.23
+//! ```
+//! - [`name`]: unique names, and what a killed run left behind is swept by the next.
+//! - [`run`], [`wait`]: commands and processes with deadlines; conditions instead of sleeps.
+//! - [`netns`], [`veth`], [`cgroup`], [`node`]: namespaces, cables, cgroups; nodes and pods of them.
+//! - [`agent`], [`controller`]: the built programs, started as a user would.
+//! - [`packets`], [`numbered`], [`wire`]: what a file holds, by `pcap-file`, by number, and by
+//!   Wireshark's and tcpdump's own tools.
+//! - [`proof`]: the conservation law over the file, the sidecar, the API and the metrics.
+//! - [`bpf`]: kernel objects of a process, and a foreign TCX program.
+//!
+//! Invariants: nothing but the test driver runs in the root network namespace; every object goes
+//! with its owner's `Drop`; a name is never used twice.
+#![forbid(unsafe_code)]
+
+pub mod agent;
+pub mod bpf;
+pub mod cgroup;
+pub mod controller;
+pub mod http;
+pub mod name;
+pub mod netns;
+pub mod node;
+pub mod numbered;
+pub mod packets;
+pub mod proof;
+pub mod run;
+pub mod traffic;
+pub mod veth;
+pub mod wait;
+pub mod wire;

@@ -1,0 +1,459 @@
+//! `remora-agent`, started as it is meant to run, and a plain client for it.
+
+use std::{
+    fs,
+    os::unix::fs::chown,
+    path::{Path, PathBuf},
+    process::ExitStatus,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sys::signal::Signal,
+};
+use remora_proto::v1;
+use tokio::runtime::Runtime;
+use tonic::{Status, transport::Channel};
+
+use crate::{
+    http, name,
+    node::{Node, Pod},
+    run::{self, AGENT_UID, Place, Proc, Rights},
+    wait,
+};
+
+/// How long the agent may take to load its programs and serve.
+const START_LIMIT: Duration = Duration::from_secs(20);
+/// How long it may take to drain and end.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+/// How an agent is started.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// "16MiB".
+    pub ring_size: String,
+    pub rights: Rights,
+    /// Puts the data directory on a tmpfs of this size, "64k".
+    pub data_tmpfs: Option<String>,
+    /// More command line.
+    pub arguments: Vec<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            ring_size: "16MiB".into(),
+            rights: Rights::Agent,
+            data_tmpfs: None,
+            arguments: Vec::new(),
+        }
+    }
+}
+
+/// A file system that is mounted until it is dropped.
+#[derive(Debug)]
+struct Tmpfs(PathBuf);
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
+
+/// An agent on a node, with a socket and a data directory of its own.
+#[derive(Debug)]
+pub struct TestAgent<'a> {
+    // Dropped in this order.
+    process: Option<Proc>,
+    channel: Option<Channel>,
+    runtime: Runtime,
+    _tmpfs: Option<Tmpfs>,
+    directory: tempfile::TempDir,
+    program: PathBuf,
+    options: Options,
+    node: &'a Node,
+    starts: u32,
+}
+
+impl<'a> TestAgent<'a> {
+    /// Starts it with what [`Options::default`] says and waits until it serves.
+    ///
+    /// # Errors
+    /// It does not; with its log.
+    pub fn start(node: &'a Node) -> Result<Self> {
+        Self::start_with(node, Options::default())
+    }
+
+    /// Starts it and waits until it serves.
+    ///
+    /// # Errors
+    /// It does not; with its log.
+    pub fn start_with(node: &'a Node, options: Options) -> Result<Self> {
+        let directory = name::directory()?;
+        for name in ["run", "data"] {
+            let path = directory.path().join(name);
+            fs::create_dir(&path)?;
+            chown(&path, Some(AGENT_UID), Some(AGENT_UID))?;
+        }
+        let data = directory.path().join("data");
+        let tmpfs = options.data_tmpfs.as_ref().map(|size| -> Result<Tmpfs> {
+            let settings = format!("size={size},mode=0700,uid={AGENT_UID},gid={AGENT_UID}");
+            mount(
+                Some("tmpfs"),
+                &data,
+                Some("tmpfs"),
+                MsFlags::empty(),
+                Some(settings.as_str()),
+            )
+            .context("failed to mount a tmpfs")?;
+            Ok(Tmpfs(data.clone()))
+        });
+        let tmpfs = tmpfs.transpose()?;
+        let program = program_for_agent(directory.path())?;
+        let mut agent = Self {
+            process: None,
+            channel: None,
+            runtime: tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(1)
+                .enable_all()
+                .build()?,
+            _tmpfs: tmpfs,
+            directory,
+            program,
+            options,
+            node,
+            starts: 0,
+        };
+        agent.start_again()?;
+        Ok(agent)
+    }
+
+    /// Starts it again after it ended, with the same socket and data directory.
+    ///
+    /// # Errors
+    /// It does not serve in time; with its log.
+    pub fn start_again(&mut self) -> Result<()> {
+        let place = Place {
+            netns: Some(self.node.netns()),
+            cgroup: None,
+            rights: self.options.rights,
+        };
+        let mut command = place.command(&self.program);
+        command
+            .arg("run")
+            .arg("--socket")
+            .arg(self.socket())
+            .arg("--data-dir")
+            .arg(self.data_dir())
+            .arg("--metrics")
+            .arg(format!("unix:{}", self.metrics_socket().display()))
+            .args(["--ring-size", &self.options.ring_size, "--node", "node-a"])
+            .args(&self.options.arguments);
+        self.starts += 1;
+        let name = format!("agent-{}", self.starts);
+        // A log on the node's directory outlives a full data directory.
+        let mut process = Proc::spawn(&mut command, self.directory.path(), &name)?;
+        let what = "an agent that serves";
+        let channel = wait::until_some(START_LIMIT, what, || {
+            if let Some(status) = process.ended()? {
+                bail!("the agent ended ({status})");
+            }
+            Ok(self.runtime.block_on(ready_channel(&self.socket())))
+        })
+        .with_context(|| process.tail())?;
+        self.process = Some(process);
+        self.channel = Some(channel);
+        Ok(())
+    }
+
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.directory.path().join("run/agent.sock")
+    }
+
+    /// As the command line takes it.
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("unix:{}", self.socket().display())
+    }
+
+    fn metrics_socket(&self) -> PathBuf {
+        self.directory.path().join("run/metrics.sock")
+    }
+
+    #[must_use]
+    pub fn data_dir(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    #[must_use]
+    pub fn node(&self) -> &'a Node {
+        self.node
+    }
+
+    /// # Errors
+    /// It has ended.
+    pub fn process(&mut self) -> Result<&mut Proc> {
+        self.process.as_mut().context("the agent is not running")
+    }
+
+    /// # Errors
+    /// It has ended.
+    pub fn pid(&self) -> Result<u32> {
+        Ok(self
+            .process
+            .as_ref()
+            .context("the agent is not running")?
+            .pid())
+    }
+
+    /// The end of what it printed.
+    #[must_use]
+    pub fn tail(&self) -> String {
+        self.process.as_ref().map(Proc::tail).unwrap_or_default()
+    }
+
+    /// Sends a signal and waits for its end.
+    ///
+    /// # Errors
+    /// It does not end within ten seconds.
+    pub fn end_by(&mut self, signal: Signal) -> Result<ExitStatus> {
+        self.channel = None;
+        let mut process = self.process.take().context("the agent is not running")?;
+        process.end_by(signal, STOP_LIMIT)
+    }
+
+    /// Runs a future to its end on the test's runtime.
+    pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(future)
+    }
+
+    /// A client without limits of its own: what is refused, the agent refuses.
+    ///
+    /// # Errors
+    /// The agent is not running.
+    pub fn client(&self) -> Result<v1::capture_client::CaptureClient<Channel>> {
+        let channel = self.channel.clone().context("the agent is not running")?;
+        Ok(v1::capture_client::CaptureClient::new(channel)
+            .max_decoding_message_size(usize::MAX)
+            .max_encoding_message_size(usize::MAX))
+    }
+
+    /// Starts a capture.
+    ///
+    /// # Errors
+    /// The agent's refusal.
+    pub fn capture(&self, spec: v1::CaptureSpec) -> Result<v1::CaptureState, Status> {
+        let request = v1::StartRequest {
+            spec: Some(spec),
+            idempotency_key: String::new(),
+        };
+        self.start_request(request)?
+            .capture
+            .ok_or_else(|| Status::internal("no state"))
+    }
+
+    /// Starts a capture, whatever the request is.
+    ///
+    /// # Errors
+    /// The agent's refusal.
+    pub fn start_request(&self, request: v1::StartRequest) -> Result<v1::StartResponse, Status> {
+        let mut client = self
+            .client()
+            .map_err(|error| Status::internal(error.to_string()))?;
+        Ok(self.block_on(client.start(request))?.into_inner())
+    }
+
+    /// Stops a capture; its final state.
+    ///
+    /// # Errors
+    /// The agent's refusal.
+    pub fn stop(&self, id: &str) -> Result<v1::CaptureState> {
+        let request = v1::StopRequest { id: id.into() };
+        let answer = self.block_on(self.client()?.stop(request))?.into_inner();
+        answer.capture.context("no state")
+    }
+
+    /// # Errors
+    /// The agent's refusal.
+    pub fn get(&self, id: &str) -> Result<v1::CaptureState> {
+        let request = v1::GetRequest { id: id.into() };
+        self.block_on(self.client()?.get(request))?
+            .into_inner()
+            .capture
+            .context("no state")
+    }
+
+    /// Running captures, or all.
+    ///
+    /// # Errors
+    /// The agent's refusal.
+    pub fn list(&self, all: bool) -> Result<Vec<v1::CaptureState>> {
+        Ok(self
+            .block_on(self.client()?.list(v1::ListRequest { all }))?
+            .into_inner()
+            .captures)
+    }
+
+    /// # Errors
+    /// The agent's refusal.
+    pub fn status(&self) -> Result<v1::StatusResponse> {
+        let channel = self.channel.clone().context("the agent is not running")?;
+        let mut client = v1::node_client::NodeClient::new(channel);
+        Ok(self
+            .block_on(client.status(v1::StatusRequest {}))?
+            .into_inner())
+    }
+
+    /// Waits until a capture is finished or failed.
+    ///
+    /// # Errors
+    /// It is not, in time.
+    pub fn wait_final(&self, id: &str, limit: Duration) -> Result<v1::CaptureState> {
+        wait::until_some(limit, "the end of the capture", || {
+            let state = self.get(id)?;
+            let ended = matches!(state.phase(), v1::Phase::Finished | v1::Phase::Failed);
+            Ok(ended.then_some(state))
+        })
+        .with_context(|| self.tail())
+    }
+
+    /// Waits until `Get` says something.
+    ///
+    /// # Errors
+    /// It does not, in time.
+    pub fn wait_state(
+        &self,
+        id: &str,
+        what: &str,
+        wanted: impl Fn(&v1::CaptureState) -> bool,
+    ) -> Result<v1::CaptureState> {
+        wait::until_some(Duration::from_secs(20), what, || {
+            let state = self.get(id)?;
+            Ok(wanted(&state).then_some(state))
+        })
+        .with_context(|| self.tail())
+    }
+
+    /// Opens a capture's stream; the bytes of all its blocks come from [`Stream::read_to_end`].
+    ///
+    /// # Errors
+    /// The agent's refusal.
+    pub fn stream(&self, id: &str) -> Result<Stream<'_>> {
+        let request = v1::StreamRequest { id: id.into() };
+        let messages = self.block_on(self.client()?.stream(request))?.into_inner();
+        Ok(Stream {
+            runtime: &self.runtime,
+            messages,
+        })
+    }
+
+    /// Where a capture's file is.
+    #[must_use]
+    pub fn file(&self, state: &v1::CaptureState) -> PathBuf {
+        self.data_dir().join(&state.file)
+    }
+
+    /// A capture's sidecar.
+    ///
+    /// # Errors
+    /// There is none, or it is not one.
+    pub fn sidecar(&self, id: &str) -> Result<remora_capture::session::CaptureState> {
+        let path = self.data_dir().join(format!("{id}.json"));
+        let text = fs::read(&path).with_context(|| format!("no sidecar {}", path.display()))?;
+        serde_json::from_slice(&text).with_context(|| format!("bad sidecar {}", path.display()))
+    }
+
+    /// The metrics as Prometheus gets them.
+    ///
+    /// # Errors
+    /// They are not served.
+    pub fn metrics(&self) -> Result<String> {
+        let answer = http::over_unix(&self.metrics_socket(), http::Request::get("/metrics"))?;
+        anyhow::ensure!(answer.status == 200, "metrics answer {}", answer.status);
+        Ok(answer.body)
+    }
+}
+
+/// A capture's stream.
+#[derive(Debug)]
+pub struct Stream<'a> {
+    runtime: &'a Runtime,
+    messages: tonic::Streaming<v1::StreamResponse>,
+}
+
+impl Stream<'_> {
+    /// All bytes, and the final state.
+    ///
+    /// # Errors
+    /// The stream breaks, or ends without a state.
+    pub fn read_to_end(mut self) -> Result<(Vec<u8>, v1::CaptureState)> {
+        let mut bytes = Vec::new();
+        while let Some(message) = self.runtime.block_on(self.messages.message())? {
+            match message.message {
+                Some(v1::stream_response::Message::Blocks(blocks)) => {
+                    bytes.extend_from_slice(&blocks);
+                }
+                Some(v1::stream_response::Message::Finished(state)) => return Ok((bytes, state)),
+                None => bail!("an empty message"),
+            }
+        }
+        bail!(
+            "the stream ended without a final state, after {} bytes",
+            bytes.len()
+        )
+    }
+}
+
+/// A connection to an agent that answers.
+async fn ready_channel(socket: &Path) -> Option<Channel> {
+    let uri = format!("unix:{}", socket.display());
+    let channel = Channel::from_shared(uri).ok()?.connect().await.ok()?;
+    let mut client = v1::node_client::NodeClient::new(channel.clone());
+    client.status(v1::StatusRequest {}).await.ok()?;
+    Some(channel)
+}
+
+/// The agent's program where uid 65532 can execute it: a checkout below a private home directory
+/// is closed to it, so then a copy.
+fn program_for_agent(directory: &Path) -> Result<PathBuf> {
+    let program = run::remora_program("remora-agent")?;
+    let place = Place {
+        rights: Rights::None,
+        ..Default::default()
+    };
+    if run::output(place.command("test").arg("-x").arg(&program)).is_ok() {
+        return Ok(program);
+    }
+    let copy = directory.join("remora-agent");
+    fs::copy(&program, &copy).context("failed to copy the agent")?;
+    Ok(copy)
+}
+
+/// A spec that captures all of a target.
+#[must_use]
+pub fn spec(target: v1::target::Target) -> v1::CaptureSpec {
+    v1::CaptureSpec {
+        target: Some(v1::Target {
+            target: Some(target),
+        }),
+        ..Default::default()
+    }
+}
+
+/// A spec that captures all of a pod.
+#[must_use]
+pub fn of_pod(pod: &Pod) -> v1::CaptureSpec {
+    spec(v1::target::Target::CgroupPath(pod.cgroup().path()))
+}
+
+/// A spec that captures of a pod what the filter takes.
+#[must_use]
+pub fn of_pod_filtered(pod: &Pod, filter: &str) -> v1::CaptureSpec {
+    v1::CaptureSpec {
+        filter: filter.into(),
+        ..of_pod(pod)
+    }
+}

@@ -1,0 +1,212 @@
+//! The kernel's view of eBPF objects, and a TCX program that is somebody else's.
+
+use std::{collections::BTreeSet, fs, path::PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use aya::{
+    Ebpf,
+    programs::{
+        LinkOrder, SchedClassifier, TcAttachType,
+        tc::{SchedClassifierLinkId, TcAttachOptions},
+    },
+};
+use object::{
+    Architecture, BinaryFormat, Endianness, SectionKind, SymbolFlags, SymbolKind, SymbolScope,
+    write::{Object, Symbol, SymbolSection},
+};
+
+use crate::{netns::Netns, run};
+
+/// eBPF programs, links and maps by their kernel ids, which are not used twice.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Objects {
+    pub programs: BTreeSet<u32>,
+    pub links: BTreeSet<u32>,
+    pub maps: BTreeSet<u32>,
+}
+
+impl Objects {
+    /// Those that a process holds by a file descriptor.
+    ///
+    /// # Errors
+    /// There is no such process.
+    pub fn of_process(pid: u32) -> Result<Self> {
+        let mut objects = Self::default();
+        let directory = PathBuf::from(format!("/proc/{pid}/fdinfo"));
+        for entry in fs::read_dir(&directory)
+            .with_context(|| format!("no {}", directory.display()))?
+            .flatten()
+        {
+            // It may be closed by now.
+            let Ok(text) = fs::read_to_string(entry.path()) else {
+                continue;
+            };
+            let value = |key: &str| {
+                text.lines()
+                    .find_map(|line| line.strip_prefix(key)?.trim().parse::<u32>().ok())
+            };
+            // A link's file names its program, too.
+            if let Some(id) = value("link_id:") {
+                objects.links.insert(id);
+            } else if let Some(id) = value("map_id:") {
+                objects.maps.insert(id);
+            }
+            objects.programs.extend(value("prog_id:"));
+        }
+        Ok(objects)
+    }
+
+    /// Those that the kernel still knows, asked of bpftool.
+    ///
+    /// # Errors
+    /// bpftool fails.
+    pub fn still_there(&self) -> Result<Self> {
+        let listed = |kind: &str| -> Result<BTreeSet<u32>> {
+            let text = run::output(run::command("bpftool").args(["-j", kind, "list"]))?;
+            let value: serde_json::Value = serde_json::from_str(text.trim())
+                .with_context(|| format!("bpftool printed {text}"))?;
+            Ok(value
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(|item| item["id"].as_u64()?.try_into().ok())
+                .collect())
+        };
+        let both = |mine: &BTreeSet<u32>, kind: &str| -> Result<BTreeSet<u32>> {
+            Ok(mine.intersection(&listed(kind)?).copied().collect())
+        };
+        Ok(Self {
+            programs: both(&self.programs, "prog")?,
+            links: both(&self.links, "link")?,
+            maps: both(&self.maps, "map")?,
+        })
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.programs.is_empty() && self.links.is_empty() && self.maps.is_empty()
+    }
+
+    /// Takes in those of `other`.
+    pub fn extend(&mut self, other: Self) {
+        self.programs.extend(other.programs);
+        self.links.extend(other.links);
+        self.maps.extend(other.maps);
+    }
+}
+
+/// A program on a TCX hook that is not Remora's: it drops IPv4 UDP or TCP packets to one port and
+/// passes the others on. That it runs shows in what no longer arrives.
+#[derive(Debug)]
+pub struct ForeignTcx {
+    ebpf: Ebpf,
+    link: Option<SchedClassifierLinkId>,
+}
+
+const FOREIGN_NAME: &str = "foreign_drop";
+
+impl ForeignTcx {
+    /// Attaches it where packets enter the host through `interface`, after whatever is there.
+    ///
+    /// # Errors
+    /// The kernel has no TCX (before 6.6), or there is no such interface.
+    pub fn attach(netns: &Netns, interface: &str, dropped_port: u16) -> Result<Self> {
+        let mut ebpf = Ebpf::load(&dropping_object(dropped_port)?)
+            .context("failed to load the foreign program")?;
+        let program: &mut SchedClassifier = ebpf
+            .program_mut(FOREIGN_NAME)
+            .context("no foreign program")?
+            .try_into()?;
+        program.load()?;
+        let link = netns.enter(|| {
+            program
+                .attach_with_options(
+                    interface,
+                    TcAttachType::Ingress,
+                    TcAttachOptions::TcxOrder(LinkOrder::last()),
+                )
+                .context("failed to attach the foreign program")
+        })?;
+        Ok(Self {
+            ebpf,
+            link: Some(link),
+        })
+    }
+
+    /// The kernel's id of the program.
+    ///
+    /// # Errors
+    /// It is not loaded.
+    pub fn program_id(&mut self) -> Result<u32> {
+        let program: &mut SchedClassifier = self
+            .ebpf
+            .program_mut(FOREIGN_NAME)
+            .context("no foreign program")?
+            .try_into()?;
+        Ok(program.info()?.id())
+    }
+
+    /// Takes it off again.
+    ///
+    /// # Errors
+    /// It was off.
+    pub fn detach(mut self) -> Result<()> {
+        let link = self.link.take().context("already detached")?;
+        let program: &mut SchedClassifier = self
+            .ebpf
+            .program_mut(FOREIGN_NAME)
+            .context("no foreign program")?
+            .try_into()?;
+        program.detach(link)?;
+        Ok(())
+    }
+}
+
+/// An object file with one classifier, assembled here so that the test needs no compiler:
+///
+/// ```text
+/// r6 = r1                      LD_ABS takes the packet from r6
+/// r0 = be16 at byte 36         destination port after Ethernet and IPv4 without options
+/// if r0 != port goto pass
+/// r0 = 2; exit                 TC_ACT_SHOT
+/// pass: r0 = -1; exit          TCX_NEXT
+/// ```
+fn dropping_object(port: u16) -> Result<Vec<u8>> {
+    // Opcode, registers (source, then destination in the low half), offset, immediate value.
+    let instructions: [(u8, u8, i16, i32); 7] = [
+        (0xbf, 0x16, 0, 0),
+        (0x28, 0x00, 0, 36),
+        (0x55, 0x00, 2, port.into()),
+        (0xb7, 0x00, 0, 2),
+        (0x95, 0x00, 0, 0),
+        (0xb7, 0x00, 0, -1),
+        (0x95, 0x00, 0, 0),
+    ];
+    let mut code = Vec::new();
+    for (opcode, registers, offset, immediate) in instructions {
+        code.extend_from_slice(&[opcode, registers]);
+        code.extend_from_slice(&offset.to_le_bytes());
+        code.extend_from_slice(&immediate.to_le_bytes());
+    }
+    ensure!(
+        cfg!(target_endian = "little"),
+        "the foreign program is assembled little-endian"
+    );
+
+    let mut object = Object::new(BinaryFormat::Elf, Architecture::Bpf, Endianness::Little);
+    let section = object.add_section(Vec::new(), b"classifier".to_vec(), SectionKind::Text);
+    object.append_section_data(section, &code, 8);
+    object.add_symbol(Symbol {
+        name: FOREIGN_NAME.into(),
+        value: 0,
+        size: code.len() as u64,
+        kind: SymbolKind::Text,
+        scope: SymbolScope::Linkage,
+        weak: false,
+        section: SymbolSection::Section(section),
+        flags: SymbolFlags::None,
+    });
+    let license = object.add_section(Vec::new(), b"license".to_vec(), SectionKind::Data);
+    object.append_section_data(license, b"Apache-2.0\0", 1);
+    Ok(object.write()?)
+}

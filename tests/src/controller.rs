@@ -1,0 +1,186 @@
+//! `remora-controller`, and alerts as Falco sends them.
+
+use std::{fs, net::SocketAddr, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::{Value, json};
+
+use crate::{
+    agent::TestAgent,
+    http::{self, Request, Response},
+    node::{Node, Pod},
+    run::{self, Place, Proc, Rights},
+    wait,
+};
+
+const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// Captures for every alert of "Outbound Connection to C2 Servers".
+pub const C2_RULES: &str = r#"
+- action: Capture C2 endpoint
+  actionner: remora:capture
+  parameters:
+    duration: 10s
+- rule: C2 traffic
+  match:
+    rules: [Outbound Connection to C2 Servers]
+    priority: ">=Warning"
+  actions:
+    - action: Capture C2 endpoint
+"#;
+
+/// A controller on the agent's node; without any rights.
+#[derive(Debug)]
+pub struct TestController<'a> {
+    process: Proc,
+    node: &'a Node,
+    address: SocketAddr,
+}
+
+impl<'a> TestController<'a> {
+    /// Starts it with a rule file and waits until it is healthy.
+    ///
+    /// # Errors
+    /// It does not; with its log.
+    pub fn start(agent: &TestAgent<'a>, rules: &str) -> Result<Self> {
+        let node = agent.node();
+        let address: SocketAddr = ([127, 0, 0, 1], 2803).into();
+        let file = node.directory().join("rules.yaml");
+        fs::write(&file, rules)?;
+        let program = run::remora_program("remora-controller")?;
+        // Root by uid, so that the agent's socket lets it in; it needs no capability.
+        let place = Place {
+            netns: Some(node.netns()),
+            cgroup: None,
+            rights: Rights::Root,
+        };
+        let mut process = Proc::spawn(
+            place
+                .command(program)
+                .args([
+                    "run",
+                    "--agent",
+                    &agent.address(),
+                    "--listen",
+                    &address.to_string(),
+                ])
+                .arg("--rules")
+                .arg(&file),
+            node.directory(),
+            "controller",
+        )?;
+        wait::until(START_LIMIT, "a healthy controller", || {
+            if let Some(status) = process.ended()? {
+                bail!("the controller ended ({status})");
+            }
+            let answer = http::over_tcp(node.netns(), address, Request::get("/healthz"));
+            Ok(answer.is_ok_and(|answer| answer.status == 200))
+        })
+        .with_context(|| process.tail())?;
+        Ok(Self {
+            process,
+            node,
+            address,
+        })
+    }
+
+    /// Posts an alert, as Falcosidekick does.
+    ///
+    /// # Errors
+    /// No answer.
+    pub fn post(&self, alert: &[u8]) -> Result<Response> {
+        self.request(Request::post_json("/", alert))
+    }
+
+    /// # Errors
+    /// No answer.
+    pub fn request(&self, request: Request<'_>) -> Result<Response> {
+        http::over_tcp(self.node.netns(), self.address, request)
+            .with_context(|| self.process.tail())
+    }
+
+    /// All that it printed.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+/// The capture's id in a controller's answer, wherever it stands in it.
+///
+/// # Errors
+/// There is none.
+pub fn capture_id(answer: &Response) -> Result<String> {
+    fn find(value: &Value) -> Option<&str> {
+        match value {
+            Value::Object(fields) => ["capture", "capture_id", "id"]
+                .iter()
+                .find_map(|key| fields.get(*key)?.as_str())
+                .or_else(|| fields.values().find_map(find)),
+            Value::Array(items) => items.iter().find_map(find),
+            _ => None,
+        }
+    }
+    let value: Value = serde_json::from_str(&answer.body)
+        .with_context(|| format!("{} {}", answer.status, answer.body))?;
+    let id = find(&value).with_context(|| format!("no capture id in {}", answer.body))?;
+    Ok(id.to_owned())
+}
+
+/// The alert of a pod's outbound connection, as Falcosidekick's webhook sends Falco's event
+/// (recorded from the real programs, with this pod's container and this connection put in).
+#[must_use]
+pub fn c2_alert(pod: &Pod, remote: SocketAddr, local_port: u16) -> Value {
+    let local = pod.ipv4();
+    let connection = format!("{local}:{local_port}->{remote}");
+    let container = &pod.container_id()[..12];
+    json!({
+        "uuid": "e7bcd738-6957-4276-af83-2da9c3bb24da",
+        "output": format!(
+            "03:00:05.478445995: Critical Outbound connection to C2 server | c2_addr={} \
+             connection={connection} lport={local_port} rport={} fd_type=ipv4 fd_proto=tcp \
+             evt_type=connect user=root process=xmrig k8s_ns=shop k8s_pod_name=cart-7d9f8c6b5-x2x4q",
+            remote.ip(),
+            remote.port()
+        ),
+        "priority": "Critical",
+        "rule": "Outbound Connection to C2 Servers",
+        "time": "2026-11-24T03:00:05.478445995Z",
+        "output_fields": {
+            "container.id": container,
+            "container.image.repository": "registry.example/shop/cart",
+            "container.image.tag": "1.4.2",
+            "container.name": "cart",
+            "evt.time": 1_795_489_205_478_445_995_u64,
+            "evt.type": "connect",
+            "fd.is_server": false,
+            "fd.l4proto": "tcp",
+            "fd.lport": local_port,
+            "fd.name": connection,
+            "fd.rport": remote.port(),
+            "fd.sip": remote.ip().to_string(),
+            "fd.sip.name": "c2.example",
+            "fd.sport": remote.port(),
+            "fd.type": "ipv4",
+            "k8s.ns.name": "shop",
+            "k8s.pod.name": "cart-7d9f8c6b5-x2x4q",
+            "k8s.pod.uid": "0b9c5a4e-6a0b-4c1e-9a57-2f4c2f0f6a11",
+            "proc.cmdline": "xmrig -o c2.example:4444",
+            "proc.exepath": "/tmp/xmrig",
+            "proc.name": "xmrig",
+            "proc.pid": 1_234_567,
+            "proc.tty": 0,
+            "user.loginuid": -1,
+            "user.name": "root",
+            "user.uid": 0
+        },
+        "source": "syscall",
+        "tags": ["T1071", "mitre_command_and_control", "network"],
+        "hostname": "worker-1"
+    })
+}

@@ -1,0 +1,122 @@
+//! The conservation law, looked at from every side.
+//!
+//! ```text
+//! matched   = submitted + lost + over_budget + copy_error
+//! submitted = read + lost_on_crash
+//! read      = written + dropped_queue + dropped_io + malformed + stale
+//! written   = packets in the file, counted by pcap-file and by capinfos
+//! API = sidecar = statistics block = metrics
+//! ```
+
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+use remora_proto::v1;
+
+use crate::{agent::TestAgent, packets::Capture, wire};
+
+/// A finished capture whose accounts were found in order.
+#[derive(Debug)]
+pub struct Proven {
+    pub counts: v1::Counts,
+    pub capture: Capture,
+    pub path: PathBuf,
+}
+
+impl Proven {
+    /// Packets that matched and are not in the file.
+    #[must_use]
+    pub fn missing(&self) -> u64 {
+        self.counts.matched - self.counts.written
+    }
+}
+
+/// Checks a finished capture with a file from every side.
+///
+/// # Errors
+/// Any two sides disagree.
+pub fn prove(agent: &TestAgent<'_>, state: &v1::CaptureState) -> Result<Proven> {
+    let counts = state.counts.unwrap_or_default();
+    law(&counts)?;
+    let path = agent.file(state);
+    let capture = prove_file(&path, &counts)?;
+
+    let get = agent.get(&state.id)?.counts.unwrap_or_default();
+    ensure!(
+        get == counts,
+        "Get says {get:?}, the final answer {counts:?}"
+    );
+    let sidecar = agent.sidecar(&state.id)?.counts;
+    let sidecar: v1::Counts = sidecar.into();
+    ensure!(
+        sidecar == counts,
+        "the sidecar says {sidecar:?}, the API {counts:?}"
+    );
+    Ok(Proven {
+        counts,
+        capture,
+        path,
+    })
+}
+
+/// Checks a file against the counts: packets, statistics block, packet ids, drop counts, readers.
+///
+/// # Errors
+/// They disagree, or a reader does not like the file.
+pub fn prove_file(path: &std::path::Path, counts: &v1::Counts) -> Result<Capture> {
+    wire::assert_readable(path)?;
+    let capinfos = wire::capinfos_count(path)?;
+    let capture = Capture::read(path)?;
+    let found = capture.packets.len() as u64;
+    ensure!(
+        found == counts.written && capinfos == found,
+        "written {}, in the file {found}, capinfos counts {capinfos}",
+        counts.written
+    );
+    let bytes = std::fs::metadata(path)?.len();
+    ensure!(
+        bytes == counts.written_bytes,
+        "{bytes} bytes, counted {}",
+        counts.written_bytes
+    );
+
+    let statistics = capture.statistics_sum();
+    ensure!(
+        statistics.received == counts.seen
+            && statistics.accepted == counts.matched
+            && statistics.delivered == counts.written
+            && statistics.os_dropped + statistics.interface_dropped
+                == counts.matched - counts.written,
+        "the statistics block says {statistics:?}, the API {counts:?}"
+    );
+    Ok(capture)
+}
+
+/// The law itself.
+///
+/// # Errors
+/// It does not hold to the packet.
+pub fn law(counts: &v1::Counts) -> Result<()> {
+    let kernel = counts.submitted + counts.lost + counts.over_budget + counts.copy_error;
+    ensure!(counts.matched == kernel, "law K does not hold: {counts:?}");
+    ensure!(
+        counts.submitted == counts.read + counts.lost_on_crash,
+        "law U: {counts:?}"
+    );
+    let user =
+        counts.written + counts.dropped_queue + counts.dropped_io + counts.malformed + counts.stale;
+    ensure!(counts.read == user, "law U does not hold: {counts:?}");
+    Ok(())
+}
+
+/// Nothing was lost, dropped or cut off anywhere.
+///
+/// # Errors
+/// Something was.
+pub fn complete(counts: &v1::Counts) -> Result<()> {
+    ensure!(
+        counts.matched == counts.written && counts.matched == counts.submitted,
+        "not complete: {counts:?}"
+    );
+    Ok(())
+}

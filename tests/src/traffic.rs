@@ -1,0 +1,235 @@
+//! Traffic between pods: numbered, bulk, and single packets of each kind.
+
+use std::{
+    io::Write as _,
+    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    netns::Netns,
+    run::{self, Proc},
+};
+
+/// How long a generator may take.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// What `udpgen` shall send.
+#[derive(Clone, Copy, Debug)]
+pub struct Stream {
+    pub to: SocketAddrV4,
+    /// Bytes of the Ethernet frame.
+    pub size: usize,
+    /// Packets; 0: until it is told to stop.
+    pub count: u64,
+    /// Packets per second; 0: as fast as it goes.
+    pub rate: u64,
+    /// Stands in each payload.
+    pub run: u16,
+}
+
+impl Stream {
+    /// 64-byte frames, as fast as it goes.
+    #[must_use]
+    pub fn new(to: Ipv4Addr, port: u16, count: u64) -> Self {
+        Self {
+            to: SocketAddrV4::new(to, port),
+            size: 64,
+            count,
+            rate: 0,
+            run: 1,
+        }
+    }
+
+    /// `udpgen` and its arguments, after a command that leads to its place.
+    ///
+    /// # Errors
+    /// The tool is not built.
+    pub fn command(&self, place: impl FnOnce(&Path) -> Command) -> Result<Command> {
+        let mut command = place(&run::tool("udpgen")?);
+        command
+            .arg(self.to.to_string())
+            .args(["--size", &self.size.to_string()])
+            .args(["--count", &self.count.to_string()])
+            .args(["--rate", &self.rate.to_string()])
+            .args(["--run", &self.run.to_string()]);
+        Ok(command)
+    }
+
+    /// Sends all; answers how many the kernel took.
+    ///
+    /// # Errors
+    /// The generator fails.
+    pub fn send(&self, place: impl FnOnce(&Path) -> Command) -> Result<u64> {
+        sent(&run::output(&mut self.command(place)?)?)
+    }
+
+    /// Sends until [`Sender::stop`].
+    ///
+    /// # Errors
+    /// The generator cannot be started.
+    pub fn send_until_stopped(
+        mut self,
+        directory: &Path,
+        place: impl FnOnce(&Path) -> Command,
+    ) -> Result<Sender> {
+        self.count = 0;
+        let mut command = self.command(place)?;
+        // Standard input is its stop signal; `Proc` would leave it at the null device.
+        let (reader, writer) = std::io::pipe()?;
+        command.stdin(Stdio::from(reader));
+        let name = format!("udpgen-{}-{}", self.run, self.to.port());
+        Ok(Sender {
+            process: Proc::spawn(&mut command, directory, &name)?,
+            stop: writer,
+        })
+    }
+}
+
+fn sent(output: &str) -> Result<u64> {
+    let value: serde_json::Value =
+        serde_json::from_str(output.trim()).with_context(|| format!("udpgen printed {output}"))?;
+    value["sent"]
+        .as_u64()
+        .context("udpgen did not say how many it sent")
+}
+
+/// A generator that runs until it is told to stop.
+#[derive(Debug)]
+pub struct Sender {
+    process: Proc,
+    stop: std::io::PipeWriter,
+}
+
+impl Sender {
+    /// Stops it; answers how many packets the kernel took.
+    ///
+    /// # Errors
+    /// It failed.
+    pub fn stop(mut self) -> Result<u64> {
+        self.stop.write_all(b"\n")?;
+        drop(self.stop);
+        sent(&self.process.wait_success(LIMIT)?)
+    }
+}
+
+/// A `udpsink` that drops all packets to a port by a socket filter: whoever sends there gets no
+/// ICMP error. It is there when this returns.
+///
+/// # Errors
+/// It cannot bind.
+pub fn sink(port: u16, directory: &Path, place: impl FnOnce(&Path) -> Command) -> Result<Sink> {
+    let (reader, writer) = std::io::pipe()?;
+    let mut command = place(&run::tool("udpsink")?);
+    command.arg(port.to_string()).stdin(Stdio::from(reader));
+    let mut process = Proc::spawn(&mut command, directory, &format!("udpsink-{port}"))?;
+    process.wait_for("ready", LIMIT)?;
+    Ok(Sink {
+        _process: process,
+        _stop: writer,
+    })
+}
+
+/// A running `udpsink`; ends when dropped.
+#[derive(Debug)]
+pub struct Sink {
+    _process: Proc,
+    _stop: std::io::PipeWriter,
+}
+
+/// Sends one UDP datagram.
+///
+/// # Errors
+/// The kernel does not take it.
+pub fn datagram(netns: &Netns, to: SocketAddr, payload: &[u8]) -> Result<()> {
+    netns.enter(|| {
+        let any: SocketAddr = match to {
+            SocketAddr::V4(_) => ([0, 0, 0, 0], 0).into(),
+            SocketAddr::V6(_) => ([0u16; 8], 0).into(),
+        };
+        let socket = UdpSocket::bind(any)?;
+        socket
+            .send_to(payload, to)
+            .with_context(|| format!("failed to send to {to}"))?;
+        Ok(())
+    })
+}
+
+/// Connects to a port where nobody listens.
+///
+/// # Errors
+/// The answer is anything but a reset.
+pub fn connect_refused(netns: &Netns, to: SocketAddr) -> Result<()> {
+    netns.enter(
+        || match TcpStream::connect_timeout(&to, Duration::from_secs(5)) {
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => Ok(()),
+            Err(error) => Err(error).with_context(|| format!("{to} did not answer by a reset")),
+            Ok(_) => anyhow::bail!("somebody listens at {to}"),
+        },
+    )
+}
+
+/// One TCP connection from `client` to `server`, `bytes` each way.
+///
+/// # Errors
+/// It does not come about.
+pub fn tcp_exchange(client: &Netns, server: &Netns, at: SocketAddr, bytes: usize) -> Result<()> {
+    use std::io::Read as _;
+    let listener = server.enter(|| Ok(TcpListener::bind(at)?))?;
+    let mut near = client.enter(|| {
+        TcpStream::connect_timeout(&at, Duration::from_secs(5))
+            .with_context(|| format!("failed to connect to {at}"))
+    })?;
+    let (mut far, _) = listener.accept()?;
+    for stream in [&near, &far] {
+        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    }
+    std::thread::scope(|scope| {
+        let echo = scope.spawn(move || -> Result<()> {
+            let mut all = vec![0; bytes];
+            far.read_exact(&mut all)?;
+            far.write_all(&all)?;
+            // The client closes first: its end stays in TIME_WAIT, not the listener's.
+            far.read_to_end(&mut Vec::new())?;
+            Ok(())
+        });
+        let sent: Vec<u8> = (0..bytes).map(|at| (at % 251) as u8).collect();
+        // The echo goes on while this still sends: a socket buffer may be smaller than `bytes`.
+        let mut back = near.try_clone()?;
+        let returned = scope.spawn(move || -> Result<Vec<u8>> {
+            let mut all = vec![0; bytes];
+            back.read_exact(&mut all)?;
+            Ok(all)
+        });
+        near.write_all(&sent)?;
+        let all = joined(returned)?;
+        anyhow::ensure!(all == sent, "the echo differs");
+        near.shutdown(std::net::Shutdown::Both)?;
+        joined(echo)
+    })
+}
+
+/// Pings an address.
+///
+/// # Errors
+/// An answer is missing.
+pub fn ping(netns: &Netns, to: IpAddr, count: u32) -> Result<()> {
+    run::output(
+        netns
+            .command("ping")
+            .args(["-n", "-i", "0.01", "-W", "2", "-c"])
+            .arg(count.to_string())
+            .arg(to.to_string()),
+    )?;
+    Ok(())
+}
+
+fn joined<T>(thread: std::thread::ScopedJoinHandle<'_, T>) -> T {
+    thread
+        .join()
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
