@@ -1,1 +1,3 @@
 //! Laid out.
+
+pub mod target;

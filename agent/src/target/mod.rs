@@ -1,0 +1,52 @@
+//! Targets: where on this node the packets of a cgroup, process, unit, container or interface
+//! pass.
+//!
+//! ```text
+//!  container:3f2a…  pid:4321   unit:nginx.service   cgroup:/remora/web   cgroup:4711   interface:eth0
+//!        │             │               │                   │                 │              │
+//!        ▼             ▼               ▼                   ▼                 ▼              │
+//!      its cgroup, then the pod    ┌────────────── its cgroup ──────────────────┐           │
+//!        around it, if any ───────▶│ processes ─▶ network namespaces ─▶ veths   │           │
+//!                                  └──────────────────────┬─────────────────────┘           │
+//!                                                         ▼                                 ▼
+//!                      Resolved { cgroup, scope of the cgroup programs, interfaces, notes }
+//! ```
+//! A pod's packets are taken at the host end of its veth, which alone sees all of them, and its
+//! loopback by the cgroup programs. The veth is left out when it may carry packets of others:
+//! then the cgroup programs take all they see.
+//!
+//! | processes of the cgroup | cgroup programs | interfaces |
+//! |---|---|---|
+//! | all in one other network namespace, alone in there, veths lead there | loopback | the veths |
+//! | as above, but not alone in there | all | - |
+//! | all in the agent's own network namespace | all | - |
+//! | in several; or where no veth leads; none at all; not to be seen | all | - |
+//! | (a process in the root cgroup) where veths lead | - | the veths |
+//! | (a process in the root cgroup) elsewhere | refused | refused |
+//!
+//! A container or process means its whole pod, for the network namespace is the pod's. A cgroup
+//! or unit means that cgroup alone: one container of a pod is told from the others, and from the
+//! pod's sandbox, by its sockets.
+//!
+//! Invariants: no packet passes two of the places in a [`Resolved`]; none of another pod does.
+//! All of it works as any user with no rights over the processes: it reads `/proc` and the cgroup
+//! tree, and asks rtnetlink. It holds at the moment of the look-up; who goes on from there watches
+//! with [`LinkWatcher`] and [`Resolver::check`].
+//!
+//! It attaches nothing, and knows nothing of Kubernetes' API.
+
+#![forbid(unsafe_code)]
+
+mod cgroup;
+mod error;
+mod links;
+mod names;
+mod placement;
+mod procfs;
+mod resolve;
+mod rtnl;
+
+pub use cgroup::{Cgroup, CgroupRoot};
+pub use error::ResolveError;
+pub use links::{Interface, InterfaceKind, LinkEvent, LinkWatcher};
+pub use resolve::{CgroupScope, Resolved, Resolver};

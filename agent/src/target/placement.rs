@@ -1,0 +1,240 @@
+//! Where the processes of a cgroup live on the network.
+//!
+//! ```text
+//! pid ──/proc/PID/net/dev──▶ inode: which namespace, and is it the agent's own?
+//!  └───RTM_GETNSID──────────▶ id that the agent's namespace has for it ─┐ equal: the veth
+//! veth ──RTM_GETLINK────────▶ id of its other end's namespace ──────────┘ leads there
+//! ```
+//! None of it needs a right over the process. An id is given to a namespace when something first
+//! shows it (a link dump does), stays until the namespace ends, and may then be given to another
+//! one: so it is only read while a process is known to hold the namespace.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    io,
+};
+
+use super::{
+    cgroup::{Cgroup, CgroupRoot, Members},
+    error::ResolveError,
+    links::{Interface, InterfaceKind},
+    procfs::{self, NetnsInode, is_gone},
+    rtnl::{LinkFilter, Nsid, RouteSocket},
+};
+
+/// Times that a process may change its network namespace, or die, under our eyes.
+const TRIES: usize = 3;
+/// Processes of the node that are looked at for others in the same network namespace.
+const NODE_PIDS_MAX: usize = 65_536;
+
+/// The network of a cgroup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Placement {
+    /// No process.
+    Empty,
+    /// All in the agent's network namespace.
+    Own,
+    /// All in one other namespace that these veths lead to, and nobody else is in there.
+    Behind { veths: Vec<Interface> },
+    /// As `Behind`, but others are in there, too.
+    Shared { veths: Vec<Interface>, with: Sharer },
+    /// All in one other namespace that no veth of the agent's namespace leads to.
+    Remote,
+    /// In that many namespaces.
+    Mixed { namespaces: usize },
+    /// It cannot be told.
+    Unknown { reason: &'static str },
+}
+
+/// Who else is in the network namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Sharer {
+    Process {
+        pid: u32,
+        cgroup: String,
+    },
+    /// There are too many processes on the node to look at all.
+    TooMany,
+}
+
+/// Finds out where the processes of `cgroup`, its `members`, are.
+pub(super) fn placement_of(
+    root: &CgroupRoot,
+    cgroup: &Cgroup,
+    members: &Members,
+) -> Result<Placement, ResolveError> {
+    if members.hidden > 0 {
+        return Ok(Placement::Unknown {
+            reason: "the agent does not see its processes; run it in the host's pid namespace",
+        });
+    }
+    if members.cut {
+        return Ok(Placement::Unknown {
+            reason: "it has too many processes to look at all",
+        });
+    }
+    if procfs::hides_processes() {
+        return Ok(Placement::Unknown {
+            reason: "/proc hides other users' processes (hidepid); mount it without, or with gid=",
+        });
+    }
+    for _ in 0..TRIES {
+        let namespaces = namespaces_of(&members.pids)?;
+        let mut each = namespaces.iter();
+        let (netns, pid) = match (each.next(), each.next()) {
+            (None, _) => return Ok(Placement::Empty),
+            (Some(_), Some(_)) => {
+                return Ok(Placement::Mixed {
+                    namespaces: namespaces.len(),
+                });
+            }
+            (Some((netns, pid)), None) => (*netns, *pid),
+        };
+        match way_to(netns, pid)? {
+            Way::Own => return Ok(Placement::Own),
+            Way::None => return Ok(Placement::Remote),
+            Way::Veths { nsid, veths } => {
+                return Ok(match sharer(root, cgroup, members, nsid)? {
+                    None => Placement::Behind { veths },
+                    Some(with) => Placement::Shared { veths, with },
+                });
+            }
+            Way::Lost => {}
+        }
+    }
+    Ok(Placement::Unknown {
+        reason: "its processes change their network namespace all the time",
+    })
+}
+
+/// The veths that lead to the network namespace of a process, whoever else is in there; none
+/// when it is the agent's own, or nothing leads there.
+pub(super) fn veths_to(pid: u32) -> Result<Vec<Interface>, ResolveError> {
+    for _ in 0..TRIES {
+        let netns = match procfs::netns_of(pid) {
+            Ok(netns) => netns,
+            Err(error) if is_gone(&error) => break,
+            Err(error) => return Err(ResolveError::io(format!("look at /proc/{pid}/net"))(error)),
+        };
+        match way_to(netns, pid)? {
+            Way::Own | Way::None => return Ok(Vec::new()),
+            Way::Veths { veths, .. } => return Ok(veths),
+            Way::Lost => {}
+        }
+    }
+    Err(ResolveError::not_found(
+        format!("process {pid}"),
+        "it ended just now",
+    ))
+}
+
+/// A process in each of the network namespaces of `pids`; who is dead is left out.
+fn namespaces_of(pids: &[u32]) -> Result<BTreeMap<NetnsInode, u32>, ResolveError> {
+    let mut namespaces = BTreeMap::new();
+    for &pid in pids {
+        match procfs::netns_of(pid) {
+            Ok(netns) => {
+                namespaces.entry(netns).or_insert(pid);
+            }
+            Err(error) if is_gone(&error) => {}
+            Err(error) => return Err(ResolveError::io(format!("look at /proc/{pid}/net"))(error)),
+        }
+    }
+    Ok(namespaces)
+}
+
+/// How to get from the agent's network namespace to another.
+enum Way {
+    /// It is the same.
+    Own,
+    Veths {
+        nsid: Nsid,
+        veths: Vec<Interface>,
+    },
+    /// No veth leads there.
+    None,
+    /// The process is there no more.
+    Lost,
+}
+
+/// The way to `netns`, which `pid` was seen in.
+fn way_to(netns: NetnsInode, pid: u32) -> Result<Way, ResolveError> {
+    let own = procfs::own_netns().map_err(ResolveError::io("look at /proc/thread-self/net"))?;
+    if netns == own {
+        return Ok(Way::Own);
+    }
+    let (nsid, links) = (|| {
+        let mut socket = RouteSocket::open(0)?;
+        let mut nsid = socket.nsid(pid)?;
+        if nsid.is_none() {
+            // The dump gives the namespace an id if a veth leads there.
+            socket.links(LinkFilter::Veth)?;
+            nsid = socket.nsid(pid)?;
+        }
+        let links = if nsid.is_some() {
+            socket.links(LinkFilter::Veth)?
+        } else {
+            Vec::new()
+        };
+        io::Result::Ok((nsid, links))
+    })()
+    .map_err(ResolveError::io(
+        "ask rtnetlink for the network namespace and its veths",
+    ))?;
+    // The process held the namespace, and so its id, from before until now.
+    if !procfs::netns_of(pid).is_ok_and(|now| now == netns) {
+        return Ok(Way::Lost);
+    }
+    let Some(nsid) = nsid else {
+        return Ok(Way::None);
+    };
+    let veths: Vec<Interface> = links
+        .into_iter()
+        .filter(|link| link.peer_netns == Some(nsid) && link.interface.kind == InterfaceKind::Veth)
+        .map(|link| link.interface)
+        .collect();
+    Ok(if veths.is_empty() {
+        Way::None
+    } else {
+        Way::Veths { nsid, veths }
+    })
+}
+
+/// A process that is in the network namespace `nsid` but not in `cgroup`.
+///
+/// Sockets can be in a namespace without their process being there, and a namespace can forward
+/// for others: neither is to be seen from here.
+fn sharer(
+    root: &CgroupRoot,
+    cgroup: &Cgroup,
+    members: &Members,
+    nsid: Nsid,
+) -> Result<Option<Sharer>, ResolveError> {
+    let mut pids =
+        procfs::pids(NODE_PIDS_MAX + 1).map_err(ResolveError::io("list the processes in /proc"))?;
+    if pids.len() > NODE_PIDS_MAX {
+        return Ok(Some(Sharer::TooMany));
+    }
+    let known: HashSet<u32> = members.pids.iter().copied().collect();
+    pids.retain(|pid| !known.contains(pid));
+    let nsids = RouteSocket::open(0)
+        .and_then(|mut socket| socket.nsids(&pids))
+        .map_err(ResolveError::io(
+            "ask rtnetlink for the network namespaces of processes",
+        ))?;
+    for (pid, _) in pids
+        .into_iter()
+        .zip(nsids)
+        .filter(|(_, id)| *id == Some(nsid))
+    {
+        let path = match procfs::cgroup_path_of(pid) {
+            Ok(path) => root.absolute(path.as_deref().unwrap_or("/"))?,
+            Err(error) if is_gone(&error) => continue,
+            Err(error) => return Err(ResolveError::io(format!("read /proc/{pid}/cgroup"))(error)),
+        };
+        if !cgroup.contains(&path) {
+            return Ok(Some(Sharer::Process { pid, cgroup: path }));
+        }
+    }
+    Ok(None)
+}

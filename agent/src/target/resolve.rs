@@ -1,0 +1,253 @@
+//! From a user's target to the places where its packets pass.
+
+use remora_agent_common::CGROUP_LEVELS;
+use remora_capture::session::Target;
+
+use super::{
+    cgroup::{Cgroup, CgroupRoot, Monitors},
+    error::{ResolveError, shown},
+    links::Interface,
+    placement::{Placement, Sharer, placement_of, veths_to},
+    rtnl::RouteSocket,
+};
+
+/// What of a cgroup's packets the cgroup programs take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CgroupScope {
+    /// Nothing: there is no cgroup to tell them by.
+    None,
+    /// What stays on the loopback interface; all else passes the interfaces.
+    LoopbackOnly,
+    /// Everything that its sockets send and receive.
+    All,
+}
+
+/// Where the packets of a target pass; no packet passes two of these places.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolved {
+    /// `None` for interfaces, and for what has no cgroup of its own.
+    pub cgroup: Option<Cgroup>,
+    pub cgroup_scope: CgroupScope,
+    pub interfaces: Vec<Interface>,
+    /// For people, escaped: `cgroup /remora/web (id 4711) behind veth0`.
+    pub description: String,
+    /// For people, escaped: what this capture cannot see, or sees beyond what was asked for.
+    pub notes: Vec<String>,
+}
+
+/// Looks up targets on this node.
+#[derive(Debug)]
+pub struct Resolver {
+    root: CgroupRoot,
+}
+
+/// Told when only sockets are looked at.
+const SOCKETS_ONLY: &str = "only what its sockets send and receive is seen: no SYNs or datagrams \
+                            to closed ports, no pings, no ICMP errors, no ARP or ND";
+
+impl Resolver {
+    #[must_use]
+    pub fn new(root: CgroupRoot) -> Self {
+        Self { root }
+    }
+
+    #[must_use]
+    pub fn cgroup_root(&self) -> &CgroupRoot {
+        &self.root
+    }
+
+    /// Looks up `target` as it is now. Blocks: well under a millisecond by path or interface;
+    /// longer with the number of cgroups (by id, unit, container) and, for what is behind a veth,
+    /// of processes.
+    ///
+    /// # Errors
+    /// [`ResolveError`]; each kind but `Io` says what to do.
+    pub fn resolve(&self, target: &Target) -> Result<Resolved, ResolveError> {
+        target.validate()?;
+        match target {
+            Target::CgroupPath(path) => self.cgroup(self.root.by_path(path)?, None),
+            Target::CgroupId(id) => self.cgroup(self.root.by_id(*id)?, None),
+            Target::Unit(unit) => self.cgroup(self.root.by_unit(unit)?, None),
+            Target::Container(id) => self.workload(
+                self.root.by_container(id)?,
+                format!("container {}", excerpt_id(id)),
+            ),
+            Target::Pid(pid) => {
+                let cgroup = self.root.of_pid(*pid)?;
+                if cgroup.is_root() {
+                    return without_cgroup(*pid);
+                }
+                self.workload(cgroup, format!("process {pid}"))
+            }
+            Target::Interface(name) => interface(name),
+        }
+    }
+
+    /// A process or container means its pod, if it is in one: the network namespace is the pod's.
+    fn workload(&self, cgroup: Cgroup, what: String) -> Result<Resolved, ResolveError> {
+        match self.root.pod_of(&cgroup) {
+            Some(pod) => self.cgroup(pod, Some(what)),
+            None => self.cgroup(cgroup, None),
+        }
+    }
+
+    /// `part`: what the user named, when the cgroup is the pod around it.
+    fn cgroup(&self, cgroup: Cgroup, part: Option<String>) -> Result<Resolved, ResolveError> {
+        if cgroup.is_root() {
+            return Err(ResolveError::unsupported(
+                "the root cgroup holds the whole node",
+                "name a cgroup below it, or capture an interface: interface:NAME",
+            ));
+        }
+        if cgroup.level >= CGROUP_LEVELS {
+            return Err(ResolveError::unsupported(
+                format!(
+                    "cgroup `{}` is {} levels deep; at most {} are looked at",
+                    shown(&cgroup.path),
+                    cgroup.level,
+                    CGROUP_LEVELS - 1
+                ),
+                "name a cgroup above it, or capture an interface: interface:NAME",
+            ));
+        }
+        let members = cgroup.members(Monitors::Skipped);
+        let placement = placement_of(&self.root, &cgroup, &members)?;
+        Ok(resolved(cgroup, part, placement))
+    }
+}
+
+/// Which places a cgroup's packets are taken at. A veth is taken only when all that passes it is
+/// the cgroup's; else the cgroup programs take everything they see, so none is taken twice.
+fn resolved(cgroup: Cgroup, part: Option<String>, placement: Placement) -> Resolved {
+    let mut description = format!("cgroup {} (id {})", shown(&cgroup.path), cgroup.id);
+    let mut notes = Vec::new();
+    if let Some(part) = part {
+        description = format!("pod of {part}: {description}");
+        notes.push(format!(
+            "{part} shares its network with its pod, so all of the pod is captured; \
+             cgroup:PATH captures one container's sockets alone"
+        ));
+    }
+    let mut interfaces = Vec::new();
+    match placement {
+        Placement::Behind { veths } => {
+            description = format!("{description} behind {}", names(&veths));
+            interfaces = veths;
+        }
+        Placement::Own => {
+            description.push_str(" in the node's network");
+            notes.push(SOCKETS_ONLY.to_owned());
+        }
+        Placement::Empty => {
+            description.push_str(" without processes");
+            notes.push(format!(
+                "no process is in it now; of those to come, {SOCKETS_ONLY}"
+            ));
+        }
+        Placement::Shared { veths, with } => {
+            let with = match with {
+                Sharer::Process { pid, cgroup } => {
+                    format!(
+                        "process {pid} of cgroup {} is behind it, too",
+                        shown(&cgroup)
+                    )
+                }
+                Sharer::TooMany => "the node has too many processes to look at all".to_owned(),
+            };
+            notes.push(format!(
+                "{} may carry packets of others ({with}), so it is left out: {SOCKETS_ONLY}",
+                names(&veths)
+            ));
+        }
+        Placement::Remote => notes.push(format!(
+            "no veth of the node leads to its network namespace (macvlan, nested, or none at \
+             all): {SOCKETS_ONLY}"
+        )),
+        Placement::Mixed { namespaces } => notes.push(format!(
+            "its processes are in {namespaces} network namespaces: {SOCKETS_ONLY}"
+        )),
+        Placement::Unknown { reason } => {
+            notes.push(format!(
+                "its interface is not known ({reason}): {SOCKETS_ONLY}"
+            ));
+        }
+    }
+    let cgroup_scope = if interfaces.is_empty() {
+        CgroupScope::All
+    } else {
+        CgroupScope::LoopbackOnly
+    };
+    Resolved {
+        cgroup: Some(cgroup),
+        cgroup_scope,
+        interfaces,
+        description,
+        notes,
+    }
+}
+
+/// A process in the root cgroup: only its interface can tell its packets from others.
+fn without_cgroup(pid: u32) -> Result<Resolved, ResolveError> {
+    let veths = veths_to(pid)?;
+    if veths.is_empty() {
+        return Err(ResolveError::unsupported(
+            format!("process {pid} is in the root cgroup and behind no veth"),
+            "put it into a cgroup of its own (`systemd-run --scope`), or capture an interface: \
+             interface:NAME",
+        ));
+    }
+    Ok(Resolved {
+        cgroup: None,
+        cgroup_scope: CgroupScope::None,
+        description: format!(
+            "network namespace of process {pid} behind {}",
+            names(&veths)
+        ),
+        notes: vec![format!(
+            "process {pid} is in the root cgroup: all of its network namespace is captured, but \
+             nothing of its loopback interface"
+        )],
+        interfaces: veths,
+    })
+}
+
+fn interface(name: &str) -> Result<Resolved, ResolveError> {
+    let link = RouteSocket::open(0)
+        .and_then(|mut socket| socket.link_by_name(name))
+        .map_err(ResolveError::io(format!(
+            "ask rtnetlink for interface `{}`",
+            shown(name)
+        )))?;
+    let Some(link) = link else {
+        return Err(ResolveError::not_found(
+            format!("interface `{}`", shown(name)),
+            "`ip link` shows those of the node; a pod's own interface is not among them: capture \
+             the pod by container:ID, pid:N or cgroup:PATH",
+        ));
+    };
+    let interface = link.interface;
+    Ok(Resolved {
+        cgroup: None,
+        cgroup_scope: CgroupScope::None,
+        description: format!(
+            "interface {} (index {})",
+            shown(&interface.name),
+            interface.ifindex
+        ),
+        notes: Vec::new(),
+        interfaces: vec![interface],
+    })
+}
+
+fn names(interfaces: &[Interface]) -> String {
+    interfaces
+        .iter()
+        .map(|interface| shown(&interface.name))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// As `docker ps` shows it; a target's id is hex digits.
+fn excerpt_id(id: &str) -> &str {
+    id.get(..12).unwrap_or(id)
+}
