@@ -3,9 +3,11 @@
 //!
 //! - [`session`]: what a capture is: target, filter, limits, trigger, counts, state.
 //! - [`filter`]: capture filters in tcpdump's language.
+//! - [`pcapng`]: capture files: writing, mending, reading.
 //! - [`text`]: text from outside, made harmless.
 #![forbid(unsafe_code)]
 
 pub mod filter;
+pub mod pcapng;
 pub mod session;
 pub mod text;
