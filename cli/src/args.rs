@@ -1,0 +1,361 @@
+//! The grammar of the command line.
+
+use std::{net::IpAddr, num::NonZeroU64, path::PathBuf, str::FromStr, time::Duration};
+
+use anyhow::{Context as _, bail};
+use clap::{Parser, Subcommand, ValueEnum};
+use remora_capture::session::CaptureId;
+use remora_proto::client::AgentAddress;
+
+const EXAMPLES: &str = "\
+Examples:
+  remora capture cgroup:/remora/web -f 'tcp port 80' -w web.pcapng -c 100
+  remora capture pid:4321 -w - | tshark -r -         live, of one process's cgroup
+  remora capture -i eth0 -s 96 -a duration:10 -w x.pcapng
+  remora capture unit:nginx.service --store          kept by the agent; prints the capture's id
+  remora list --all
+  remora get 01J9ZQ3C7M8N4R5T6V7W8X9YZA -w copy.pcapng
+
+The agent (remora-agent run) does the capturing; --agent or REMORA_AGENT says where it listens.";
+
+const CAPTURE_EXAMPLES: &str = "\
+Targets:
+  cgroup:PATH      all processes in a cgroup and below it (cgroup:/system.slice), or cgroup:ID
+  pid:N            the cgroup of a process
+  unit:NAME        a systemd unit, with its suffix
+  container:ID     a container, by 12 or more digits of its id
+  -i IFACE         a network interface
+
+Examples:
+  remora capture cgroup:/remora/web -w web.pcapng tcp port 80
+  remora capture pid:4321 -w - | tshark -r -
+  remora capture -i eth0 -s 96 -a duration:10 -a filesize:1024 -w x.pcapng
+  remora capture container:3f2a9c01d4e5 --store --wait --label case=42 --reason 'odd DNS'
+
+Ctrl-C ends a capture in order: the last packets and the counts are still written. A second one
+ends at once.";
+
+/// Captures packets of pods, cgroups and interfaces through a node's agent.
+#[derive(Debug, Parser)]
+#[command(name = "remora", version, about, after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// Where the agent listens.
+    #[arg(long, global = true, env = "REMORA_AGENT", value_name = "unix:PATH",
+          default_value_t = AgentAddress::default())]
+    pub(crate) agent: AgentAddress,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Capture packets, much as tcpdump does.
+    Capture(CaptureArgs),
+    /// List captures that run.
+    List {
+        /// Finished captures too.
+        #[arg(long, short)]
+        all: bool,
+        /// How to print them.
+        #[arg(long, short, value_enum, default_value_t)]
+        output: Format,
+    },
+    /// Show all that is known of one capture.
+    Show {
+        id: CaptureId,
+        /// How to print it.
+        #[arg(long, short, value_enum, default_value_t)]
+        output: Format,
+    },
+    /// Stop a capture and show its final counts.
+    Stop { id: CaptureId },
+    /// Copy a stored capture's file; a running one is followed to its end.
+    Get {
+        id: CaptureId,
+        /// The file to write; `-` is standard output.
+        #[arg(short, value_name = "FILE")]
+        write: PathBuf,
+    },
+    /// Show the node and its agent.
+    Status {
+        /// How to print it.
+        #[arg(long, short, value_enum, default_value_t)]
+        output: Format,
+    },
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    #[default]
+    Table,
+    Json,
+}
+
+/// `-Q`, in tcpdump's words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DirectionArg {
+    /// Into the target.
+    In,
+    /// Out of the target.
+    Out,
+    #[default]
+    Inout,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(
+    override_usage = "remora capture [OPTIONS] TARGET [FILTER…]\n       \
+                      remora capture [OPTIONS] -i IFACE [FILTER…]",
+    after_help = CAPTURE_EXAMPLES
+)]
+pub(crate) struct CaptureArgs {
+    /// What to capture, then the filter's words if there is no -f.
+    #[arg(value_name = "TARGET FILTER")]
+    pub(crate) words: Vec<String>,
+    /// Capture on a network interface.
+    #[arg(short, long, value_name = "IFACE")]
+    pub(crate) interface: Option<String>,
+    /// Only packets that match, in tcpdump's language.
+    #[arg(short, long, value_name = "FILTER")]
+    pub(crate) filter: Option<String>,
+    /// The pcapng file to write; `-` is standard output.
+    #[arg(short, long, value_name = "FILE", conflicts_with = "store")]
+    pub(crate) write: Option<PathBuf>,
+    /// Bytes kept of each packet; 0 means 262144.
+    #[arg(short, long, value_name = "BYTES", default_value_t = 0)]
+    pub(crate) snaplen: u64,
+    /// End after so many packets.
+    #[arg(short, long, value_name = "N")]
+    pub(crate) count: Option<NonZeroU64>,
+    /// End at duration:SECONDS, packets:N or filesize:KIB, whichever comes first.
+    #[arg(short, long, value_name = "CONDITION")]
+    pub(crate) autostop: Vec<Autostop>,
+    /// Packets are written as they come in any case; taken for tcpdump's sake.
+    #[arg(short = 'U')]
+    pub(crate) packet_buffered: bool,
+    /// Direction, as the target sees it.
+    #[arg(short = 'Q', long, value_enum, default_value_t)]
+    pub(crate) direction: DirectionArg,
+    /// Keep the capture in the agent's data directory, print its id and return.
+    #[arg(long)]
+    pub(crate) store: bool,
+    /// Wait for the end of the stored capture; Ctrl-C stops it.
+    #[arg(long, requires = "store", conflicts_with = "write")]
+    pub(crate) wait: bool,
+    /// A name that the file shows for an address.
+    #[arg(long, value_name = "ADDR=NAME")]
+    pub(crate) name: Vec<Name>,
+    /// A label of the capture.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) label: Vec<Label>,
+    /// Begin so long before now: 30s, 2m.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) look_back: Option<Duration>,
+    /// Why, for the capture's record.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub(crate) reason: String,
+}
+
+/// dumpcap's `-a`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Autostop {
+    Duration(Duration),
+    Packets(NonZeroU64),
+    /// In bytes; written in KiB.
+    FileBytes(NonZeroU64),
+}
+
+impl FromStr for Autostop {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        let (what, value) = text.split_once(':').unwrap_or((text, ""));
+        let number = || {
+            value
+                .parse()
+                .with_context(|| format!("`{value}` is not a number over 0"))
+        };
+        Ok(match what {
+            "duration" => Self::Duration(duration(value)?),
+            "packets" => Self::Packets(number()?),
+            "filesize" => {
+                let bytes = number()?.checked_mul(NonZeroU64::new(1024).expect("not 0"));
+                Self::FileBytes(bytes.context("more bytes than can be counted")?)
+            }
+            _ => bail!("use duration:SECONDS, packets:N or filesize:KIB"),
+        })
+    }
+}
+
+/// `--name`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Name {
+    pub(crate) address: IpAddr,
+    pub(crate) name: String,
+}
+
+impl FromStr for Name {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        let (address, name) = text.split_once('=').context("use ADDR=NAME")?;
+        let address = address
+            .parse()
+            .context("use ADDR=NAME with an IPv4 or IPv6 address")?;
+        Ok(Self {
+            address,
+            name: name.to_owned(),
+        })
+    }
+}
+
+/// `--label`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Label {
+    pub(crate) key: String,
+    pub(crate) value: String,
+}
+
+impl FromStr for Label {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        match text.split_once('=') {
+            Some((key, value)) if !key.is_empty() => Ok(Self {
+                key: key.to_owned(),
+                value: value.to_owned(),
+            }),
+            _ => bail!("use KEY=VALUE"),
+        }
+    }
+}
+
+/// Seconds (`10`, `0.5`), or a number with its unit (`500ms`, `2m`, `1h30m`).
+fn duration(text: &str) -> anyhow::Result<Duration> {
+    if let Ok(seconds) = text.parse() {
+        return Duration::try_from_secs_f64(seconds).context("not a length of time");
+    }
+    let duration: jiff::SignedDuration = text
+        .parse()
+        .ok()
+        .context("use seconds, or a number with a unit like 30s or 2m")?;
+    duration
+        .try_into()
+        .ok()
+        .context("a length of time is not negative")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn capture(line: &str) -> CaptureArgs {
+        let words = ["remora", "capture"]
+            .into_iter()
+            .chain(line.split_whitespace());
+        match Args::try_parse_from(words).unwrap().command {
+            Command::Capture(args) => args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_grammar_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn options_may_stand_among_the_words() {
+        let args = capture("pid:1 -w f -c 5 tcp -U port 80");
+        assert_eq!(args.words, ["pid:1", "tcp", "port", "80"]);
+        assert_eq!(args.count, NonZeroU64::new(5));
+        assert!(args.packet_buffered);
+    }
+
+    #[test]
+    fn a_dash_is_standard_output() {
+        assert_eq!(capture("pid:1 -w -").write, Some("-".into()));
+    }
+
+    #[test]
+    fn conditions_are_read_as_dumpcap_reads_them() {
+        let args = capture("-i lo -a duration:1.5 -a packets:7 -a filesize:2");
+        assert_eq!(
+            args.autostop,
+            [
+                Autostop::Duration(Duration::from_millis(1500)),
+                Autostop::Packets(NonZeroU64::new(7).unwrap()),
+                Autostop::FileBytes(NonZeroU64::new(2048).unwrap()),
+            ]
+        );
+    }
+
+    #[test]
+    fn values_that_cannot_be_are_refused() {
+        for (flag, value) in [
+            ("-a", "duration:-1"),
+            ("-a", "duration:nan"),
+            ("-a", "duration:inf"),
+            ("-a", "duration:1e300"),
+            ("-a", "duration:"),
+            ("-a", "packets:0"),
+            ("-a", "packets:-1"),
+            ("-a", "filesize:18446744073709551615"),
+            ("-a", "files:3"),
+            ("-c", "0"),
+            ("-c", "1e3"),
+            ("-s", "-1"),
+            ("-Q", "sideways"),
+            ("--name", "web=10.0.0.1"),
+            ("--label", "=x"),
+            ("--label", "x"),
+            ("--look-back", "-5s"),
+            ("--look-back", "soon"),
+        ] {
+            let words = ["remora", "capture", "pid:1", &format!("{flag}={value}")];
+            assert!(
+                Args::try_parse_from(words).is_err(),
+                "{flag} {value} was taken"
+            );
+        }
+    }
+
+    #[test]
+    fn lengths_of_time_have_units_or_are_seconds() {
+        for (text, millis) in [
+            ("10", 10_000),
+            ("0.25", 250),
+            ("500ms", 500),
+            ("1m30s", 90_000),
+        ] {
+            assert_eq!(
+                duration(text).unwrap(),
+                Duration::from_millis(millis),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn storing_and_writing_exclude_each_other_and_waiting_needs_storing() {
+        for line in ["pid:1 --store -w f", "pid:1 --wait -w f"] {
+            let words = ["remora", "capture"]
+                .into_iter()
+                .chain(line.split_whitespace());
+            assert!(Args::try_parse_from(words).is_err(), "{line} was taken");
+        }
+    }
+
+    #[test]
+    fn the_agent_may_stand_before_or_after_the_command() {
+        let expected = AgentAddress::Unix("/x.sock".into());
+        for words in [
+            ["remora", "--agent", "unix:/x.sock", "list"],
+            ["remora", "list", "--agent", "unix:/x.sock"],
+        ] {
+            assert_eq!(Args::try_parse_from(words).unwrap().agent, expected);
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! The frames of pcapng blocks, as much of them as a reader needs who passes blocks on.
+//!
+//! ```text
+//! 0      4              8                    total-4        total
+//! ┌──────┬──────────────┬────────────────────┬──────────────┐
+//! │ type │ total length │ body               │ total length │   little-endian, total % 4 = 0
+//! └──────┴──────────────┴────────────────────┴──────────────┘
+//! ```
+//! Agents write little-endian whatever their machine (draft-ietf-opsawg-pcapng, section 3.1).
+
+/// Enhanced Packet Block: one packet.
+const ENHANCED_PACKET: u32 = 6;
+/// Type, length, and length again.
+const FRAME: usize = 12;
+
+/// What the whole blocks at the start of some bytes come to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Whole {
+    /// Bytes of them.
+    pub(crate) len: usize,
+    /// Packets in them.
+    pub(crate) packets: u64,
+}
+
+/// Bytes in the middle of which a block's frame is broken.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("broken pcapng block at byte {0}")]
+pub(crate) struct Broken(usize);
+
+/// Measures the whole blocks at the start of `bytes`; a block that is cut short ends them.
+///
+/// # Errors
+/// A length that no block can have.
+pub(crate) fn whole(bytes: &[u8]) -> Result<Whole, Broken> {
+    let mut whole = Whole::default();
+    loop {
+        let rest = &bytes[whole.len..];
+        let Some((kind, total)) = word(rest, 0).zip(word(rest, 4)) else {
+            return Ok(whole);
+        };
+        let total = total as usize;
+        if total < FRAME || !total.is_multiple_of(4) {
+            return Err(Broken(whole.len));
+        }
+        let Some(trailer) = word(rest, total - 4) else {
+            return Ok(whole);
+        };
+        if trailer as usize != total {
+            return Err(Broken(whole.len));
+        }
+        whole.len += total;
+        whole.packets += u64::from(kind == ENHANCED_PACKET);
+    }
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn block(kind: u32, body: usize) -> Vec<u8> {
+        let total = (FRAME + body) as u32;
+        [
+            &kind.to_le_bytes()[..],
+            &total.to_le_bytes(),
+            &vec![0xaa; body],
+            &total.to_le_bytes(),
+        ]
+        .concat()
+    }
+
+    #[test]
+    fn packets_are_counted_and_other_blocks_are_not() {
+        let bytes = [
+            block(0x0a0d_0d0a, 16),
+            block(6, 40),
+            block(4, 8),
+            block(6, 0),
+        ]
+        .concat();
+        assert_eq!(
+            whole(&bytes),
+            Ok(Whole {
+                len: bytes.len(),
+                packets: 2
+            })
+        );
+    }
+
+    #[test]
+    fn a_torn_block_is_left_out_wherever_it_is_torn() {
+        let bytes = [block(6, 20), block(6, 20)].concat();
+        for cut in 32..64 {
+            assert_eq!(
+                whole(&bytes[..cut]),
+                Ok(Whole {
+                    len: 32,
+                    packets: 1
+                })
+            );
+        }
+    }
+
+    #[test]
+    fn lengths_that_cannot_be_are_broken() {
+        for total in [0u32, 4, 11, 13, 30] {
+            let mut bytes = [block(6, 20), block(6, 20)].concat();
+            bytes[36..40].copy_from_slice(&total.to_le_bytes());
+            assert_eq!(whole(&bytes), Err(Broken(32)), "{total}");
+        }
+        let mut bytes = block(6, 20);
+        bytes[28] ^= 1;
+        assert_eq!(whole(&bytes), Err(Broken(0)));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            if let Ok(whole) = whole(&bytes) {
+                prop_assert!(whole.len <= bytes.len());
+            }
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! `remora capture`: starts a capture and follows it to its end.
+
+use std::path::Path;
+
+use anyhow::bail;
+use remora_capture::{
+    session::{CaptureState, SessionSpec},
+    text,
+};
+use remora_proto::{
+    client::AgentAddress,
+    v1::{self, capture_client::CaptureClient},
+};
+use tonic::transport::Channel;
+
+use super::{Outcome, connect, known, store};
+use crate::{
+    args::CaptureArgs,
+    failure::answer,
+    follow::{Ownership, Source, follow},
+    output::Output,
+    render::closing,
+    signals::Interrupt,
+    spec::spec,
+    terminal,
+};
+
+/// Characters of the user's name that go into the capture's record.
+const REQUESTER_MAX: usize = 64;
+
+/// # Errors
+/// The capture did not start.
+pub(super) async fn run(agent: &AgentAddress, args: &CaptureArgs) -> anyhow::Result<Outcome> {
+    let spec = spec(args, &requester())?;
+    match &args.write {
+        Some(path) => stream(agent, &spec, path).await,
+        None if args.store => store::run(agent, &spec, args.wait).await,
+        None => bail!(
+            "packets are not printed here; use -w FILE, -w - | tshark -r -, or --store to let the \
+             agent keep them"
+        ),
+    }
+}
+
+async fn stream(agent: &AgentAddress, spec: &SessionSpec, path: &Path) -> anyhow::Result<Outcome> {
+    let mut client = connect(agent).await?;
+    let output = Output::open(path)?;
+    let mut interrupt = Interrupt::install()?;
+    let state = match start(agent, &mut client, spec).await {
+        Ok(state) => state,
+        Err(error) => {
+            output.discard();
+            return Err(error);
+        }
+    };
+    terminal::note(&start_line(&state));
+    let mut source = Source {
+        agent,
+        client,
+        id: state.id,
+        ownership: Ownership::Own,
+    };
+    let stream = match source.open().await {
+        Ok(stream) => stream,
+        Err(error) => {
+            output.discard();
+            source.stop().await;
+            return Err(error);
+        }
+    };
+    let (written, end) = follow(source, stream, output, &mut interrupt).await?;
+    Ok(closing::tell(&written, &end))
+}
+
+/// Starts the capture. A signal that comes meanwhile waits: the answer has the id without which
+/// nothing can be stopped.
+///
+/// # Errors
+/// The agent refused.
+pub(super) async fn start(
+    agent: &AgentAddress,
+    client: &mut CaptureClient<Channel>,
+    spec: &SessionSpec,
+) -> anyhow::Result<CaptureState> {
+    let request = v1::StartRequest {
+        spec: Some(spec.into()),
+        idempotency_key: String::new(),
+    };
+    known(answer(agent, client.start(request)).await?.capture)
+}
+
+pub(super) fn start_line(state: &CaptureState) -> String {
+    let target = match state.resolved_target.as_str() {
+        "" => state.spec.target.to_string(),
+        resolved => resolved.to_owned(),
+    };
+    format!("capturing on {target}, capture {}", state.id)
+}
+
+/// Who asks, by their own word: the agent adds what the socket tells it.
+fn requester() -> String {
+    let name = ["SUDO_USER", "USER", "LOGNAME"]
+        .iter()
+        .find_map(|name| std::env::var(name).ok());
+    text::excerpt(&name.unwrap_or_default(), REQUESTER_MAX).to_string()
+}

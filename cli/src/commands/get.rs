@@ -1,0 +1,36 @@
+//! `remora get`: a stored capture's bytes.
+
+use std::path::Path;
+
+use remora_capture::session::CaptureId;
+use remora_proto::client::AgentAddress;
+
+use super::{Outcome, connect};
+use crate::{
+    follow::{Ownership, Source, follow},
+    output::Output,
+    render::closing,
+    signals::Interrupt,
+};
+
+/// # Errors
+/// Nothing was copied.
+pub(super) async fn run(
+    agent: &AgentAddress,
+    id: CaptureId,
+    path: &Path,
+) -> anyhow::Result<Outcome> {
+    let client = connect(agent).await?;
+    let mut source = Source {
+        agent,
+        client,
+        id,
+        ownership: Ownership::Other,
+    };
+    // Before there is a file: the id may be unknown.
+    let stream = source.open().await?;
+    let output = Output::open(path)?;
+    let mut interrupt = Interrupt::install()?;
+    let (written, end) = follow(source, stream, output, &mut interrupt).await?;
+    Ok(closing::tell(&written, &end))
+}

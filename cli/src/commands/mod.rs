@@ -1,0 +1,93 @@
+//! One module a command that does more than ask and print.
+
+mod capture;
+mod get;
+mod store;
+
+use anyhow::Context as _;
+use remora_capture::session::{CaptureId, CaptureState};
+use remora_proto::{
+    client::{self, AgentAddress},
+    v1::{self, capture_client::CaptureClient},
+};
+use tonic::transport::Channel;
+
+use crate::{
+    args::{Args, Command, Format},
+    failure::answer,
+    render, terminal,
+};
+
+/// How a command ended that did not fail before it began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Done,
+    /// The user was told on standard error.
+    Faulty,
+}
+
+/// Does what the arguments say.
+///
+/// # Errors
+/// Nothing was done; the error says why and what to do.
+pub(crate) async fn run(args: Args) -> anyhow::Result<Outcome> {
+    let agent = &args.agent;
+    match args.command {
+        Command::Capture(args) => capture::run(agent, &args).await,
+        Command::Get { id, write } => get::run(agent, id, &write).await,
+        Command::List { all, output } => {
+            let mut client = connect(agent).await?;
+            let list = answer(agent, client.list(v1::ListRequest { all })).await?;
+            let captures = list
+                .captures
+                .into_iter()
+                .map(understand)
+                .collect::<Result<_, _>>()?;
+            print(&render::list(captures, output)?)
+        }
+        Command::Show { id, output } => {
+            let state = get_state(agent, &mut connect(agent).await?, id).await?;
+            print(&render::show(&state, output)?)
+        }
+        Command::Stop { id } => {
+            let mut client = connect(agent).await?;
+            let request = v1::StopRequest { id: id.to_string() };
+            let state = known(answer(agent, client.stop(request)).await?.capture)?;
+            print(&render::show(&state, Format::Table)?)
+        }
+        Command::Status { output } => {
+            let mut client = client::node_client(client::connect(agent).await?);
+            let status = answer(agent, client.status(v1::StatusRequest {})).await?;
+            print(&render::status(agent, status, output)?)
+        }
+    }
+}
+
+fn print(text: &str) -> anyhow::Result<Outcome> {
+    terminal::print(text).context("standard output failed")?;
+    Ok(Outcome::Done)
+}
+
+async fn connect(agent: &AgentAddress) -> anyhow::Result<CaptureClient<Channel>> {
+    Ok(client::capture_client(client::connect(agent).await?))
+}
+
+async fn get_state(
+    agent: &AgentAddress,
+    client: &mut CaptureClient<Channel>,
+    id: CaptureId,
+) -> anyhow::Result<CaptureState> {
+    let request = v1::GetRequest { id: id.to_string() };
+    known(answer(agent, client.get(request)).await?.capture)
+}
+
+/// The state that an answer must hold.
+fn known(state: Option<v1::CaptureState>) -> anyhow::Result<CaptureState> {
+    understand(state.context("the agent's answer is empty")?)
+}
+
+fn understand(state: v1::CaptureState) -> anyhow::Result<CaptureState> {
+    state
+        .try_into()
+        .context("the agent's answer is not understood; do the versions differ?")
+}

@@ -1,0 +1,98 @@
+//! The last lines of a capture, in tcpdump's manner.
+
+use remora_capture::session::{CaptureState, Phase, StopReason};
+
+use super::{shown, unit::packets};
+use crate::{commands::Outcome, follow::End, output::Written, terminal};
+
+/// Tells how the capture ended, on standard error.
+pub(crate) fn tell(written: &Written, end: &End) -> Outcome {
+    let (lines, outcome) = lines(written, end);
+    for line in lines {
+        terminal::note(&line);
+    }
+    outcome
+}
+
+pub(super) fn lines(written: &Written, end: &End) -> (Vec<String>, Outcome) {
+    let mut lines = vec![format!("{} captured", packets(written.packets))];
+    let mut outcome = Outcome::Done;
+    match end {
+        End::Finished(state) => {
+            let counts = &state.counts;
+            let within = counts.matched.saturating_sub(counts.over_budget);
+            let dropped = counts.dropped().saturating_add(written.dropped);
+            lines.push(format!("{} matched", packets(within)));
+            lines.push(format!(
+                "{} lost in kernel",
+                packets(counts.lost_in_kernel())
+            ));
+            lines.push(format!("{} dropped by writer", packets(dropped)));
+            if counts.over_budget > 0 {
+                let more = packets(counts.over_budget).replacen(' ', " more ", 1);
+                lines.push(format!("{more} matched after the limit"));
+            }
+            lines.extend(ending(state));
+            let came = written.packets.saturating_add(written.dropped);
+            if came != counts.written {
+                outcome = Outcome::Faulty;
+                lines.push(format!(
+                    "remora: the agent sent {} and {came} came: the output is not complete",
+                    packets(counts.written)
+                ));
+            }
+            if state.phase == Phase::Failed {
+                outcome = Outcome::Faulty;
+            }
+        }
+        End::Left => {
+            outcome = Outcome::Faulty;
+            lines.push("remora: left before its end; the output is not complete".into());
+        }
+        End::Broken(error) => {
+            outcome = Outcome::Faulty;
+            if written.dropped > 0 {
+                lines.push(format!("{} dropped by writer", packets(written.dropped)));
+            }
+            lines.push(format!("remora: {error:#}"));
+            lines.push("remora: the output ends there; what was lost is not known".into());
+        }
+    }
+    match &written.failure {
+        // Whoever reads a pipe may have seen enough.
+        Some(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+        Some(error) => {
+            outcome = Outcome::Faulty;
+            lines.push(format!(
+                "remora: the output failed ({error}): it ends with its last whole packet, {} \
+                 after it {} dropped by writer",
+                packets(written.dropped),
+                if written.dropped == 1 { "was" } else { "were" }
+            ));
+        }
+        None => {}
+    }
+    (lines, outcome)
+}
+
+/// Why it ended, unless the user asked for just that.
+fn ending(state: &CaptureState) -> Option<String> {
+    let reason = match state.stop_reason {
+        None
+        | Some(
+            StopReason::Requested
+            | StopReason::Packets
+            | StopReason::FileBytes
+            | StopReason::Duration,
+        ) => None,
+        Some(reason) => Some(reason.text()),
+    };
+    match (reason, state.message.as_str()) {
+        (None, "") => None,
+        (None, message) => Some(format!("remora: {}", shown(message))),
+        (Some(reason), "") => Some(format!("remora: ended early: {reason}")),
+        (Some(reason), message) => {
+            Some(format!("remora: ended early: {reason}: {}", shown(message)))
+        }
+    }
+}

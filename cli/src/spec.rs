@@ -1,0 +1,211 @@
+//! The capture that the arguments mean.
+
+use std::{num::NonZeroU64, time::Duration};
+
+use anyhow::{anyhow, bail};
+use remora_capture::{
+    filter::Filter,
+    session::{
+        Destination, Direction, Limits, NameHint, SessionSpec, Snaplen, SpecError, Target, Trigger,
+    },
+};
+
+use crate::args::{Autostop, CaptureArgs, DirectionArg, Label, Name};
+
+/// Turns arguments into a spec that is valid.
+///
+/// # Errors
+/// On one line what is wrong and what to do; a filter's error has two more lines that point at
+/// the word.
+pub(crate) fn spec(args: &CaptureArgs, requester: &str) -> anyhow::Result<SessionSpec> {
+    let (target, words) = target(args)?;
+    let filter = match (&args.filter, words) {
+        (None, words) => words.join(" "),
+        (Some(filter), []) => filter.clone(),
+        (Some(_), [word, ..]) => bail!(
+            "the filter is there twice, by -f and by the words from `{word}` on; give it once"
+        ),
+    };
+    let spec = SessionSpec {
+        filter: Filter::parse(&filter)
+            .map_err(|error| anyhow!("filter: {error}\n{}", error.pointer(&filter)))?,
+        snaplen: snaplen(args.snaplen)?,
+        direction: match args.direction {
+            DirectionArg::In => Direction::Ingress,
+            DirectionArg::Out => Direction::Egress,
+            DirectionArg::Inout => Direction::Both,
+        },
+        limits: limits(args.count, &args.autostop),
+        destination: if args.store {
+            Destination::Store
+        } else {
+            Destination::Stream
+        },
+        look_back: args.look_back.unwrap_or(Duration::ZERO),
+        trigger: Trigger {
+            source: "cli".into(),
+            requester: requester.to_owned(),
+            reason: args.reason.clone(),
+            ..Trigger::default()
+        },
+        labels: args
+            .label
+            .iter()
+            .map(|Label { key, value }| (key.clone(), value.clone()))
+            .collect(),
+        names: args
+            .name
+            .iter()
+            .map(|Name { address, name }| NameHint {
+                address: *address,
+                name: name.clone(),
+            })
+            .collect(),
+        ..SessionSpec::new(target)
+    };
+    spec.validate()?;
+    Ok(spec)
+}
+
+/// The target, and the words that are left for the filter.
+fn target(args: &CaptureArgs) -> anyhow::Result<(Target, &[String])> {
+    if let Some(name) = &args.interface {
+        if name == "any" {
+            bail!("there is no interface `any` here; cgroup:/ captures all processes of the node");
+        }
+        let target = Target::Interface(name.clone());
+        target.validate()?;
+        return Ok((target, &args.words));
+    }
+    let Some((first, words)) = args.words.split_first() else {
+        bail!("no target; use -i IFACE, or a target like pid:4321, unit:NAME or cgroup:PATH");
+    };
+    Ok((first.parse()?, words))
+}
+
+fn snaplen(bytes: u64) -> Result<Snaplen, SpecError> {
+    match u32::try_from(bytes) {
+        // As tcpdump has it.
+        Ok(0) => Ok(Snaplen::MAX),
+        Ok(bytes) => bytes.try_into(),
+        Err(_too_large) => Err(SpecError::Snaplen(bytes)),
+    }
+}
+
+/// The least of each kind: whichever comes first ends the capture.
+fn limits(count: Option<NonZeroU64>, conditions: &[Autostop]) -> Limits {
+    fn least<T: Ord>(limit: &mut Option<T>, value: T) {
+        match limit {
+            Some(old) if *old <= value => {}
+            _ => *limit = Some(value),
+        }
+    }
+    let mut limits = Limits {
+        packets: count,
+        ..Limits::default()
+    };
+    for condition in conditions {
+        match *condition {
+            Autostop::Duration(duration) => least(&mut limits.duration, duration),
+            Autostop::Packets(packets) => least(&mut limits.packets, packets),
+            Autostop::FileBytes(bytes) => least(&mut limits.file_bytes, bytes),
+        }
+    }
+    limits
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::args::{Args, Command};
+
+    fn try_spec(line: &str) -> anyhow::Result<SessionSpec> {
+        let words = ["remora", "capture"]
+            .into_iter()
+            .chain(line.split_whitespace());
+        match Args::try_parse_from(words).unwrap().command {
+            Command::Capture(args) => spec(&args, "root"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn error(line: &str) -> String {
+        try_spec(line).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn trailing_words_are_the_filter() {
+        let spec = try_spec("cgroup:/remora/web -w f tcp port 80").unwrap();
+        assert_eq!(spec.target, Target::CgroupPath("/remora/web".into()));
+        assert_eq!(spec.filter.text(), "tcp port 80");
+        assert_eq!(spec.destination, Destination::Stream);
+    }
+
+    #[test]
+    fn with_an_interface_all_words_are_the_filter() {
+        let spec = try_spec("-i eth0 udp port 53").unwrap();
+        assert_eq!(spec.target, Target::Interface("eth0".into()));
+        assert_eq!(spec.filter.text(), "udp port 53");
+    }
+
+    #[test]
+    fn all_options_reach_the_spec() {
+        let spec = try_spec(
+            "unit:nginx.service -s 96 -c 9 -a packets:10 -a duration:10 -a duration:20 \
+             -a filesize:4 -Q in --store --name 10.0.0.1=web --label case=42 --look-back 30s \
+             --reason odd",
+        )
+        .unwrap();
+        assert_eq!(spec.snaplen.get(), 96);
+        assert_eq!(
+            spec.limits,
+            Limits {
+                packets: NonZeroU64::new(9),
+                file_bytes: NonZeroU64::new(4096),
+                duration: Some(Duration::from_secs(10)),
+            }
+        );
+        assert_eq!(spec.direction, Direction::Ingress);
+        assert_eq!(spec.destination, Destination::Store);
+        assert_eq!(spec.names[0].name, "web");
+        assert_eq!(spec.labels["case"], "42");
+        assert_eq!(spec.look_back, Duration::from_secs(30));
+        assert_eq!(spec.trigger.source, "cli");
+        assert_eq!(spec.trigger.requester, "root");
+        assert_eq!(spec.trigger.reason, "odd");
+    }
+
+    #[test]
+    fn snaplen_0_is_the_largest_as_in_tcpdump() {
+        assert_eq!(try_spec("pid:1 -s 0").unwrap().snaplen, Snaplen::MAX);
+    }
+
+    #[test]
+    fn a_bad_filter_is_pointed_at() {
+        let error = error("pid:1 tcp prot 80");
+        let lines: Vec<_> = error.lines().collect();
+        assert!(lines[0].starts_with("filter: `prot` (word 2)"), "{error}");
+        assert_eq!(lines[1..], ["tcp prot 80", "    ^^^^"]);
+    }
+
+    #[test]
+    fn what_is_refused_says_what_to_do() {
+        for (line, part) in [
+            ("", "no target; use -i IFACE"),
+            ("tcp port 80", "use cgroup:PATH"),
+            ("-i any", "cgroup:/"),
+            ("-i a/b", "is not an interface name"),
+            ("pid:0", "is not a process id"),
+            ("pid:1 -f tcp udp", "give it once"),
+            ("pid:1 -s 4294967296", "use 1 to 262144"),
+            ("pid:1 -a duration:0", "at most 7 days"),
+            ("pid:1 --name 10.0.0.1=a_b/c", "is not a host name"),
+        ] {
+            let error = error(line);
+            assert!(error.contains(part), "{line}: {error}");
+            assert_eq!(error.lines().count(), 1, "{error}");
+        }
+    }
+}
