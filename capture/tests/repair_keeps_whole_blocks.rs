@@ -267,7 +267,7 @@ fn wireshark_shows_what_was_written() {
         lines[1],
         [
             "shop/web/lo",
-            "2",
+            "0x00000002",
             "1",
             "1",
             "odd one",
