@@ -293,3 +293,145 @@ impl LinkTable {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn link(ifindex: u32, name: &str) -> Link {
+        Link {
+            interface: Interface {
+                ifindex,
+                name: name.to_owned(),
+                kind: InterfaceKind::Other,
+            },
+            peer_netns: None,
+        }
+    }
+
+    fn synced(links: &[(u32, &str)]) -> LinkTable {
+        let mut table = LinkTable::default();
+        table.begin_dump(Trust::Nothing);
+        for (ifindex, name) in links {
+            table.new_link(link(*ifindex, name), Source::Dump);
+        }
+        table.end_dump();
+        table.events.clear();
+        table
+    }
+
+    fn up(ifindex: u32, name: &str) -> LinkEvent {
+        LinkEvent::Up(link(ifindex, name).interface)
+    }
+
+    #[test]
+    fn a_dump_that_is_late_brings_no_deleted_link_back() {
+        let mut table = LinkTable::default();
+        table.begin_dump(Trust::Nothing);
+        table.del_link(5);
+        table.new_link(link(6, "new"), Source::Event);
+        table.new_link(link(5, "dead"), Source::Dump);
+        table.new_link(link(6, "old"), Source::Dump);
+        table.end_dump();
+        assert_eq!(Vec::from(table.events), [up(6, "new")]);
+    }
+
+    #[test]
+    fn a_renamed_link_is_changed_and_the_same_told_twice_is_no_event() {
+        let mut table = synced(&[(5, "a")]);
+        table.new_link(link(5, "a"), Source::Event);
+        table.new_link(link(5, "b"), Source::Event);
+        assert_eq!(
+            Vec::from(table.events),
+            [LinkEvent::Changed(link(5, "b").interface)]
+        );
+    }
+
+    #[test]
+    fn after_lost_events_each_link_is_told_again_or_gone() {
+        let mut table = synced(&[(5, "a"), (6, "b"), (7, "c")]);
+        table.begin_dump(Trust::Nothing);
+        table.new_link(link(5, "a"), Source::Dump);
+        table.new_link(link(6, "other"), Source::Dump);
+        table.new_link(link(8, "d"), Source::Dump);
+        table.end_dump();
+        let gone = |ifindex| LinkEvent::Gone { ifindex };
+        let expected = [
+            LinkEvent::Resync,
+            up(5, "a"),
+            gone(6),
+            up(6, "other"),
+            up(8, "d"),
+            gone(7),
+        ];
+        assert_eq!(Vec::from(table.events), expected);
+    }
+
+    #[test]
+    fn a_dump_tried_again_tells_nothing_twice() {
+        let mut table = synced(&[(5, "a")]);
+        table.begin_dump(Trust::Known);
+        table.new_link(link(5, "a"), Source::Dump);
+        table.new_link(link(6, "missed"), Source::Dump);
+        table.end_dump();
+        assert_eq!(Vec::from(table.events), [up(6, "missed")]);
+    }
+
+    proptest! {
+        /// What the kernel does while events may get lost, and a dump at the end: whoever follows
+        /// the events ends with the kernel's links, and never sees an index twice without `Gone`.
+        #[test]
+        fn a_follower_ends_with_the_kernel_s_links(
+            changes in proptest::collection::vec((0u32..6, "[ab]", any::<bool>(), 0u8..4), 0..60),
+        ) {
+            let mut kernel: BTreeMap<u32, String> = BTreeMap::new();
+            let mut table = synced(&[]);
+            let mut lost = false;
+            let dump = |table: &mut LinkTable, kernel: &BTreeMap<u32, String>| {
+                table.begin_dump(Trust::Nothing);
+                for (ifindex, name) in kernel {
+                    table.new_link(link(*ifindex, name), Source::Dump);
+                }
+                table.end_dump();
+            };
+            for (ifindex, name, exists, fate) in changes {
+                if exists {
+                    kernel.insert(ifindex, name.clone());
+                } else {
+                    kernel.remove(&ifindex);
+                }
+                match fate {
+                    0 => lost = true,
+                    1 => { dump(&mut table, &kernel); lost = false; }
+                    _ if exists => table.new_link(link(ifindex, &name), Source::Event),
+                    _ => table.del_link(ifindex),
+                }
+            }
+            if lost {
+                dump(&mut table, &kernel);
+            }
+            let mut followed: BTreeMap<u32, String> = BTreeMap::new();
+            let mut doubted = BTreeSet::new();
+            for event in table.events {
+                match event {
+                    LinkEvent::Resync => doubted = followed.keys().copied().collect(),
+                    LinkEvent::Up(interface) => {
+                        let fresh = !followed.contains_key(&interface.ifindex);
+                        prop_assert!(fresh || doubted.remove(&interface.ifindex));
+                        followed.insert(interface.ifindex, interface.name);
+                    }
+                    LinkEvent::Changed(interface) => {
+                        prop_assert!(followed.insert(interface.ifindex, interface.name).is_some());
+                    }
+                    LinkEvent::Gone { ifindex } => {
+                        doubted.remove(&ifindex);
+                        prop_assert!(followed.remove(&ifindex).is_some());
+                    }
+                }
+            }
+            prop_assert_eq!(followed, kernel);
+        }
+    }
+}

@@ -31,7 +31,7 @@
 //! Invariants: no packet passes two of the places in a [`Resolved`]; none of another pod does.
 //! All of it works as any user with no rights over the processes: it reads `/proc` and the cgroup
 //! tree, and asks rtnetlink. It holds at the moment of the look-up; who goes on from there watches
-//! with [`LinkWatcher`] and [`Resolver::check`].
+//! with [`LinkWatcher`] and [`Resolver::revisit`].
 //!
 //! It attaches nothing, and knows nothing of Kubernetes' API.
 
@@ -49,4 +49,4 @@ mod rtnl;
 pub use cgroup::{Cgroup, CgroupRoot};
 pub use error::ResolveError;
 pub use links::{Interface, InterfaceKind, LinkEvent, LinkWatcher};
-pub use resolve::{CgroupScope, Resolved, Resolver};
+pub use resolve::{CgroupScope, Resolved, Resolver, Revisit};

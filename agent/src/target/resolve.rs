@@ -35,6 +35,17 @@ pub struct Resolved {
     pub notes: Vec<String>,
 }
 
+/// What has become of a [`Resolved`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Revisit {
+    Same,
+    /// The cgroup is the same; its packets pass elsewhere now.
+    Changed(Resolved),
+    /// The cgroup is removed, or all that there was were interfaces and one is removed, renamed or
+    /// another one now.
+    Gone,
+}
+
 /// Looks up targets on this node.
 #[derive(Debug)]
 pub struct Resolver {
@@ -81,6 +92,41 @@ impl Resolver {
             }
             Target::Interface(name) => interface(name),
         }
+    }
+
+    /// Looks again at what `before` was resolved to: the network of a cgroup changes with its
+    /// processes, a veth may be gone.
+    ///
+    /// # Errors
+    /// [`ResolveError::Io`].
+    pub fn revisit(&self, before: &Resolved) -> Result<Revisit, ResolveError> {
+        let mut socket = RouteSocket::open(0).map_err(ResolveError::io("open rtnetlink"))?;
+        let mut interfaces_left = true;
+        for interface in &before.interfaces {
+            let now = socket
+                .link_by_index(interface.ifindex)
+                .map_err(ResolveError::io("ask rtnetlink for an interface"))?;
+            interfaces_left &= now.is_some_and(|link| link.interface == *interface);
+        }
+        let Some(cgroup) = &before.cgroup else {
+            return Ok(if interfaces_left {
+                Revisit::Same
+            } else {
+                Revisit::Gone
+            });
+        };
+        let now = self.cgroup(cgroup.clone(), None)?;
+        // Looked at last: processes of a cgroup that is there now were its processes.
+        if !cgroup.exists_still() {
+            return Ok(Revisit::Gone);
+        }
+        let same = interfaces_left
+            && (now.cgroup_scope, &now.interfaces) == (before.cgroup_scope, &before.interfaces);
+        Ok(if same {
+            Revisit::Same
+        } else {
+            Revisit::Changed(now)
+        })
     }
 
     /// A process or container means its pod, if it is in one: the network namespace is the pod's.

@@ -191,14 +191,22 @@ impl RouteSocket {
     pub(super) fn link_by_name(&mut self, name: &str) -> io::Result<Option<Link>> {
         let mut value = name.as_bytes().to_vec();
         value.push(0);
-        let attributes = vec![
-            DefaultNla::new(IFLA_IFNAME, value),
-            DefaultNla::new(
-                IFLA_EXT_MASK,
-                RTEXT_FILTER_SKIP_STATS.to_ne_bytes().to_vec(),
-            ),
-        ];
-        let sequence = self.send(&[(RTM_GETLINK, 0, vec![0; IFINFOMSG], attributes)])?;
+        self.link(0, vec![DefaultNla::new(IFLA_IFNAME, value)])
+    }
+
+    /// The link of that index; `None` when there is none.
+    pub(super) fn link_by_index(&mut self, ifindex: u32) -> io::Result<Option<Link>> {
+        self.link(ifindex, Vec::new())
+    }
+
+    fn link(&mut self, ifindex: u32, mut by: Vec<DefaultNla>) -> io::Result<Option<Link>> {
+        let mut fixed = vec![0; IFINFOMSG];
+        fixed[4..8].copy_from_slice(&ifindex.to_ne_bytes());
+        by.push(DefaultNla::new(
+            IFLA_EXT_MASK,
+            RTEXT_FILTER_SKIP_STATS.to_ne_bytes().to_vec(),
+        ));
+        let sequence = self.send(&[(RTM_GETLINK, 0, fixed, by)])?;
         loop {
             for message in self.answers()? {
                 match message.body {
