@@ -2,12 +2,16 @@
 //! beyond what it is handed.
 //!
 //! - [`session`]: what a capture is: target, filter, limits, trigger, counts, state.
+//! - [`alert`]: Falco's alerts, and what to capture for them.
 //! - [`filter`]: capture filters in tcpdump's language.
 //! - [`pcapng`]: capture files: writing, mending, reading.
+//! - [`sidecar`]: the account beside a finished file.
 //! - [`text`]: text from outside, made harmless.
 #![forbid(unsafe_code)]
 
+pub mod alert;
 pub mod filter;
 pub mod pcapng;
 pub mod session;
+pub mod sidecar;
 pub mod text;

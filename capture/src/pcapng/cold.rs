@@ -177,7 +177,7 @@ pub fn name_resolution(names: &[NameHint]) -> Option<Vec<u8>> {
     let mut named = HashSet::new();
     let records: Vec<_> = names
         .iter()
-        .filter(|hint| is_host_name(&hint.name) && named.insert(hint.address))
+        .filter(|hint| hint.is_usable() && named.insert(hint.address))
         .take(NAMES_MAX)
         .map(|NameHint { address, name }| {
             let names = vec![Cow::Borrowed(name.as_str())];
@@ -228,13 +228,6 @@ fn nanosecond_interface(snaplen: Snaplen) -> InterfaceDescriptionBlock<'static> 
         InterfaceTsResolution::NANO,
     ));
     block
-}
-
-fn is_host_name(name: &str) -> bool {
-    (1..=63).contains(&name.len())
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
 }
 
 fn comment(text: &str, max: usize) -> CommonOption<'static> {

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{Target, TargetError};
-use crate::filter::Filter;
+use crate::{alert::ALERT_BYTES_MAX, filter::Filter};
 
 /// Largest snaplen, in bytes (libpcap's `MAXIMUM_SNAPLEN`).
 pub const SNAPLEN_MAX: u32 = 262_144;
@@ -16,8 +16,6 @@ pub const LABELS_MAX: usize = 32;
 pub const NAMES_MAX: usize = 256;
 /// Longest label key or value, and longest text of a trigger, in bytes.
 const TEXT_MAX: usize = 1024;
-/// Largest alert kept with a capture, in bytes.
-const ALERT_MAX: usize = 64 * 1024 - 16;
 /// Longest capture: 7 days.
 const DURATION_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Smallest file limit, in bytes: the blocks before and after the packets have room in it.
@@ -158,6 +156,18 @@ pub struct NameHint {
     pub name: String,
 }
 
+impl NameHint {
+    /// The name is what [`NameHint::name`] promises.
+    #[must_use]
+    pub fn is_usable(&self) -> bool {
+        (1..=63).contains(&self.name.len())
+            && self
+                .name
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
+    }
+}
+
 /// All that makes a session. Valid by construction only after [`SessionSpec::validate`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionSpec {
@@ -229,12 +239,7 @@ impl SessionSpec {
             return Err(SpecError::Names);
         }
         for hint in &self.names {
-            let ok = (1..=63).contains(&hint.name.len())
-                && hint
-                    .name
-                    .chars()
-                    .all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
-            if !ok {
+            if !hint.is_usable() {
                 let short: String = hint.name.chars().take(80).collect();
                 return Err(SpecError::Name(short.escape_debug().to_string()));
             }
@@ -244,7 +249,7 @@ impl SessionSpec {
             ("source", &trigger.source, TEXT_MAX),
             ("rule", &trigger.rule, TEXT_MAX),
             ("priority", &trigger.priority, TEXT_MAX),
-            ("alert", &trigger.alert, ALERT_MAX),
+            ("alert", &trigger.alert, ALERT_BYTES_MAX),
             ("requester", &trigger.requester, TEXT_MAX),
             ("reason", &trigger.reason, TEXT_MAX),
             ("trace_id", &trigger.trace_id, TEXT_MAX),
