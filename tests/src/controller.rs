@@ -111,25 +111,22 @@ impl<'a> TestController<'a> {
     }
 }
 
-/// The capture's id in a controller's answer, wherever it stands in it.
+/// An answer's body, and what it says under `capture_id`.
 ///
 /// # Errors
-/// There is none.
+/// It is not JSON, or has no id.
 pub fn capture_id(answer: &Response) -> Result<String> {
-    fn find(value: &Value) -> Option<&str> {
-        match value {
-            Value::Object(fields) => ["capture", "capture_id", "id"]
-                .iter()
-                .find_map(|key| fields.get(*key)?.as_str())
-                .or_else(|| fields.values().find_map(find)),
-            Value::Array(items) => items.iter().find_map(find),
-            _ => None,
-        }
-    }
-    let value: Value = serde_json::from_str(&answer.body)
-        .with_context(|| format!("{} {}", answer.status, answer.body))?;
-    let id = find(&value).with_context(|| format!("no capture id in {}", answer.body))?;
-    Ok(id.to_owned())
+    let id = json(answer)?["capture_id"].as_str().map(str::to_owned);
+    id.with_context(|| format!("no capture id in {} {}", answer.status, answer.body))
+}
+
+/// An answer's body.
+///
+/// # Errors
+/// It is not JSON.
+pub fn json(answer: &Response) -> Result<Value> {
+    serde_json::from_str(&answer.body)
+        .with_context(|| format!("not JSON: {} {}", answer.status, answer.body))
 }
 
 /// The alert of a pod's outbound connection, as Falcosidekick's webhook sends Falco's event

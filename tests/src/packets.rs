@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use pcap_file::{
     pcap::PcapReader,
     pcapng::{
@@ -29,6 +29,8 @@ use pcap_file::{
 const BLOCK_MAX: usize = 1 << 20;
 /// Code of the option `epb_packetid` (pcapng draft-05, section 4.3).
 const EPB_PACKETID: u16 = 5;
+/// Packets that an error shows.
+const DIFFERENCES_SHOWN: usize = 10;
 
 /// Into or out of the target, by a packet's flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -66,7 +68,7 @@ pub struct Interface {
 }
 
 /// An interface's statistics at the end of a pcapng file.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Statistics {
     pub received: u64,
     pub accepted: u64,
@@ -274,16 +276,46 @@ fn statistics(block: &InterfaceStatisticsBlock<'_>) -> Statistics {
     statistics
 }
 
+/// Frames with their original length, and how often each occurs.
+pub type Bag<'a> = BTreeMap<(&'a [u8], u32), u32>;
+
 /// How often each frame occurs, with the length it had: what two captures of the same traffic must
 /// agree in, whatever the order in which two CPUs told theirs.
 #[must_use]
-pub fn bag<'a>(packets: impl IntoIterator<Item = &'a Packet>) -> BTreeMap<(&'a [u8], u32), u32> {
-    let mut bag = BTreeMap::new();
+pub fn bag<'a>(packets: impl IntoIterator<Item = &'a Packet>) -> Bag<'a> {
+    let mut bag = Bag::new();
     for packet in packets {
         *bag.entry((packet.data.as_slice(), packet.original_len))
             .or_default() += 1;
     }
     bag
+}
+
+/// `ours` has what `theirs` has, each as often, and nothing else.
+///
+/// # Errors
+/// They differ; with the first of the packets in which they do.
+pub fn assert_same(ours: &[Packet], theirs: &[Packet]) -> Result<()> {
+    let (mine, other) = (bag(ours), bag(theirs));
+    let beyond = |a: &Bag<'_>, b: &Bag<'_>| -> Vec<String> {
+        a.iter()
+            .filter(|(key, times)| b.get(*key).is_none_or(|there| there < times))
+            .take(DIFFERENCES_SHOWN)
+            .map(|((frame, original_len), times)| {
+                format!("{times} times, length {original_len}, {}", shown(frame))
+            })
+            .collect()
+    };
+    ensure!(
+        mine == other,
+        "of our {} packets these are not in the other capture: {:#?}\n\
+         of its {} packets these are not in ours: {:#?}",
+        ours.len(),
+        beyond(&mine, &other),
+        theirs.len(),
+        beyond(&other, &mine),
+    );
+    Ok(())
 }
 
 /// The first bytes of a frame, for an error message.

@@ -10,10 +10,14 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use remora_proto::v1;
 
-use crate::{agent::TestAgent, packets::Capture, wire};
+use crate::{
+    agent::TestAgent,
+    packets::{Capture, Statistics},
+    wire,
+};
 
 /// A finished capture whose accounts were found in order.
 #[derive(Debug)]
@@ -81,15 +85,57 @@ pub fn prove_file(path: &std::path::Path, counts: &v1::Counts) -> Result<Capture
     );
 
     let statistics = capture.statistics_sum();
+    let expected = Statistics {
+        received: counts.seen,
+        accepted: counts.matched,
+        os_dropped: counts.lost + counts.copy_error,
+        interface_dropped: counts.dropped_queue
+            + counts.dropped_io
+            + counts.malformed
+            + counts.stale
+            + counts.lost_on_crash,
+        delivered: counts.written,
+    };
     ensure!(
-        statistics.received == counts.seen
-            && statistics.accepted == counts.matched
-            && statistics.delivered == counts.written
-            && statistics.os_dropped + statistics.interface_dropped
-                == counts.matched - counts.written,
-        "the statistics block says {statistics:?}, the API {counts:?}"
+        statistics == expected,
+        "the statistics block says {statistics:?}, not {expected:?}"
     );
+    prove_told(&capture, counts)?;
     Ok(capture)
+}
+
+/// What the file alone tells of its losses: packet ids rise, and a gap of drop counts and ids is
+/// told at the packet after it.
+fn prove_told(capture: &Capture, counts: &v1::Counts) -> Result<()> {
+    let mut before = None;
+    for (at, packet) in capture.packets.iter().enumerate() {
+        let id = packet
+            .id
+            .with_context(|| format!("packet {at} has no id"))?;
+        if let Some(before) = before {
+            ensure!(id > before, "packet {at} has id {id} after {before}");
+            ensure!(
+                id - before - 1 == packet.dropped,
+                "packet {at}: ids {before} and {id}, but {} told as dropped",
+                packet.dropped
+            );
+        }
+        before = Some(id);
+    }
+    let told: u64 = capture.packets.iter().map(|packet| packet.dropped).sum();
+    let missing = counts.matched - counts.written - counts.over_budget;
+    ensure!(
+        told <= missing,
+        "the packets tell {told} dropped, but only {missing} are missing"
+    );
+    if missing == 0 {
+        let ids = capture.packets.first().and_then(|p| p.id).zip(before);
+        ensure!(
+            ids.is_none_or(|(first, last)| last - first + 1 == counts.written),
+            "packet ids {ids:?} have a gap, but nothing was lost"
+        );
+    }
+    Ok(())
 }
 
 /// The law itself.

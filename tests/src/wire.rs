@@ -10,7 +10,6 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 
 use crate::{
-    netns::Netns,
     packets::Capture,
     run::{self, Proc},
     wait,
@@ -30,13 +29,18 @@ pub struct Tcpdump {
 }
 
 impl Tcpdump {
-    /// Starts it and waits until it listens.
+    /// Starts it where `place` leads to and waits until it listens.
     ///
     /// # Errors
     /// It does not; with what it says.
-    pub fn start(netns: &Netns, interface: &str, filter: &str, directory: &Path) -> Result<Self> {
+    pub fn start(
+        place: impl FnOnce(&str) -> Command,
+        interface: &str,
+        filter: &str,
+        directory: &Path,
+    ) -> Result<Self> {
         let file = directory.join(format!("tcpdump-{interface}.pcap"));
-        let mut command = netns.command("tcpdump");
+        let mut command = place("tcpdump");
         command
             .args([
                 "-i",

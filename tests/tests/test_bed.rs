@@ -96,7 +96,7 @@ fn every_number_that_the_generator_says_it_sent_reaches_tcpdump() -> Result<()> 
     let (web, api) = (node.pod("web")?, node.pod("api")?);
     let _sink = traffic::sink(9000, node.directory(), |tool| api.command(tool))?;
     let tcpdump = Tcpdump::start(
-        node.netns(),
+        |tool| node.command(tool),
         web.interface(),
         "udp port 9000",
         node.directory(),

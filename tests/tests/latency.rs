@@ -1,0 +1,198 @@
+//! How fast a trigger is: printed beside what tcpdump needs in the same run.
+//!
+//! Times are those of a shared machine: they are shown, not asserted (but for being there at all).
+
+use std::{
+    net::SocketAddr,
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context as _, Result};
+use remora_proto::v1;
+use remora_tests::{
+    agent::{TestAgent, of_pod_filtered},
+    controller::{self, C2_RULES, TestController, c2_alert},
+    node::Node,
+    packets::Capture,
+    run::Proc,
+    traffic::{self, Stream},
+    wait,
+};
+
+const TRIGGERS: usize = 200;
+const TCPDUMPS: usize = 20;
+/// Packets per second of the stream that is captured: the first one comes within 0.05 ms.
+const RATE: u64 = 20_000;
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// One row: what was measured, from how many, p50, p99 and the largest, in milliseconds.
+fn row(what: &str, mut times: Vec<Duration>) {
+    times.sort_unstable();
+    let at = |share: f64| {
+        let index = ((times.len() - 1) as f64 * share).round() as usize;
+        times[index].as_secs_f64() * 1e3
+    };
+    println!(
+        "{what:<56} {:>5} {:>9.3} {:>9.3} {:>9.3}",
+        times.len(),
+        at(0.5),
+        at(0.99),
+        at(1.0)
+    );
+}
+
+fn now() -> Result<Duration> {
+    Ok(SystemTime::now().duration_since(UNIX_EPOCH)?)
+}
+
+/// A capture's first packet, in time since the epoch.
+fn first_packet(agent: &TestAgent<'_>, id: &str) -> Result<Duration> {
+    let state = agent.wait_state(id, "a first packet", |state| state.first_packet.is_some())?;
+    let time = state.first_packet.context("no packet")?;
+    Ok(Duration::new(
+        time.seconds.try_into()?,
+        time.nanos.try_into()?,
+    ))
+}
+
+#[test]
+fn two_hundred_triggers_beside_tcpdump() -> Result<()> {
+    let node = Node::new()?;
+    let (web, api) = (node.pod("web")?, node.pod("api")?);
+    let agent = TestAgent::start(&node)?;
+    let controller = TestController::start(&agent, C2_RULES)?;
+    let _sink = traffic::sink(9000, node.directory(), |tool| api.command(tool))?;
+    let stream = Stream {
+        rate: RATE,
+        ..Stream::new(api.ipv4(), 9000, 0)
+    };
+    let sender = stream.send_until_stopped(node.directory(), |tool| web.command(tool))?;
+
+    let (mut armed, mut to_first) = (Vec::new(), Vec::new());
+    for _ in 0..TRIGGERS {
+        let asked = now()?;
+        let begun = Instant::now();
+        let state = agent.capture(of_pod_filtered(&web, "udp port 9000"))?;
+        armed.push(begun.elapsed());
+        to_first.push(first_packet(&agent, &state.id)?.saturating_sub(asked));
+        agent.stop(&state.id)?;
+    }
+
+    // The alert of a connection to the stream's endpoint; each with a port of its own, for the
+    // same alert twice is the same capture.
+    let (mut answered, mut alert_to_first) = (Vec::new(), Vec::new());
+    for number in 0..TRIGGERS {
+        let mut alert = c2_alert(
+            &web,
+            SocketAddr::from((api.ipv4(), 9000)),
+            20_000 + u16::try_from(number)?,
+        );
+        alert["output_fields"]["fd.l4proto"] = "udp".into();
+        alert["uuid"] = format!("00000000-0000-4000-8000-{number:012}").into();
+        let body = serde_json::to_vec(&alert)?;
+        let asked = now()?;
+        let begun = Instant::now();
+        let answer = controller.post(&body)?;
+        answered.push(begun.elapsed());
+        let id = controller::capture_id(&answer)?;
+        alert_to_first.push(first_packet(&agent, &id)?.saturating_sub(asked));
+        agent.stop(&id)?;
+    }
+
+    let mut spawned = Vec::new();
+    for _ in 0..TCPDUMPS {
+        let file = node.directory().join("spawned.pcap");
+        let _ = std::fs::remove_file(&file);
+        let asked = now()?;
+        let mut command = node.command("tcpdump");
+        command
+            .args([
+                "-i",
+                web.interface(),
+                "-n",
+                "-U",
+                "--immediate-mode",
+                "-c",
+                "1",
+                "-Z",
+                "root",
+            ])
+            .arg("-w")
+            .arg(&file)
+            .arg("udp port 9000");
+        let mut process = Proc::spawn(&mut command, node.directory(), "spawned")?;
+        process.wait_success(LIMIT)?;
+        let capture = Capture::read(&file)?;
+        let first = capture
+            .packets
+            .first()
+            .context("tcpdump has no packet")?
+            .time;
+        spawned.push(first.saturating_sub(asked));
+    }
+    sender.stop()?;
+
+    println!(
+        "{:<56} {:>5} {:>9} {:>9} {:>9}",
+        "milliseconds", "n", "p50", "p99", "max"
+    );
+    row("Start sent -> answered, armed", armed);
+    row("Start sent -> first packet's kernel time", to_first);
+    row(
+        "alert POST sent -> answered with the capture's id",
+        answered,
+    );
+    row(
+        "alert POST sent -> first packet's kernel time",
+        alert_to_first,
+    );
+    row(
+        "tcpdump -U --immediate-mode spawned -> first packet",
+        spawned,
+    );
+    Ok(())
+}
+
+#[test]
+fn every_packet_after_the_answer_of_start_is_in_the_capture() -> Result<()> {
+    let node = Node::new()?;
+    let (web, api) = (node.pod("web")?, node.pod("api")?);
+    let agent = TestAgent::start(&node)?;
+    let _sink = traffic::sink(9000, node.directory(), |tool| api.command(tool))?;
+    for round in 0..50 {
+        let state = agent.capture(of_pod_filtered(&web, "udp port 9000"))?;
+        traffic::datagram(web.netns(), (api.ipv4(), 9000).into(), &[round])?;
+        let counts = agent.stop(&state.id)?.counts.context("no counts")?;
+        assert_eq!(
+            (counts.matched, counts.written),
+            (1, 1),
+            "round {round}: {counts:?}"
+        );
+    }
+    // Two captures that are asked for at once are both armed when they are answered.
+    let ids = thread::scope(|scope| {
+        let threads: Vec<_> = (0..2)
+            .map(|_| scope.spawn(|| agent.capture(of_pod_filtered(&web, "udp port 9000"))))
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| {
+                thread
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
+            .collect::<Result<Vec<v1::CaptureState>, _>>()
+    })?;
+    traffic::datagram(web.netns(), (api.ipv4(), 9000).into(), b"both")?;
+    for state in ids {
+        wait::until(LIMIT, "the packet", || {
+            Ok(agent
+                .get(&state.id)?
+                .counts
+                .is_some_and(|counts| counts.written == 1))
+        })?;
+        agent.stop(&state.id)?;
+    }
+    Ok(())
+}
