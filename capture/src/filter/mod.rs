@@ -10,6 +10,7 @@ mod error;
 mod parse;
 mod terms;
 mod verdict;
+mod words;
 
 use std::{fmt, str::FromStr};
 

@@ -1,4 +1,4 @@
-//! From text to [`Terms`]: the words, and the grammar over them.
+//! From text to [`Terms`]: the grammar over the words.
 //!
 //! ```text
 //! filter    = [ term { and term } ]
@@ -12,7 +12,10 @@ use std::{iter::Peekable, net::IpAddr};
 use super::{
     ADDRESS_TERMS_MAX, FILTER_BYTES_MAX, FilterError, FilterErrorKind as Kind, PORT_TERMS_MAX,
     error::Word,
-    terms::{AddressTerm, Family, PortTerm, Prefix, PrefixError, Protocol, Side, Terms},
+    terms::{AddressTerm, PortTerm, Prefix, PrefixError, Protocol, Side, Terms},
+    words::{
+        ProtocolWord, Token, ValueKind, is_known, looks_like_value, side, starts_qualifier, words,
+    },
 };
 
 /// Reads `text`: its words parted by one blank, and what they mean.
@@ -35,124 +38,6 @@ pub(super) fn parse(text: &str) -> Result<(String, Terms), FilterError> {
     };
     parser.filter()?;
     Ok((parser.spaced, parser.terms))
-}
-
-/// A word, or a run of symbols that pcap-filter reads as one.
-#[derive(Clone, Copy)]
-struct Token<'a> {
-    text: &'a str,
-    position: usize,
-    /// From 1.
-    number: usize,
-}
-
-impl Token<'_> {
-    fn shown(&self) -> Word {
-        Word::new(self.text, self.number)
-    }
-
-    fn refuse(&self, kind: Kind) -> FilterError {
-        FilterError {
-            position: self.position,
-            len: self.text.len(),
-            kind,
-        }
-    }
-
-    fn is_and(&self) -> bool {
-        matches!(self.text, "and" | "&&")
-    }
-
-    fn is_or(&self) -> bool {
-        matches!(self.text, "or" | "||")
-    }
-}
-
-fn words(text: &str) -> impl Iterator<Item = Token<'_>> {
-    let symbol = |c: char| "&|()!=<>[]".contains(c);
-    let mut position = 0;
-    let mut number = 0;
-    std::iter::from_fn(move || {
-        let blank = |c: char| matches!(c, ' ' | '\t' | '\r' | '\n');
-        position += text[position..].find(|c| !blank(c))?;
-        let rest = &text[position..];
-        let len = if rest.starts_with("&&") || rest.starts_with("||") {
-            2
-        } else {
-            match rest.find(|c| blank(c) || symbol(c)) {
-                Some(0) => 1,
-                Some(len) => len,
-                None => rest.len(),
-            }
-        };
-        number += 1;
-        let token = Token {
-            text: &rest[..len],
-            position,
-            number,
-        };
-        position += len;
-        Some(token)
-    })
-}
-
-/// What stands before a value.
-#[derive(Clone, Copy)]
-enum ValueKind {
-    Host,
-    Net,
-    Port,
-}
-
-impl ValueKind {
-    fn of(word: &str) -> Option<Self> {
-        match word {
-            "host" => Some(Self::Host),
-            "net" => Some(Self::Net),
-            "port" => Some(Self::Port),
-            _ => None,
-        }
-    }
-
-    fn word(self) -> &'static str {
-        match self {
-            Self::Host => "host",
-            Self::Net => "net",
-            Self::Port => "port",
-        }
-    }
-}
-
-/// A protocol as a word: of the network or of the transport.
-#[derive(Clone, Copy)]
-enum ProtocolWord {
-    Network(Family),
-    Transport(Protocol),
-}
-
-impl ProtocolWord {
-    fn of(word: &str) -> Option<Self> {
-        let family = [Family::Ipv4, Family::Ipv6]
-            .into_iter()
-            .find(|f| f.word() == word);
-        let protocol = Protocol::ALL.into_iter().find(|p| p.word() == word);
-        family.map(Self::Network).or(protocol.map(Self::Transport))
-    }
-
-    fn word(self) -> &'static str {
-        match self {
-            Self::Network(family) => family.word(),
-            Self::Transport(protocol) => protocol.word(),
-        }
-    }
-
-    fn may_qualify(self, kind: ValueKind) -> bool {
-        match (self, kind) {
-            (Self::Network(_), ValueKind::Host | ValueKind::Net) => true,
-            (Self::Transport(protocol), ValueKind::Port) => protocol.has_ports(),
-            _ => false,
-        }
-    }
 }
 
 #[derive(Clone, Copy)]
@@ -302,7 +187,7 @@ impl<'a, I: Iterator<Item = Token<'a>>> Parser<'a, I> {
             _ => (Side::Source, "`src`, or an address before the joining word"),
         };
         let word = self.expect(expected)?;
-        if self::side(word.text) != Some(other) {
+        if super::words::side(word.text) != Some(other) {
             return Err(word.refuse(Kind::Unexpected {
                 found: word.shown(),
                 expected,
@@ -433,27 +318,6 @@ fn push_new<T: PartialEq>(terms: &mut Vec<T>, term: T) {
     if !terms.contains(&term) {
         terms.push(term);
     }
-}
-
-fn side(word: &str) -> Option<Side> {
-    match word {
-        "src" => Some(Side::Source),
-        "dst" => Some(Side::Destination),
-        _ => None,
-    }
-}
-
-fn starts_qualifier(word: &str) -> bool {
-    side(word).is_some() || ValueKind::of(word).is_some()
-}
-
-fn is_known(word: &str) -> bool {
-    starts_qualifier(word) || ProtocolWord::of(word).is_some() || looks_like_value(word)
-}
-
-/// A number, an address or a network, or a bad attempt at one.
-fn looks_like_value(word: &str) -> bool {
-    word.contains([':', '/']) || word.starts_with(|c: char| c.is_ascii_digit())
 }
 
 /// Decimal without leading zeroes: pcap-filter reads those as octal.
