@@ -73,7 +73,7 @@ pub(crate) enum Command {
     Get {
         id: CaptureId,
         /// The file to write; `-` is standard output.
-        #[arg(short, value_name = "FILE")]
+        #[arg(short, long, value_name = "FILE")]
         write: PathBuf,
     },
     /// Show the node and its agent.
@@ -122,7 +122,13 @@ pub(crate) struct CaptureArgs {
     #[arg(short, long, value_name = "FILE", conflicts_with = "store")]
     pub(crate) write: Option<PathBuf>,
     /// Bytes kept of each packet; 0 means 262144.
-    #[arg(short, long, value_name = "BYTES", default_value_t = 0)]
+    #[arg(
+        short,
+        long,
+        alias = "snapshot-length",
+        value_name = "BYTES",
+        default_value_t = 0
+    )]
     pub(crate) snaplen: u64,
     /// End after so many packets.
     #[arg(short, long, value_name = "N")]
@@ -131,7 +137,7 @@ pub(crate) struct CaptureArgs {
     #[arg(short, long, value_name = "CONDITION")]
     pub(crate) autostop: Vec<Autostop>,
     /// Packets are written as they come in any case; taken for tcpdump's sake.
-    #[arg(short = 'U')]
+    #[arg(short = 'U', long)]
     pub(crate) packet_buffered: bool,
     /// Direction, as the target sees it.
     #[arg(short = 'Q', long, value_enum, default_value_t)]

@@ -69,7 +69,7 @@ async fn stream(agent: &AgentAddress, spec: &SessionSpec, path: &Path) -> anyhow
         }
     };
     let (written, end) = follow(source, stream, output, &mut interrupt).await?;
-    Ok(closing::tell(&written, &end))
+    Ok(closing::tell(&written, &end, Ownership::Own))
 }
 
 /// Starts the capture. A signal that comes meanwhile waits: the answer has the id without which

@@ -32,5 +32,5 @@ pub(super) async fn run(
     let output = Output::open(path)?;
     let mut interrupt = Interrupt::install()?;
     let (written, end) = follow(source, stream, output, &mut interrupt).await?;
-    Ok(closing::tell(&written, &end))
+    Ok(closing::tell(&written, &end, Ownership::Other))
 }

@@ -38,12 +38,20 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Outcome> {
         Command::List { all, output } => {
             let mut client = connect(agent).await?;
             let list = answer(agent, client.list(v1::ListRequest { all })).await?;
-            let captures = list
-                .captures
-                .into_iter()
-                .map(understand)
-                .collect::<Result<_, _>>()?;
-            print(&render::list(captures, output)?)
+            let mut captures = Vec::new();
+            let mut outcome = Outcome::Done;
+            for capture in list.captures {
+                match understand(capture) {
+                    Ok(capture) => captures.push(capture),
+                    // The others are worth seeing.
+                    Err(error) => {
+                        terminal::error(&error);
+                        outcome = Outcome::Faulty;
+                    }
+                }
+            }
+            print(&render::list(captures, output)?)?;
+            Ok(outcome)
         }
         Command::Show { id, output } => {
             let state = get_state(agent, &mut connect(agent).await?, id).await?;

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     failure::{answer, explain},
-    follow::End,
+    follow::{End, Ownership},
     output::Written,
     render::closing,
     signals::Interrupt,
@@ -56,7 +56,11 @@ pub(super) async fn run(
         packets: ended.counts.written,
         ..Written::default()
     };
-    Ok(closing::tell(&written, &End::Finished(Box::new(ended))))
+    Ok(closing::tell(
+        &written,
+        &End::Finished(Box::new(ended)),
+        Ownership::Own,
+    ))
 }
 
 /// Waits for the capture's end and shows its count on the way.

@@ -3,18 +3,23 @@
 use remora_capture::session::{CaptureState, Phase, StopReason};
 
 use super::{shown, unit::packets};
-use crate::{commands::Outcome, follow::End, output::Written, terminal};
+use crate::{
+    commands::Outcome,
+    follow::{End, Ownership},
+    output::Written,
+    terminal,
+};
 
 /// Tells how the capture ended, on standard error.
-pub(crate) fn tell(written: &Written, end: &End) -> Outcome {
-    let (lines, outcome) = lines(written, end);
+pub(crate) fn tell(written: &Written, end: &End, ownership: Ownership) -> Outcome {
+    let (lines, outcome) = lines(written, end, ownership);
     for line in lines {
         terminal::note(&line);
     }
     outcome
 }
 
-pub(super) fn lines(written: &Written, end: &End) -> (Vec<String>, Outcome) {
+pub(super) fn lines(written: &Written, end: &End, ownership: Ownership) -> (Vec<String>, Outcome) {
     let mut lines = vec![format!("{} captured", packets(written.packets))];
     let mut outcome = Outcome::Done;
     match end {
@@ -41,7 +46,8 @@ pub(super) fn lines(written: &Written, end: &End) -> (Vec<String>, Outcome) {
                     packets(counts.written)
                 ));
             }
-            if state.phase == Phase::Failed {
+            // The copy of a capture that failed is a whole copy.
+            if state.phase == Phase::Failed && ownership == Ownership::Own {
                 outcome = Outcome::Faulty;
             }
         }

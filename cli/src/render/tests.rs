@@ -5,8 +5,13 @@ use remora_capture::{
     session::{CaptureState, Counts, Phase, SessionSpec, StopReason, Target},
 };
 
-use super::{closing::lines, *};
-use crate::{args::Format, commands::Outcome, follow::End, output::Written};
+use super::*;
+use crate::{
+    args::Format,
+    commands::Outcome,
+    follow::{End, Ownership},
+    output::Written,
+};
 
 /// Terminal controls and a direction override, as an attacker would name things.
 const HOSTILE: &str = "\u{1b}[31m\n\u{202e}x\u{9b}2J";
@@ -75,6 +80,10 @@ fn written(packets: u64) -> Written {
         packets,
         ..Written::default()
     }
+}
+
+fn lines(written: &Written, end: &End) -> (Vec<String>, Outcome) {
+    closing::lines(written, end, Ownership::Own)
 }
 
 fn finished(state: CaptureState) -> End {
@@ -175,6 +184,16 @@ fn an_end_that_nobody_asked_for_is_told() {
         "remora: ended early: the target is gone: disk\\u{1b} full"
     );
     assert_eq!(outcome, Outcome::Faulty);
+}
+
+#[test]
+fn a_whole_copy_of_a_failed_capture_is_no_fault() {
+    let failed = finished(CaptureState {
+        phase: Phase::Failed,
+        ..state()
+    });
+    let (_, outcome) = closing::lines(&written(100), &failed, Ownership::Other);
+    assert_eq!(outcome, Outcome::Done);
 }
 
 #[test]

@@ -1,0 +1,8 @@
+//! The built binary against an agent that follows a script: the faults that a real one cannot be
+//! asked for. What a real agent does with real packets is shown by the suites in `tests/`.
+
+mod agent;
+mod capture;
+mod faults;
+mod program;
+mod steering;
