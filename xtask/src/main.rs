@@ -1,1 +1,154 @@
-fn main() {}
+//! `cargo xtask`: everything that is done to this repository rather than by it.
+//!
+//! - [`setup`]: what a machine needs, found or installed.
+//! - [`build`]: the eBPF object, then the programs that embed it.
+//! - [`lint`]: format, clippy, the arrows between crates and modules, generated code, licences.
+//! - [`test`]: every layer of tests this machine can run.
+//! - [`run`]: the demo and the benchmark.
+#![forbid(unsafe_code)]
+
+mod build;
+mod lint;
+mod process;
+mod run;
+mod setup;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::build::Profile;
+use crate::setup::{Installing, Purpose};
+
+/// Builds, tests and shows Remora.
+///
+/// On a fresh machine with Rust, `cargo xtask demo` shows a whole capture and `cargo xtask test`
+/// passes every test; both set up what is missing first.
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    version,
+    arg_required_else_help = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Find or install what building and testing need
+    ///
+    /// A toolchain for the kernel's BPF target (REMORA_BPF_RUSTC and REMORA_BPF_CARGO, a rustup
+    /// nightly with rust-src, or the distribution's), bpf-linker (REMORA_BPF_LINKER, the cache
+    /// ~/.cache/remora, PATH, or built into that cache), and the Debian packages of the tools
+    /// that the tests use. Says what is missing and why before it installs. A second run does
+    /// nothing.
+    Setup {
+        #[command(flatten)]
+        install: InstallArgs,
+    },
+    /// Build the eBPF object and the programs into target/release
+    ///
+    /// The programs are remora, remora-agent and remora-controller; the object is inside the
+    /// agent. `cargo build` alone works too, and embeds the object if this command built one.
+    Build {
+        /// Build the programs unoptimised, into target/debug (the eBPF object is always optimised)
+        #[arg(long)]
+        debug: bool,
+        #[command(flatten)]
+        install: InstallArgs,
+    },
+    /// Check format, clippy, dependency arrows, generated code and licences
+    Lint {
+        /// Repair what can be repaired: format, clippy's suggestions, generated code
+        #[arg(long)]
+        fix: bool,
+    },
+    /// Set up, build, lint, and pass every test that this machine can run
+    ///
+    /// Needs root for the kernel and end-to-end layers and asks sudo for it. Ends with a table
+    /// and one line `N passed, N failed, N skipped`.
+    Test {
+        /// Run only tests with this in their name, and no lint
+        filter: Option<String>,
+        #[command(flatten)]
+        install: InstallArgs,
+    },
+    /// Show a capture: two pods, real traffic, a Falco alert, the packets
+    Demo(ProgramArgs),
+    /// Measure what a packet and a trigger cost
+    Bench(ProgramArgs),
+    /// Generate proto/src/gen from proto/proto
+    Codegen {
+        /// Write nothing; fail when the committed code is not what the .proto files say
+        #[arg(long)]
+        check: bool,
+    },
+}
+
+#[derive(Args)]
+struct InstallArgs {
+    /// Install nothing: say what is missing, print the command that installs it, and fail
+    #[arg(long)]
+    no_install: bool,
+}
+
+#[derive(Args)]
+struct ProgramArgs {
+    #[command(flatten)]
+    install: InstallArgs,
+    /// Handed on; `-- --help` shows what there is
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<String>,
+}
+
+impl InstallArgs {
+    fn policy(&self) -> Installing {
+        if self.no_install {
+            Installing::Refused
+        } else {
+            Installing::Allowed
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    match perform(Cli::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(task: Task) -> anyhow::Result<()> {
+    match task {
+        Task::Setup { install } => {
+            let tools = setup::setup(Purpose::BuildAndTest, install.policy())?;
+            println!("ready: {tools}");
+            Ok(())
+        }
+        Task::Build { debug, install } => {
+            let tools = setup::setup(Purpose::Build, install.policy())?;
+            build::build(
+                &tools,
+                if debug {
+                    Profile::Dev
+                } else {
+                    Profile::Release
+                },
+            )
+        }
+        Task::Lint { fix: false } => lint::check().into_result(),
+        Task::Lint { fix: true } => lint::fix(),
+        Task::Test { filter, install } => test::test(filter.as_deref(), install.policy()),
+        Task::Demo(demo) => run::run("demo", &demo.args, demo.install.policy()),
+        Task::Bench(bench) => run::run("bench", &bench.args, bench.install.policy()),
+        Task::Codegen { check } => process::run(&mut lint::codegen(check)),
+    }
+}

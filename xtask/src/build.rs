@@ -1,0 +1,122 @@
+//! The eBPF object, then the programs: the agent embeds the object.
+
+use std::env;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::Context as _;
+
+use crate::process::{run, step};
+use crate::setup::{BpfTools, TARGET, Toolchain};
+use crate::workspace;
+
+const EBPF_PACKAGE: &str = "remora-agent-ebpf";
+/// The root Cargo.toml's profile for it: optimised, with the debug information BTF is made of.
+const EBPF_PROFILE: &str = "ebpf";
+
+/// How the programs are built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Profile {
+    Dev,
+    Release,
+}
+
+/// Builds everything that is shipped.
+pub(crate) fn build(tools: &BpfTools, profile: Profile) -> anyhow::Result<()> {
+    step("building the eBPF object", || build_ebpf(tools))?;
+    step("building remora, remora-agent, remora-controller", || {
+        let mut cargo = workspace::cargo();
+        cargo.args(["build", "--quiet", "--bins"]);
+        cargo.args([
+            "-p",
+            "remora-cli",
+            "-p",
+            "remora-agent",
+            "-p",
+            "remora-controller",
+        ]);
+        if profile == Profile::Release {
+            cargo.arg("--release");
+        }
+        run(&mut cargo)
+    })
+}
+
+fn build_ebpf(tools: &BpfTools) -> anyhow::Result<()> {
+    let mut cargo = ebpf_cargo(&tools.toolchain, "build");
+    cargo.env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &tools.linker);
+    run(&mut cargo)?;
+    let built = ebpf_target_dir()
+        .join(TARGET)
+        .join(EBPF_PROFILE)
+        .join(EBPF_PACKAGE);
+    copy_if_changed(&built, &workspace::ebpf_object())
+}
+
+/// `cargo build` or `cargo check` of the eBPF programs by a toolchain that can.
+pub(crate) fn ebpf_cargo(toolchain: &Toolchain, verb: &str) -> Command {
+    let arch = format!("--cfg=bpf_target_arch=\"{}\"", env::consts::ARCH);
+    // v3: atomics with a result and 32-bit jumps, in every kernel from 5.12 on.
+    let flags = [&arch, "-Ctarget-cpu=v3", "-Clink-arg=--btf"];
+    let mut cargo = toolchain.cargo_command();
+    cargo.current_dir(workspace::root());
+    cargo.args([
+        verb,
+        "--quiet",
+        "--package",
+        EBPF_PACKAGE,
+        "--target",
+        TARGET,
+    ]);
+    cargo.args([
+        "-Z",
+        "build-std=core",
+        "--profile",
+        EBPF_PROFILE,
+        "--target-dir",
+    ]);
+    // Of its own: two toolchains in one directory would rebuild each other's work.
+    cargo.arg(ebpf_target_dir());
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
+    cargo
+}
+
+fn ebpf_target_dir() -> std::path::PathBuf {
+    workspace::target_dir().join("ebpf-build")
+}
+
+/// An untouched file keeps its time, and the agent is not built again.
+fn copy_if_changed(from: &Path, to: &Path) -> anyhow::Result<()> {
+    let fresh = fs::read(from).with_context(|| format!("cannot read `{}`", from.display()))?;
+    if fs::read(to).is_ok_and(|present| present == fresh) {
+        return Ok(());
+    }
+    let dir = to.parent().expect("a file in the target directory");
+    fs::create_dir_all(dir).with_context(|| format!("cannot create `{}`", dir.display()))?;
+    // Renamed into place, since another build may be reading it.
+    let half = tempfile::NamedTempFile::new_in(dir)?;
+    fs::write(half.path(), fresh)?;
+    half.persist(to)
+        .with_context(|| format!("cannot write `{}`", to.display()))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copying_an_equal_file_leaves_its_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("new/to"));
+        fs::write(&from, "one").unwrap();
+        copy_if_changed(&from, &to).unwrap();
+        let first = fs::metadata(&to).unwrap().modified().unwrap();
+        copy_if_changed(&from, &to).unwrap();
+        assert_eq!(fs::metadata(&to).unwrap().modified().unwrap(), first);
+        fs::write(&from, "two").unwrap();
+        copy_if_changed(&from, &to).unwrap();
+        assert_eq!(fs::read(&to).unwrap(), b"two");
+    }
+}

@@ -1,0 +1,240 @@
+//! The arrows between the workspace's crates, and that none has unsafe code but those that must.
+
+use std::fs;
+
+use anyhow::Context as _;
+use serde_json::Value;
+
+/// A crate, the crates of the workspace it may depend on, and crates from outside it may not.
+struct Arrow {
+    from: &'static str,
+    to: &'static [&'static str],
+    not: &'static [&'static str],
+}
+
+/// Crates that bind a crate to an async runtime or to this kernel.
+const IMPURE: &[&str] = &[
+    "aya",
+    "axum",
+    "futures-util",
+    "hyper",
+    "kube",
+    "libc",
+    "nix",
+    "rustix",
+    "tokio",
+    "tonic",
+];
+/// Only the agent reaches into the kernel.
+const KERNEL: &[&str] = &["aya", "aya-log", "aya-obj"];
+
+const ARROWS: [Arrow; 10] = [
+    Arrow {
+        from: "remora-agent-common",
+        to: &[],
+        not: IMPURE,
+    },
+    Arrow {
+        from: "remora-agent-ebpf",
+        to: &["remora-agent-common"],
+        not: IMPURE,
+    },
+    Arrow {
+        from: "remora-capture",
+        to: &[],
+        not: IMPURE,
+    },
+    Arrow {
+        from: "remora-proto",
+        to: &["remora-capture"],
+        not: KERNEL,
+    },
+    Arrow {
+        from: "remora-agent",
+        to: &["remora-agent-common", "remora-capture", "remora-proto"],
+        not: &["axum"],
+    },
+    Arrow {
+        from: "remora-controller",
+        to: &["remora-capture", "remora-proto"],
+        not: KERNEL,
+    },
+    Arrow {
+        from: "remora-cli",
+        to: &["remora-capture", "remora-proto"],
+        not: KERNEL,
+    },
+    Arrow {
+        from: "xtask",
+        to: &[],
+        not: KERNEL,
+    },
+    Arrow {
+        from: "xtask-codegen",
+        to: &[],
+        not: KERNEL,
+    },
+    Arrow {
+        from: "remora-tests",
+        to: &[
+            "remora-agent",
+            "remora-agent-common",
+            "remora-capture",
+            "remora-cli",
+            "remora-controller",
+            "remora-proto",
+        ],
+        not: KERNEL,
+    },
+];
+
+/// Where unsafe code may be: the eBPF programs, and the agent's kernel module ([`super::modules`]
+/// sees to the latter, so the agent denies what the others forbid).
+const UNSAFE: [(&str, &str); 2] = [
+    ("remora-agent-ebpf", ""),
+    ("remora-agent", "#![deny(unsafe_code)]"),
+];
+const FORBID: &str = "#![forbid(unsafe_code)]";
+
+/// What breaks a rule, from the output of `cargo metadata --no-deps`.
+///
+/// # Errors
+/// A source cannot be read.
+pub(super) fn violations(metadata: &Value) -> anyhow::Result<Vec<String>> {
+    let mut violations = Vec::new();
+    for package in metadata["packages"]
+        .as_array()
+        .context("`cargo metadata` lists no packages")?
+    {
+        violations.extend(arrows(package));
+        for target in package["targets"].as_array().into_iter().flatten() {
+            let kind = target["kind"][0].as_str().unwrap_or_default();
+            if !["lib", "bin"].contains(&kind) {
+                continue;
+            }
+            let path = target["src_path"].as_str().unwrap_or_default();
+            let source = fs::read_to_string(path).with_context(|| path.to_owned())?;
+            violations.extend(
+                unsafe_code(&package["name"], kind, &source).map(|what| format!("{path}: {what}")),
+            );
+        }
+    }
+    Ok(violations)
+}
+
+fn arrows(package: &Value) -> Vec<String> {
+    let from = package["name"].as_str().unwrap_or_default();
+    let Some(arrow) = ARROWS.iter().find(|arrow| arrow.from == from) else {
+        return vec![format!(
+            "`{from}` has no arrows: add it to xtask/src/lint/crates.rs"
+        )];
+    };
+    let dependencies = package["dependencies"].as_array().into_iter().flatten();
+    dependencies
+        .filter(|dependency| {
+            let name = dependency["name"].as_str().unwrap_or_default();
+            let ours = dependency["path"].is_string();
+            // A test may use what the crate itself may not, but for a crate of ours.
+            let for_tests = dependency["kind"] == "dev";
+            if ours {
+                !arrow.to.contains(&name)
+            } else {
+                !for_tests && arrow.not.contains(&name)
+            }
+        })
+        .map(|dependency| format!("`{from}` may not depend on {}", dependency["name"]))
+        .collect()
+}
+
+fn unsafe_code(package: &Value, kind: &str, source: &str) -> Option<String> {
+    let exception = UNSAFE
+        .iter()
+        .find(|(name, _)| package == name && (kind == "lib" || *name != "remora-agent"));
+    let wanted = exception.map_or(FORBID, |(_, attribute)| attribute);
+    (!source.contains(wanted)).then(|| format!("has no `{wanted}`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn depends(from: &str, to: &str, path: Option<&str>, kind: Option<&str>) -> Vec<String> {
+        arrows(&json!({
+            "name": from,
+            "dependencies": [{"name": to, "path": path, "kind": kind}],
+        }))
+    }
+
+    #[test]
+    fn every_arrow_that_is_not_drawn_is_refused() {
+        for (from, to) in [
+            ("remora-agent-common", "remora-capture"),
+            ("remora-agent-ebpf", "remora-capture"),
+            ("remora-capture", "remora-proto"),
+            ("remora-proto", "remora-agent"),
+            ("remora-agent", "remora-controller"),
+            ("remora-controller", "remora-agent"),
+            ("remora-controller", "remora-agent-common"),
+            ("remora-cli", "remora-agent"),
+            ("xtask", "remora-capture"),
+            ("xtask-codegen", "remora-proto"),
+        ] {
+            assert_eq!(
+                depends(from, to, Some("/x"), None).len(),
+                1,
+                "{from} -> {to}"
+            );
+            assert_eq!(
+                depends(from, to, Some("/x"), Some("dev")).len(),
+                1,
+                "{from} -> {to}"
+            );
+        }
+        for (from, to) in [
+            ("remora-agent", "remora-agent-common"),
+            ("remora-controller", "remora-proto"),
+            ("remora-tests", "remora-agent"),
+        ] {
+            assert_eq!(
+                depends(from, to, Some("/x"), None),
+                [""; 0],
+                "{from} -> {to}"
+            );
+        }
+        assert!(depends("novelty", "serde", None, None)[0].contains("no arrows"));
+    }
+
+    #[test]
+    fn pure_crates_and_clients_stay_off_the_kernel_and_the_runtime() {
+        for (from, to) in [
+            ("remora-capture", "tokio"),
+            ("remora-agent-common", "libc"),
+            ("remora-agent-ebpf", "aya"),
+            ("remora-controller", "aya"),
+            ("remora-cli", "aya"),
+            ("remora-tests", "aya"),
+        ] {
+            assert_eq!(depends(from, to, None, None).len(), 1, "{from} -> {to}");
+        }
+        assert_eq!(
+            depends("remora-capture", "tokio", None, Some("dev")),
+            [""; 0]
+        );
+        assert_eq!(depends("remora-agent", "aya", None, None), [""; 0]);
+    }
+
+    #[test]
+    fn a_crate_root_without_the_unsafe_code_lint_is_named() {
+        let check = |package: &str, kind, source| unsafe_code(&json!(package), kind, source);
+        assert!(check("remora-capture", "lib", "//! Doc.\n").is_some());
+        assert!(check("remora-agent", "bin", "#![deny(unsafe_code)]").is_some());
+        assert_eq!(
+            check("remora-capture", "lib", "#![forbid(unsafe_code)]\n"),
+            None
+        );
+        assert_eq!(check("remora-agent", "lib", "#![deny(unsafe_code)]"), None);
+        assert_eq!(check("remora-agent-ebpf", "bin", ""), None);
+    }
+}

@@ -1,0 +1,42 @@
+//! The demo and the benchmark: programs of the `tests` crate, with the built programs at hand.
+
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+
+use crate::build::{Profile, build};
+use crate::process::{as_root, line, run as run_command, step};
+use crate::setup::{Installing, Purpose, setup};
+use crate::workspace;
+
+/// Tells the programs of the `tests` crate where those under test are.
+pub(crate) const BIN_DIR: &str = "REMORA_BIN_DIR";
+
+pub(crate) fn bin_dir() -> PathBuf {
+    workspace::target_dir().join("release")
+}
+
+/// Sets up, builds, and becomes the program `name` of the `tests` crate, as root.
+///
+/// Becoming it, rather than waiting for it, lets Ctrl-C and its exit code pass through untouched.
+pub(crate) fn run(name: &str, args: &[String], installing: Installing) -> anyhow::Result<()> {
+    let tools = setup(Purpose::BuildAndTest, installing)?;
+    build(&tools, Profile::Release)?;
+    step(&format!("building {name}"), || {
+        let mut cargo = workspace::cargo();
+        cargo.args([
+            "build",
+            "--quiet",
+            "--release",
+            "-p",
+            "remora-tests",
+            "--bin",
+            name,
+        ]);
+        run_command(&mut cargo)
+    })?;
+    let mut program = as_root(bin_dir().join(name));
+    program.args(args).env(BIN_DIR, bin_dir());
+    Err(program.exec()).with_context(|| format!("cannot run `{}`", line(&program)))
+}

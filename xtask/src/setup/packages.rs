@@ -1,0 +1,253 @@
+//! Debian packages: what is needed, why, whether it is there, and installing it.
+
+use std::borrow::Cow;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, bail};
+
+use crate::process::{as_root, find, is_root, line, output, run, step};
+
+/// A package that something of ours needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Package {
+    pub(crate) name: Cow<'static, str>,
+    pub(crate) probe: Probe,
+    pub(crate) why: &'static str,
+}
+
+/// What shows that a package, or another distribution's counterpart of it, is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Probe {
+    Program(&'static str),
+    File(Cow<'static, str>),
+}
+
+/// May packages be installed?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Installing {
+    Allowed,
+    Refused,
+}
+
+/// What the tests, the demo and the benchmark run beside our own programs.
+pub(crate) const PEERS: &[Package] = &[
+    program(
+        "tshark",
+        "tshark",
+        "reads every captured file, as the user's Wireshark would",
+    ),
+    program(
+        "wireshark-common",
+        "capinfos",
+        "counts the packets of captured files",
+    ),
+    program(
+        "tcpdump",
+        "tcpdump",
+        "captures the same traffic, to compare packet by packet",
+    ),
+    program(
+        "iproute2",
+        "ip",
+        "makes network namespaces, veths and addresses",
+    ),
+    program("iputils-ping", "ping", "ICMP traffic of the test beds"),
+    program(
+        "ethtool",
+        "ethtool",
+        "sets offloads of the test beds' interfaces",
+    ),
+    program("iperf3", "iperf3", "throughput across a captured veth"),
+    program(
+        "bpftool",
+        "bpftool",
+        "shows that no program, map or link is left behind",
+    ),
+    program(
+        "python3",
+        "python3",
+        "odd traffic: fragments, big GSO sends",
+    ),
+    program(
+        "curl",
+        "curl",
+        "HTTP traffic and alerts, as Falco would post them",
+    ),
+    program(
+        "util-linux",
+        "setpriv",
+        "runs the agent with two capabilities alone",
+    ),
+];
+
+/// For building bpf-linker against LLVM `major`.
+pub(crate) fn linker(major: u32) -> Vec<Package> {
+    let file = |name: String, file: String, why| Package {
+        name: name.into(),
+        probe: Probe::File(file.into()),
+        why,
+    };
+    vec![
+        file(
+            format!("llvm-{major}-dev"),
+            format!("/usr/lib/llvm-{major}/bin/llvm-config"),
+            "LLVM, which bpf-linker is made of",
+        ),
+        file(
+            "libzstd-dev".into(),
+            "/usr/include/zstd.h".into(),
+            "LLVM links it",
+        ),
+        file(
+            "zlib1g-dev".into(),
+            "/usr/include/zlib.h".into(),
+            "LLVM links it",
+        ),
+    ]
+}
+
+pub(crate) const fn program(
+    name: &'static str,
+    program: &'static str,
+    why: &'static str,
+) -> Package {
+    Package {
+        name: Cow::Borrowed(name),
+        probe: Probe::Program(program),
+        why,
+    }
+}
+
+impl Package {
+    fn is_present(&self) -> bool {
+        match &self.probe {
+            Probe::Program(name) => find(name).is_some(),
+            Probe::File(path) => Path::new(path.as_ref()).exists(),
+        }
+    }
+}
+
+pub(crate) fn missing(packages: &[Package]) -> Vec<Package> {
+    packages
+        .iter()
+        .filter(|package| !package.is_present())
+        .cloned()
+        .collect()
+}
+
+/// Installs `packages`, saying first which and why. Does nothing for none.
+///
+/// # Errors
+/// Installing is refused, this is no Debian, or apt failed; each says what to do by hand.
+pub(crate) fn install(packages: &[Package], installing: Installing) -> anyhow::Result<()> {
+    if packages.is_empty() {
+        return Ok(());
+    }
+    println!("These Debian packages are missing:");
+    for package in packages {
+        println!("  {:<18} {}", package.name, package.why);
+    }
+    if find("apt-get").is_none() {
+        bail!("this is no Debian: install what your distribution calls them, and run this again");
+    }
+    let mut command = apt_get();
+    command.args(["install", "--yes", "--no-install-recommends"]);
+    command.args(packages.iter().map(|package| package.name.as_ref()));
+    let by_hand = line(&command);
+    if installing == Installing::Refused {
+        bail!("--no-install: run `{by_hand}`, then this again");
+    }
+    if !is_root() && find("sudo").is_none() {
+        bail!("neither root nor sudo: run `{by_hand}` as root, then this again");
+    }
+    let unknown = || {
+        packages
+            .iter()
+            .any(|package| candidate(&package.name).is_none())
+    };
+    let mut updated = false;
+    if unknown() {
+        update()?;
+        updated = true;
+    }
+    step("apt-get install", || match run(&mut command) {
+        // Lists that have aged name files that the mirror no longer has.
+        Err(_) if !updated => update().and_then(|()| run(&mut command)),
+        result => result,
+    })
+    .with_context(|| format!("cannot install; by hand: `{by_hand}`"))?;
+
+    match missing(packages).first() {
+        Some(package) => bail!(
+            "`{}` is installed, but {:?} is not there",
+            package.name,
+            package.probe
+        ),
+        None => Ok(()),
+    }
+}
+
+/// Version of the package that apt would install, if it knows one.
+pub(crate) fn candidate(name: &str) -> Option<String> {
+    let policy = output(
+        Command::new("apt-cache")
+            .args(["policy", name])
+            .env("LC_ALL", "C"),
+    )
+    .ok()?;
+    let version = policy
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("Candidate: "))?;
+    (version != "(none)").then(|| version.to_owned())
+}
+
+pub(crate) fn update() -> anyhow::Result<()> {
+    step("apt-get update", || run(apt_get().arg("update")))
+}
+
+fn apt_get() -> Command {
+    let mut command = as_root("env");
+    // No questions (wireshark-common has one), and patience with another apt at work.
+    command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet"]);
+    command.args(["--option", "DPkg::Lock::Timeout=300"]);
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ABSENT: Package = program("remora-no-such-package", "remora-no-such-program", "a test");
+
+    #[test]
+    fn a_package_is_present_when_its_program_or_file_is() {
+        let present = program("coreutils", "env", "a test");
+        assert_eq!(missing(&[present, ABSENT]), [ABSENT]);
+        assert_eq!(
+            missing(&linker(9)).first().map(|p| p.name.as_ref()),
+            Some("llvm-9-dev")
+        );
+    }
+
+    #[test]
+    fn refused_installing_fails_with_the_command_to_run() {
+        let error = install(&[ABSENT], Installing::Refused)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("remora-no-such-package") || error.contains("no Debian"),
+            "{error}"
+        );
+        install(&[], Installing::Refused).unwrap();
+    }
+
+    #[test]
+    fn every_peer_has_a_name_of_its_own_and_a_reason() {
+        let mut names: Vec<_> = PEERS.iter().map(|package| &package.name).collect();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), PEERS.len());
+        assert!(PEERS.iter().all(|package| package.why.len() > 10));
+    }
+}

@@ -1,0 +1,342 @@
+//! Every layer of tests, one after the other, and what came of them.
+//!
+//! | layer | what | rights |
+//! |---|---|---|
+//! | lint | `cargo xtask lint`, a check counts as a test | - |
+//! | unit | unit, property and doc tests of every crate but `tests` | - |
+//! | kernel | test programs `kernel*` of `tests`, and its support library's own | root |
+//! | end to end | the other test programs of `tests` | root |
+//!
+//! A layer that ran no test has failed: nothing is skipped in silence.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use serde_json::Value;
+
+use crate::build::{Profile, build};
+use crate::process::{as_root, line};
+use crate::run::{BIN_DIR, bin_dir};
+use crate::setup::{Installing, Purpose, setup};
+use crate::{lint, workspace};
+
+/// A test program that is still running then hangs, and is ended.
+const PROGRAM_TIMEOUT: &str = "900";
+
+/// Outcomes of the tests of a layer, or of all.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tally {
+    pub(crate) passed: u64,
+    pub(crate) failed: u64,
+    pub(crate) skipped: u64,
+}
+
+#[derive(Debug)]
+struct Layer {
+    name: &'static str,
+    tally: Tally,
+    took: Duration,
+}
+
+/// Sets up, builds, and runs the tests with `filter` in their name, or all and the lint.
+///
+/// # Errors
+/// Set-up or build failed, a test failed, or a layer ran none.
+pub(crate) fn test(filter: Option<&str>, installing: Installing) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let tools = setup(Purpose::BuildAndTest, installing)?;
+    build(&tools, Profile::Release)?;
+    let prepared = started.elapsed();
+
+    let mut layers = Vec::new();
+    if filter.is_none() {
+        layers.push(layer("lint", || Ok(lint::check().tally()))?);
+    }
+    layers.push(layer("unit", || unit(filter))?);
+    let (kernel, end_to_end) = suites()?;
+    layers.push(layer("kernel", || run_suites(&kernel, filter))?);
+    layers.push(layer("end to end", || run_suites(&end_to_end, filter))?);
+
+    println!("\nset-up and build {:.1} s", prepared.as_secs_f64());
+    let (table, total) = summary(&layers);
+    println!("{table}");
+    println!("total {:.1} s", started.elapsed().as_secs_f64());
+    println!("{total}");
+    verdict(&layers, total, filter)
+}
+
+fn layer(name: &'static str, run: impl FnOnce() -> anyhow::Result<Tally>) -> anyhow::Result<Layer> {
+    println!("\n══ {name}");
+    let started = Instant::now();
+    let tally = run()?;
+    let took = started.elapsed();
+    println!("══ {name}: {tally} ({:.1} s)", took.as_secs_f64());
+    Ok(Layer { name, tally, took })
+}
+
+fn unit(filter: Option<&str>) -> anyhow::Result<Tally> {
+    let mut cargo = workspace::cargo();
+    cargo
+        .args(["test", "--quiet", "--no-fail-fast"])
+        .args(filter);
+    run_tests(&mut cargo)
+}
+
+/// Builds the test programs of the `tests` crate; those of the kernel layer, and the others.
+fn suites() -> anyhow::Result<(Vec<PathBuf>, Vec<PathBuf>)> {
+    let mut cargo = workspace::cargo();
+    cargo.args([
+        "test",
+        "--quiet",
+        "-p",
+        "remora-tests",
+        "--lib",
+        "--tests",
+        "--no-run",
+    ]);
+    cargo
+        .args(["--message-format", "json-render-diagnostics"])
+        .stderr(Stdio::inherit());
+    let messages = cargo
+        .output()
+        .with_context(|| format!("cannot run `{}`", line(&cargo)))?;
+    ensure!(messages.status.success(), "`{}` failed", line(&cargo));
+    let mut programs: Vec<(String, PathBuf)> = String::from_utf8_lossy(&messages.stdout)
+        .lines()
+        .filter_map(|message| suite(&serde_json::from_str(message).ok()?))
+        .collect();
+    programs.sort();
+    let (kernel, others): (Vec<_>, Vec<_>) = programs
+        .into_iter()
+        .partition(|(name, _)| name.starts_with("kernel") || name == "remora_tests");
+    let paths =
+        |programs: Vec<(String, PathBuf)>| programs.into_iter().map(|(_, path)| path).collect();
+    Ok((paths(kernel), paths(others)))
+}
+
+/// Name and path of the test program that a message of cargo tells of.
+fn suite(message: &Value) -> Option<(String, PathBuf)> {
+    let is_test = message["profile"]["test"].as_bool()?;
+    let name = message["target"]["name"].as_str()?;
+    let path = message["executable"].as_str()?;
+    is_test.then(|| (name.to_owned(), path.into()))
+}
+
+fn run_suites(programs: &[PathBuf], filter: Option<&str>) -> anyhow::Result<Tally> {
+    let mut sum = Tally::default();
+    for program in programs {
+        // In the foreground, so that Ctrl-C reaches the tests and they clean up.
+        let mut command = as_root("timeout");
+        command
+            .args(["--foreground", "--kill-after=10", PROGRAM_TIMEOUT])
+            .arg(program)
+            .args(filter);
+        command
+            .env(BIN_DIR, bin_dir())
+            .current_dir(workspace::root().join("tests"));
+        sum = sum.plus(run_tests(&mut command)?);
+    }
+    Ok(sum)
+}
+
+/// Runs a program of the test harness, or cargo with several, showing and counting its output.
+fn run_tests(command: &mut Command) -> anyhow::Result<Tally> {
+    let shown = line(command);
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot run `{shown}`"))?;
+    let mut tally = Tally::default();
+    for said in BufReader::new(child.stdout.take().expect("piped")).split(b'\n') {
+        let said = said?;
+        let said = String::from_utf8_lossy(&said);
+        println!("{said}");
+        tally = tally.plus(parse_result(&said).unwrap_or_default());
+    }
+    let status = child.wait()?;
+    if !status.success() && tally.failed == 0 {
+        // It crashed, was ended, or did not compile: no line says so.
+        println!("`{shown}` failed ({status})");
+        tally.failed += 1;
+    }
+    Ok(tally)
+}
+
+/// The counts in the harness's closing line:
+/// `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.1s`
+fn parse_result(line: &str) -> Option<Tally> {
+    let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
+    let count = |what: &str| {
+        counts
+            .split("; ")
+            .find_map(|count| count.strip_suffix(what)?.trim().parse().ok())
+    };
+    Some(Tally {
+        passed: count("passed")?,
+        failed: count("failed")?,
+        skipped: count("ignored")?,
+    })
+}
+
+impl Tally {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            passed: self.passed + other.passed,
+            failed: self.failed + other.failed,
+            skipped: self.skipped + other.skipped,
+        }
+    }
+}
+
+impl std::fmt::Display for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} passed, {} failed, {} skipped",
+            self.passed, self.failed, self.skipped
+        )
+    }
+}
+
+fn summary(layers: &[Layer]) -> (String, Tally) {
+    let mut table = format!(
+        "{:<12}{:>8}{:>8}{:>8}{:>10}",
+        "layer", "passed", "failed", "skipped", "seconds"
+    );
+    let mut total = Tally::default();
+    for Layer { name, tally, took } in layers {
+        let Tally {
+            passed,
+            failed,
+            skipped,
+        } = tally;
+        table += &format!(
+            "\n{name:<12}{passed:>8}{failed:>8}{skipped:>8}{:>10.1}",
+            took.as_secs_f64()
+        );
+        total = total.plus(*tally);
+    }
+    (table, total)
+}
+
+fn verdict(layers: &[Layer], total: Tally, filter: Option<&str>) -> anyhow::Result<()> {
+    let failed: Vec<&str> = layers
+        .iter()
+        .filter(|layer| layer.tally.failed > 0)
+        .map(|layer| layer.name)
+        .collect();
+    ensure!(failed.is_empty(), "tests failed in: {}", failed.join(", "));
+    if let Some(filter) = filter {
+        ensure!(total.passed > 0, "no test has `{filter}` in its name");
+        return Ok(());
+    }
+    let empty: Vec<&str> = layers
+        .iter()
+        .filter(|layer| layer.tally.passed == 0)
+        .map(|layer| layer.name)
+        .collect();
+    ensure!(empty.is_empty(), "no test ran in: {}", empty.join(", "));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(name: &'static str, passed: u64, failed: u64, skipped: u64) -> Layer {
+        Layer {
+            name,
+            tally: Tally {
+                passed,
+                failed,
+                skipped,
+            },
+            took: Duration::from_secs(2),
+        }
+    }
+
+    #[test]
+    fn the_harness_closing_line_is_counted_and_no_other() {
+        let line = "test result: FAILED. 12 passed; 2 failed; 1 ignored; 0 measured; 3 filtered \
+                    out; finished in 0.51s";
+        assert_eq!(
+            parse_result(line),
+            Some(Tally {
+                passed: 12,
+                failed: 2,
+                skipped: 1
+            })
+        );
+        assert_eq!(parse_result("test writes_5_passed ... ok"), None);
+        assert_eq!(parse_result("test result: unheard of"), None);
+    }
+
+    #[test]
+    fn a_program_that_fails_without_a_result_counts_as_a_failure() {
+        let crash = run_tests(Command::new("sh").args(["-c", "kill -9 $$"])).unwrap();
+        assert_eq!(
+            crash,
+            Tally {
+                failed: 1,
+                ..Tally::default()
+            }
+        );
+        let script =
+            "echo 'test result: FAILED. 1 passed; 3 failed; 0 ignored; 0 measured'; exit 101";
+        let failing = run_tests(Command::new("sh").args(["-c", script])).unwrap();
+        assert_eq!(
+            failing,
+            Tally {
+                passed: 1,
+                failed: 3,
+                skipped: 0
+            }
+        );
+    }
+
+    #[test]
+    fn only_test_programs_are_suites() {
+        let message = |test: bool| {
+            serde_json::json!({
+                "reason": "compiler-artifact", "profile": {"test": test}, "executable": "/x/e2e-1",
+                "target": {"kind": ["test"], "name": "e2e"},
+            })
+        };
+        assert_eq!(
+            suite(&message(true)),
+            Some(("e2e".into(), "/x/e2e-1".into()))
+        );
+        assert_eq!(suite(&message(false)), None);
+        assert_eq!(
+            suite(&serde_json::json!({"reason": "build-finished"})),
+            None
+        );
+    }
+
+    #[test]
+    fn a_failed_or_empty_layer_fails_the_run() {
+        let good = [of("unit", 3, 0, 0), of("kernel", 2, 0, 1)];
+        let (table, total) = summary(&good);
+        assert_eq!(total.to_string(), "5 passed, 0 failed, 1 skipped");
+        assert!(
+            table.contains("kernel") && table.lines().count() == 3,
+            "{table}"
+        );
+        verdict(&good, total, None).unwrap();
+
+        let verdict_of = |layers: &[Layer], filter| verdict(layers, summary(layers).1, filter);
+        let empty = [of("unit", 3, 0, 0), of("kernel", 0, 0, 4)];
+        assert!(
+            verdict_of(&empty, None)
+                .unwrap_err()
+                .to_string()
+                .contains("kernel")
+        );
+        verdict_of(&empty, Some("name")).unwrap();
+        assert!(verdict_of(&[of("unit", 0, 0, 0)], Some("name")).is_err());
+        assert!(verdict_of(&[of("unit", 3, 1, 0)], None).is_err());
+    }
+}
