@@ -13,6 +13,7 @@ use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sys::signal::Signal,
 };
+use remora_capture::sidecar::Sidecar;
 use remora_proto::v1;
 use tokio::runtime::Runtime;
 use tonic::{Status, transport::Channel};
@@ -360,10 +361,10 @@ impl<'a> TestAgent<'a> {
     ///
     /// # Errors
     /// There is none, or it is not one.
-    pub fn sidecar(&self, id: &str) -> Result<remora_capture::session::CaptureState> {
+    pub fn sidecar(&self, id: &str) -> Result<Sidecar> {
         let path = self.data_dir().join(format!("{id}.json"));
-        let text = fs::read(&path).with_context(|| format!("no sidecar {}", path.display()))?;
-        serde_json::from_slice(&text).with_context(|| format!("bad sidecar {}", path.display()))
+        let json = fs::read(&path).with_context(|| format!("no sidecar {}", path.display()))?;
+        Sidecar::from_json(&json).with_context(|| format!("bad sidecar {}", path.display()))
     }
 
     /// The metrics as Prometheus gets them.

@@ -12,6 +12,9 @@ use anyhow::{Context as _, Result};
 
 use crate::wait;
 
+/// How long killed processes may take to leave a cgroup.
+const EMPTY_LIMIT: Duration = Duration::from_secs(5);
+
 /// One line of `/proc/self/mountinfo`.
 #[derive(Debug)]
 pub struct Mount {
@@ -118,9 +121,9 @@ pub(crate) fn remove(directory: &Path) {
         return;
     }
     let _ = fs::write(directory.join("cgroup.kill"), "1");
-    let _ = wait::until(Duration::from_secs(5), "an empty cgroup", || {
+    wait::settled(EMPTY_LIMIT, || {
         let events = fs::read_to_string(directory.join("cgroup.events")).unwrap_or_default();
-        Ok(!events.contains("populated 1"))
+        (!events.contains("populated 1")).then_some(())
     });
     let Ok(entries) = fs::read_dir(directory) else {
         return;

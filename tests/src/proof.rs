@@ -50,11 +50,18 @@ pub fn prove(agent: &TestAgent<'_>, state: &v1::CaptureState) -> Result<Proven> 
         get == counts,
         "Get says {get:?}, the final answer {counts:?}"
     );
-    let sidecar = agent.sidecar(&state.id)?.counts;
-    let sidecar: v1::Counts = sidecar.into();
+    let sidecar = agent.sidecar(&state.id)?;
+    let told: v1::Counts = sidecar.capture.counts.into();
     ensure!(
-        sidecar == counts,
-        "the sidecar says {sidecar:?}, the API {counts:?}"
+        told == counts,
+        "the sidecar says {told:?}, the API {counts:?}"
+    );
+    ensure!(
+        sidecar.file.name == state.file
+            && sidecar.file.bytes == counts.written_bytes
+            && sidecar.file.packets == counts.written,
+        "the sidecar's file is {:?}, the API says {counts:?}",
+        sidecar.file
     );
     Ok(Proven {
         counts,

@@ -121,8 +121,8 @@ pub fn finish(command: &mut Command) -> Result<Output> {
         .with_context(|| format!("failed to start `{}`", shown(command)))?;
     let stdout = drain(child.stdout.take());
     let stderr = drain(child.stderr.take());
-    let ended = wait::until_some(COMMAND_LIMIT, &shown(command), || Ok(child.try_wait()?));
-    if ended.is_err() {
+    let ended = wait::settled(COMMAND_LIMIT, || child.try_wait().transpose());
+    if ended.is_none() {
         let _ = child.kill();
         let _ = child.wait();
     }
@@ -131,7 +131,8 @@ pub fn finish(command: &mut Command) -> Result<Output> {
         stderr.join().unwrap_or_default(),
     );
     Ok(Output {
-        status: ended?,
+        status: ended
+            .with_context(|| format!("`{}`: not within {COMMAND_LIMIT:?}", shown(command)))??,
         stdout,
         stderr,
     })
@@ -289,7 +290,7 @@ impl Drop for Proc {
         // A stopped process takes SIGTERM only after it goes on.
         let _ = self.signal(Signal::SIGTERM);
         let _ = self.signal(Signal::SIGCONT);
-        if self.wait(TERM_LIMIT).is_err() {
+        if wait::settled(TERM_LIMIT, || self.child.try_wait().transpose()).is_none() {
             let _ = self.child.kill();
             let _ = self.child.wait();
         }

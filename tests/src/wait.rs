@@ -1,6 +1,7 @@
 //! Waiting for a condition, with a deadline.
 
 use std::{
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -10,10 +11,24 @@ use anyhow::{Result, bail};
 /// How often a condition is looked at.
 const POLL: Duration = Duration::from_millis(2);
 
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Makes every wait fail from now on, so that a program unwinds and its objects go. The waits of
+/// that cleanup itself ([`settled`]) go on.
+pub fn interrupt() {
+    INTERRUPTED.store(true, Ordering::Relaxed);
+}
+
+/// Somebody called [`interrupt`].
+#[must_use]
+pub fn is_interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
 /// Waits until `condition` gives a value.
 ///
 /// # Errors
-/// `what` did not come within `limit`, or the condition itself failed.
+/// `what` did not come within `limit`, the condition itself failed, or [`interrupt`] was called.
 pub fn until_some<T>(
     limit: Duration,
     what: &str,
@@ -23,6 +38,9 @@ pub fn until_some<T>(
     loop {
         if let Some(value) = condition()? {
             return Ok(value);
+        }
+        if is_interrupted() {
+            bail!("{what}: interrupted");
         }
         if Instant::now() >= deadline {
             bail!("{what}: not within {limit:?}");
@@ -41,4 +59,26 @@ pub fn until(
     mut condition: impl FnMut() -> Result<bool>,
 ) -> Result<()> {
     until_some(limit, what, || Ok(condition()?.then_some(())))
+}
+
+/// Waits for a time to pass, for traffic that shall have a pace.
+///
+/// # Errors
+/// [`interrupt`] was called.
+pub fn pace(time: Duration) -> Result<()> {
+    let end = Instant::now() + time;
+    until(time + POLL, "the next packet", || Ok(Instant::now() >= end))
+}
+
+/// Waits for what is on its way and must be over before a cleanup goes on; `None` if it did not
+/// come.
+pub(crate) fn settled<T>(limit: Duration, mut condition: impl FnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + limit;
+    loop {
+        let value = condition();
+        if value.is_some() || Instant::now() >= deadline {
+            return value;
+        }
+        thread::sleep(POLL);
+    }
 }

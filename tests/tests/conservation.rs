@@ -313,7 +313,7 @@ fn drains_on(signal: Signal) -> Result<()> {
     let status = agent.end_by(signal)?;
     let sent = sender.stop()?;
     ensure!(status.success(), "{signal} ended the agent with {status}");
-    let sidecar = agent.sidecar(&state.id)?;
+    let sidecar = agent.sidecar(&state.id)?.capture;
     assert_eq!(sidecar.stop_reason, Some(StopReason::Shutdown));
     assert!(sidecar.counts.balanced(), "{:?}", sidecar.counts);
     let counts: v1::Counts = sidecar.counts.into();
@@ -371,11 +371,15 @@ fn kill_9_in_the_middle_of_traffic_loses_less_than_250_ms_and_says_so() -> Resul
     agent.start_again()?;
 
     let sidecar = agent.sidecar(&state.id)?;
-    assert_eq!(sidecar.stop_reason, Some(StopReason::CrashRecovered));
+    let recovered = sidecar
+        .recovered
+        .context("the sidecar does not tell of the crash")?;
     assert!(
-        !sidecar.message.is_empty(),
-        "the sidecar does not say what happened"
+        !recovered.statement.is_empty(),
+        "what may be missing is not stated"
     );
+    let sidecar = sidecar.capture;
+    assert_eq!(sidecar.stop_reason, Some(StopReason::CrashRecovered));
     let found = agent.get(&state.id)?;
     assert_eq!(found.stop_reason(), v1::StopReason::CrashRecovered);
     assert!(agent.list(true)?.iter().any(|listed| listed.id == state.id));
@@ -402,7 +406,7 @@ fn kill_9_in_the_middle_of_traffic_loses_less_than_250_ms_and_says_so() -> Resul
     let lost = killed.saturating_sub(last);
     println!(
         "{lost:?} of packets are missing at the end; the sidecar says: {}",
-        sidecar.message
+        recovered.statement
     );
     assert!(lost < LOST_MAX, "{lost:?} of packets are missing");
     still_captures(&agent, &web, &api)
