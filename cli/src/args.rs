@@ -7,6 +7,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 use remora_capture::session::CaptureId;
 use remora_proto::client::AgentAddress;
 
+const ABOUT: &str = "Captures packets of pods, cgroups and interfaces through a node's agent";
+
 const EXAMPLES: &str = "\
 Examples:
   remora capture cgroup:/remora/web -f 'tcp port 80' -w web.pcapng -c 100
@@ -35,9 +37,9 @@ Examples:
 Ctrl-C ends a capture in order: the last packets and the counts are still written. A second one
 ends at once.";
 
-/// Captures packets of pods, cgroups and interfaces through a node's agent.
+/// The command line of `remora`.
 #[derive(Debug, Parser)]
-#[command(name = "remora", version, about, after_help = EXAMPLES)]
+#[command(name = "remora", version, about = ABOUT, after_help = EXAMPLES)]
 pub(crate) struct Args {
     /// Where the agent listens.
     #[arg(long, global = true, env = "REMORA_AGENT", value_name = "unix:PATH",
@@ -109,8 +111,8 @@ pub(crate) enum DirectionArg {
     after_help = CAPTURE_EXAMPLES
 )]
 pub(crate) struct CaptureArgs {
-    /// What to capture, then the filter's words if there is no -f.
-    #[arg(value_name = "TARGET FILTER")]
+    /// TARGET (see below), then the filter's words if there is no -f.
+    #[arg(value_name = "WORDS")]
     pub(crate) words: Vec<String>,
     /// Capture on a network interface.
     #[arg(short, long, value_name = "IFACE")]
@@ -121,22 +123,16 @@ pub(crate) struct CaptureArgs {
     /// The pcapng file to write; `-` is standard output.
     #[arg(short, long, value_name = "FILE", conflicts_with = "store")]
     pub(crate) write: Option<PathBuf>,
-    /// Bytes kept of each packet; 0 means 262144.
-    #[arg(
-        short,
-        long,
-        alias = "snapshot-length",
-        value_name = "BYTES",
-        default_value_t = 0
-    )]
-    pub(crate) snaplen: u64,
+    /// Bytes kept of each packet: 1 to 262144, of which 0 or nothing means the last.
+    #[arg(short, long, alias = "snapshot-length", value_name = "BYTES")]
+    pub(crate) snaplen: Option<u64>,
     /// End after so many packets.
     #[arg(short, long, value_name = "N")]
     pub(crate) count: Option<NonZeroU64>,
     /// End at duration:SECONDS, packets:N or filesize:KIB, whichever comes first.
     #[arg(short, long, value_name = "CONDITION")]
     pub(crate) autostop: Vec<Autostop>,
-    /// Packets are written as they come in any case; taken for tcpdump's sake.
+    /// Write packets as they come. That is so in any case; taken for tcpdump's sake.
     #[arg(short = 'U', long)]
     pub(crate) packet_buffered: bool,
     /// Direction, as the target sees it.
@@ -158,8 +154,8 @@ pub(crate) struct CaptureArgs {
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) look_back: Option<Duration>,
     /// Why, for the capture's record.
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    pub(crate) reason: String,
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
 }
 
 /// dumpcap's `-a`.

@@ -6,7 +6,9 @@
 //! │ type │ total length │ body               │ total length │   little-endian, total % 4 = 0
 //! └──────┴──────────────┴────────────────────┴──────────────┘
 //! ```
-//! Agents write little-endian whatever their machine (draft-ietf-opsawg-pcapng, section 3.1).
+//! Unlike [`remora_capture::pcapng::Blocks`], which reads a file from its section header, this
+//! takes a message of a stream, which begins with any block. Agents write little-endian whatever
+//! their machine (draft-ietf-opsawg-pcapng, section 3.1).
 
 /// Enhanced Packet Block: one packet.
 const ENHANCED_PACKET: u32 = 6;

@@ -29,7 +29,7 @@ pub(crate) fn spec(args: &CaptureArgs, requester: &str) -> anyhow::Result<Sessio
     let spec = SessionSpec {
         filter: Filter::parse(&filter)
             .map_err(|error| anyhow!("filter: {error}\n{}", error.pointer(&filter)))?,
-        snaplen: snaplen(args.snaplen)?,
+        snaplen: snaplen(args.snaplen.unwrap_or(0))?,
         direction: match args.direction {
             DirectionArg::In => Direction::Ingress,
             DirectionArg::Out => Direction::Egress,
@@ -45,7 +45,7 @@ pub(crate) fn spec(args: &CaptureArgs, requester: &str) -> anyhow::Result<Sessio
         trigger: Trigger {
             source: "cli".into(),
             requester: requester.to_owned(),
-            reason: args.reason.clone(),
+            reason: args.reason.clone().unwrap_or_default(),
             ..Trigger::default()
         },
         labels: args
