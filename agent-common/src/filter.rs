@@ -8,13 +8,20 @@
 
 /// Any family.
 pub const FAMILY_ANY: u8 = 0;
-pub const FAMILY_IPV4: u8 = 4;
-pub const FAMILY_IPV6: u8 = 6;
 /// ARP or RARP: addresses are compared as IPv4.
 pub const FAMILY_ARP: u8 = 1;
+pub const FAMILY_IPV4: u8 = 4;
+pub const FAMILY_IPV6: u8 = 6;
+/// None of these, or too short to tell.
+pub const FAMILY_OTHER: u8 = 255;
 
 /// Any protocol. (0, IPv6 hop-by-hop, is not a protocol one can filter for here.)
 pub const PROTOCOL_ANY: u8 = 0;
+pub const PROTOCOL_TCP: u8 = 6;
+pub const PROTOCOL_UDP: u8 = 17;
+pub const PROTOCOL_SCTP: u8 = 132;
+/// IPv6 fragment header.
+const PROTOCOL_FRAGMENT: u8 = 44;
 
 /// The term looks at the source.
 pub const SIDE_SOURCE: u8 = 1;
@@ -26,18 +33,22 @@ pub const SIDE_EITHER: u8 = SIDE_SOURCE | SIDE_DESTINATION;
 /// Address terms (and port terms) that one filter can hold.
 pub const TERMS: usize = 4;
 
+/// An address as four words whose bytes are in network order; IPv4 is the first word, the others
+/// are zero.
+pub type Address = [u32; 4];
+
 /// An address term: the masked address of `side` equals `address`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AddressTerm {
-    /// IPv4 in the first four bytes (then zeroes), or IPv6; network byte order, already masked.
-    pub address: [u8; 16],
-    pub mask: [u8; 16],
+    /// Already masked.
+    pub address: Address,
+    pub mask: Address,
     /// `FAMILY_IPV4` (then ARP takes it, too) or `FAMILY_IPV6`.
     pub family: u8,
-    /// `SIDE_*`; 0: the term is not used.
+    /// `SIDE_*`.
     pub side: u8,
-    pub reserved: [u8; 6],
+    pub reserved: [u8; 2],
 }
 
 /// A port term.
@@ -46,7 +57,7 @@ pub struct AddressTerm {
 pub struct PortTerm {
     /// Host byte order.
     pub port: u16,
-    /// `SIDE_*`; 0: the term is not used.
+    /// `SIDE_*`.
     pub side: u8,
     pub reserved: u8,
 }
@@ -55,7 +66,7 @@ pub struct PortTerm {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TypedFilter {
-    /// `FAMILY_*`; with a family, ARP matches no more.
+    /// `FAMILY_*`.
     pub family: u8,
     /// IP protocol number, or `PROTOCOL_ANY`.
     pub protocol: u8,
@@ -63,11 +74,169 @@ pub struct TypedFilter {
     pub addresses: u8,
     /// Number of port terms in use, from the front.
     pub ports: u8,
-    pub reserved: [u8; 4],
     pub port: [PortTerm; TERMS],
     pub address: [AddressTerm; TERMS],
 }
 
-const _: () = assert!(size_of::<AddressTerm>() == 40);
+const _: () = assert!(size_of::<AddressTerm>() == 36);
 const _: () = assert!(size_of::<PortTerm>() == 4);
-const _: () = assert!(size_of::<TypedFilter>() == 8 + 16 + 160);
+const _: () = assert!(size_of::<TypedFilter>() == 4 + 16 + 144);
+
+/// What the terms look at, decoded once a packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flow {
+    pub source: Address,
+    pub destination: Address,
+    /// Host byte order; meaningful if `ports`.
+    pub source_port: u16,
+    pub destination_port: u16,
+    /// `FAMILY_*`, never `FAMILY_ANY`.
+    pub family: u8,
+    /// IP protocol, or 0.
+    pub protocol: u8,
+    /// The packet has ports that a port term may look at.
+    pub ports: bool,
+}
+
+/// Bytes of a packet, from its network header on.
+pub trait NetworkBytes {
+    /// `N` bytes at `offset`, or nothing if the packet is shorter.
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
+}
+
+const ETHERTYPE_IPV4: u16 = 0x0800;
+const ETHERTYPE_ARP: u16 = 0x0806;
+const ETHERTYPE_RARP: u16 = 0x8035;
+const ETHERTYPE_IPV6: u16 = 0x86dd;
+
+impl Flow {
+    /// Decodes a packet. One that is too short for what its headers promise has no protocol, no
+    /// addresses and no ports: libpcap rejects a packet when a load fails.
+    #[inline(always)]
+    pub fn decode(ethertype: u16, packet: &impl NetworkBytes) -> Self {
+        let mut flow = Self { family: FAMILY_OTHER, ..Self::default() };
+        match ethertype {
+            ETHERTYPE_IPV4 => flow.decode_ipv4(packet),
+            ETHERTYPE_IPV6 => flow.decode_ipv6(packet),
+            ETHERTYPE_ARP | ETHERTYPE_RARP => flow.decode_arp(packet),
+            _ => {}
+        }
+        flow
+    }
+
+    #[inline(always)]
+    fn decode_ipv4(&mut self, packet: &impl NetworkBytes) {
+        self.family = FAMILY_IPV4;
+        let Some(header) = packet.load::<20>(0) else { return };
+        self.protocol = header[9];
+        self.source[0] = word(&header, 12);
+        self.destination[0] = word(&header, 16);
+        let fragment_offset = half(&header, 6) & 0x1fff;
+        if fragment_offset == 0 {
+            self.decode_ports(packet, u32::from(header[0] & 0x0f) * 4);
+        }
+    }
+
+    #[inline(always)]
+    fn decode_ipv6(&mut self, packet: &impl NetworkBytes) {
+        self.family = FAMILY_IPV6;
+        let Some(header) = packet.load::<40>(0) else { return };
+        self.protocol = header[6];
+        self.source = [word(&header, 8), word(&header, 12), word(&header, 16), word(&header, 20)];
+        self.destination =
+            [word(&header, 24), word(&header, 28), word(&header, 32), word(&header, 36)];
+        if self.protocol == PROTOCOL_FRAGMENT {
+            if let Some([next]) = packet.load::<1>(40) {
+                self.protocol = next;
+            }
+        } else {
+            self.decode_ports(packet, 40);
+        }
+    }
+
+    #[inline(always)]
+    fn decode_arp(&mut self, packet: &impl NetworkBytes) {
+        self.family = FAMILY_ARP;
+        let Some(body) = packet.load::<28>(0) else { return };
+        self.source[0] = word(&body, 14);
+        self.destination[0] = word(&body, 24);
+    }
+
+    #[inline(always)]
+    fn decode_ports(&mut self, packet: &impl NetworkBytes, offset: u32) {
+        if !matches!(self.protocol, PROTOCOL_TCP | PROTOCOL_UDP | PROTOCOL_SCTP) {
+            return;
+        }
+        if let Some(ports) = packet.load::<4>(offset) {
+            self.source_port = half(&ports, 0);
+            self.destination_port = half(&ports, 2);
+            self.ports = true;
+        }
+    }
+}
+
+#[inline(always)]
+fn half<const N: usize>(bytes: &[u8; N], at: usize) -> u16 {
+    u16::from_be_bytes([bytes[at], bytes[at + 1]])
+}
+
+#[inline(always)]
+fn word<const N: usize>(bytes: &[u8; N], at: usize) -> u32 {
+    u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+impl TypedFilter {
+    /// The filter's verdict.
+    #[inline(always)]
+    pub fn matches(&self, flow: &Flow) -> bool {
+        if self.family != FAMILY_ANY && self.family != flow.family {
+            return false;
+        }
+        if self.protocol != PROTOCOL_ANY
+            && (self.protocol != flow.protocol
+                || (flow.family != FAMILY_IPV4 && flow.family != FAMILY_IPV6))
+        {
+            return false;
+        }
+        // Counted from a constant, not over a slice: the verifier must see the bounds.
+        let mut i = 0;
+        while i < TERMS {
+            if i < self.ports as usize && !self.port[i].matches(flow) {
+                return false;
+            }
+            if i < self.addresses as usize && !self.address[i].matches(flow) {
+                return false;
+            }
+            i += 1;
+        }
+        true
+    }
+}
+
+impl PortTerm {
+    #[inline(always)]
+    fn matches(&self, flow: &Flow) -> bool {
+        flow.ports
+            && ((self.side & SIDE_SOURCE != 0 && self.port == flow.source_port)
+                || (self.side & SIDE_DESTINATION != 0 && self.port == flow.destination_port))
+    }
+}
+
+impl AddressTerm {
+    #[inline(always)]
+    fn matches(&self, flow: &Flow) -> bool {
+        let family = if flow.family == FAMILY_ARP { FAMILY_IPV4 } else { flow.family };
+        family == self.family
+            && ((self.side & SIDE_SOURCE != 0 && self.holds(&flow.source))
+                || (self.side & SIDE_DESTINATION != 0 && self.holds(&flow.destination)))
+    }
+
+    #[inline(always)]
+    fn holds(&self, address: &Address) -> bool {
+        let difference = ((address[0] & self.mask[0]) ^ self.address[0])
+            | ((address[1] & self.mask[1]) ^ self.address[1])
+            | ((address[2] & self.mask[2]) ^ self.address[2])
+            | ((address[3] & self.mask[3]) ^ self.address[3]);
+        difference == 0
+    }
+}

@@ -9,10 +9,10 @@
 //! +----------+----------+----------+----------+--------+--------+--------+----+----+
 //! | tap      | tap gen. | ifindex  | origlen  |gso_size|gso_segs|vlan_tci|dir |pkt |
 //! +----------+----------+----------+----------+--------+--------+--------+----+----+
-//! 56       58  59                   64
-//! +--------+----+--------------------+--------------------------------------------+
-//! |vlan_pr.|link| reserved           | caplen bytes, then padding to the size class|
-//! +--------+----+--------------------+--------------------------------------------+
+//! 56       58   59  60       62       64
+//! +--------+----+---+--------+--------+--------------------------------------------+
+//! |vlan_pr.|link| - |protocol| -      | caplen bytes, then padding to the size class|
+//! +--------+----+---+--------+--------+--------------------------------------------+
 //! ```
 //! All in the byte order of the machine.
 
@@ -76,7 +76,10 @@ pub struct RecordHeader {
     pub vlan_proto: u16,
     /// `LINK_*`.
     pub link: u8,
-    pub reserved: [u8; 5],
+    pub reserved: u8,
+    /// EtherType of the packet (`skb->protocol`) in host byte order.
+    pub protocol: u16,
+    pub reserved_end: [u8; 2],
 }
 
 /// Bytes of the header.

@@ -27,11 +27,11 @@ pub struct Session {
     pub snaplen: u32,
     /// `DIRECTION_*` bits.
     pub directions: u8,
-    pub reserved: [u8; 7],
+    pub reserved: [u8; 3],
     pub filter: TypedFilter,
 }
 
-const _: () = assert!(size_of::<Session>() == 40 + size_of::<TypedFilter>());
+const _: () = assert!(size_of::<Session>() == 200);
 
 /// What a session has used of its limits; one for all CPUs, changed by atomic operations.
 #[repr(C)]

@@ -34,6 +34,9 @@ pub struct Gate {
     pub armed: u32,
     /// Bit N set: some tap's cgroup lies at depth N of the tree.
     pub cgroup_levels: u32,
+    /// Sessions that capture ingress: a loopback packet between two sockets of one tap is theirs
+    /// at the receiver, and at the sender for the others.
+    pub ingress_sessions: u64,
 }
 
-const _: () = assert!(size_of::<Gate>() == 8);
+const _: () = assert!(size_of::<Gate>() == 16);

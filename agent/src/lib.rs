@@ -1,3 +1,31 @@
-//! Laid out.
+//! Remora's node agent.
+//!
+//! ```text
+//! main -> app -> { api, supervisor, target, kernel, writer, sink, telemetry }
+//!                  api -> session         session -> capture and the three traits it defines
+//!                  writer -> record       kernel -> agent-common
+//! ```
+//! - [`session`]: one capture's life; the one task that owns them.
+//! - [`kernel`]: the eBPF side; the only place with `unsafe`.
+//! - [`target`]: what a name is on this node.
+//! - [`writer`], [`record`]: from ring records to pcapng blocks.
+//! - [`sink`]: files in the data directory, streams to readers.
+//! - [`api`]: the gRPC services. [`telemetry`]: metrics and health.
+//! - [`app`], [`supervisor`], [`args`], [`doctor`], [`clock`], [`node`]: the program around them.
+#![deny(unsafe_code)]
 
+pub mod api;
+pub mod app;
+pub mod args;
+pub mod clock;
+pub mod doctor;
+#[allow(unsafe_code, reason = "aya's maps, and the membarrier call")]
+pub mod kernel;
+pub mod node;
+pub mod record;
+pub mod session;
+pub mod sink;
+pub mod supervisor;
 pub mod target;
+pub mod telemetry;
+pub mod writer;

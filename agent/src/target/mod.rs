@@ -45,8 +45,10 @@ mod placement;
 mod procfs;
 mod resolve;
 mod rtnl;
+mod session;
 
 pub use cgroup::{Cgroup, CgroupRoot};
 pub use error::ResolveError;
 pub use links::{Interface, InterfaceKind, LinkEvent, LinkWatcher};
 pub use resolve::{CgroupScope, Resolved, Resolver, Revisit};
+pub use session::link_end;

@@ -77,7 +77,9 @@ fn start_error(error: ResolveError) -> StartError {
     match error {
         ResolveError::Invalid(error) => StartError::Spec(error.into()),
         ResolveError::NotFound { .. } => StartError::TargetNotFound(message),
-        ResolveError::Unsupported { .. } => StartError::TargetUnsupported(message),
+        ResolveError::Ambiguous { .. } | ResolveError::Unsupported { .. } => {
+            StartError::TargetUnsupported(message)
+        }
         ResolveError::Io { .. } => StartError::Kernel(message),
     }
 }

@@ -1,0 +1,59 @@
+//! The maps. Userspace writes all but the counters and budgets.
+
+use aya_ebpf::{
+    Global,
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray, RingBuf},
+};
+use remora_agent_common::{
+    ABI_VERSION, IFINDEX_ARRAY, SESSION_SLOTS, TAP_SLOTS,
+    counters::SessionCounters,
+    session::{Budget, Session},
+    tap::{Gate, Tap},
+};
+
+/// Its number of entries is the ABI version: the agent compares it with its own before it loads a
+/// program.
+#[map]
+pub(crate) static ABI: Array<u32> = Array::with_max_entries(ABI_VERSION as u32, 0);
+
+/// Bytes waiting in the ring from which on the consumer is woken; below, it looks by itself every
+/// few milliseconds while a session is armed. Set at load to a part of the ring's size.
+#[unsafe(no_mangle)]
+pub(crate) static REMORA_WAKE_BYTES: Global<u64> = Global::new(0);
+
+#[map]
+pub(crate) static GATE: Array<Gate> = Array::with_max_entries(1, 0);
+
+/// ifindex -> tap index, 0 for none.
+#[map]
+pub(crate) static IFINDEX_TAPS: Array<u32> = Array::with_max_entries(IFINDEX_ARRAY, 0);
+
+/// The same for interfaces with a larger index.
+#[map]
+pub(crate) static IFINDEX_TAPS_HIGH: HashMap<u32, u32> = HashMap::with_max_entries(TAP_SLOTS, 0);
+
+/// cgroup id -> tap index.
+#[map]
+pub(crate) static CGROUP_TAPS: HashMap<u64, u32> = HashMap::with_max_entries(TAP_SLOTS, 0);
+
+/// tap index -> sessions armed on it. Flipping a bit here arms or disarms.
+#[map]
+pub(crate) static TAP_SESSIONS: Array<u64> = Array::with_max_entries(TAP_SLOTS, 0);
+
+#[map]
+pub(crate) static TAPS: Array<Tap> = Array::with_max_entries(TAP_SLOTS, 0);
+
+#[map]
+pub(crate) static SESSIONS: Array<Session> = Array::with_max_entries(SESSION_SLOTS, 0);
+
+#[map]
+pub(crate) static BUDGETS: Array<Budget> = Array::with_max_entries(SESSION_SLOTS, 0);
+
+#[map]
+pub(crate) static COUNTERS: PerCpuArray<SessionCounters> =
+    PerCpuArray::with_max_entries(SESSION_SLOTS, 0);
+
+/// Size set at load.
+#[map]
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(16 << 20, 0);

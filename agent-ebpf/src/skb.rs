@@ -1,0 +1,104 @@
+//! The packet, as both program types see it.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::{bpf_skb_cgroup_id, bpf_skb_load_bytes},
+};
+use remora_agent_common::{filter::NetworkBytes, record::ETHERNET_HEADER};
+
+#[derive(Clone, Copy)]
+pub(crate) struct Skb(*mut __sk_buff);
+
+macro_rules! fields {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        $($(#[$doc])* #[inline(always)] pub(crate) fn $name(&self) -> u32 {
+            // SAFETY: the context pointer is valid for the whole run of the program, and the
+            // verifier turns an access of a permitted field into one of the sk_buff.
+            unsafe { (*self.0).$name }
+        })*
+    };
+}
+
+impl Skb {
+    #[inline(always)]
+    pub(crate) fn new(skb: *mut __sk_buff) -> Self {
+        Self(skb)
+    }
+
+    #[inline(always)]
+    pub(crate) fn as_ptr(&self) -> *mut __sk_buff {
+        self.0
+    }
+
+    fields! {
+        /// In the network namespace that the packet is in.
+        ifindex,
+        /// From where its bytes start: Ethernet for TC, IP for cgroup programs.
+        len,
+        pkt_type,
+        /// EtherType, network byte order.
+        protocol,
+        vlan_present,
+        vlan_tci,
+        /// Network byte order.
+        vlan_proto,
+        gso_size,
+        gso_segs,
+    }
+
+    /// EtherType in host byte order.
+    #[inline(always)]
+    pub(crate) fn ethertype(&self) -> u16 {
+        u16::from_be(self.protocol() as u16)
+    }
+
+    #[inline(always)]
+    pub(crate) fn cgroup_id(&self) -> u64 {
+        // SAFETY: the pointer is the program's context.
+        unsafe { bpf_skb_cgroup_id(self.0) }
+    }
+
+    /// Copies `len` bytes from the packet's start to `to`.
+    ///
+    /// # Safety
+    /// `to` points to at least `len` bytes, in a way that the verifier can see.
+    #[inline(always)]
+    pub(crate) unsafe fn copy_to(&self, to: *mut c_void, len: u32) -> bool {
+        // SAFETY: as the caller promises; the helper checks the packet's own bounds.
+        unsafe { bpf_skb_load_bytes(self.0.cast(), 0, to, len) == 0 }
+    }
+}
+
+/// The packet from its network header on.
+#[derive(Clone, Copy)]
+pub(crate) struct Network {
+    skb: Skb,
+    offset: u32,
+}
+
+impl Network {
+    /// `L3`: the packet's bytes start with the network header.
+    #[inline(always)]
+    pub(crate) fn of<const L3: bool>(skb: Skb) -> Self {
+        Self { skb, offset: if L3 { 0 } else { ETHERNET_HEADER } }
+    }
+}
+
+impl NetworkBytes for Network {
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        let mut bytes = [0u8; N];
+        // SAFETY: `bytes` has N bytes; the helper checks the packet's bounds.
+        let failed = unsafe {
+            bpf_skb_load_bytes(
+                self.skb.0.cast(),
+                self.offset + offset,
+                bytes.as_mut_ptr().cast(),
+                N as u32,
+            )
+        };
+        if failed == 0 { Some(bytes) } else { None }
+    }
+}

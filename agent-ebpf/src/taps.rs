@@ -1,0 +1,206 @@
+//! Which tap a packet belongs to, and which of the two hooks owns it.
+//!
+//! TC owns what crosses an interface that is a tap. The cgroup hooks own the rest: loopback, and
+//! everything of a cgroup without such an interface. A loopback packet passes the sender's egress
+//! and the receiver's ingress; it is taken once:
+//!
+//! - at the receiver, if the receiving socket belongs to the same session's tap,
+//! - else at the sender (no such socket, no ports, or a receiver outside of the tap).
+
+use core::mem;
+
+use aya_ebpf::{
+    bindings::{bpf_sock, bpf_sock_tuple},
+    helpers::{
+        bpf_sk_ancestor_cgroup_id, bpf_sk_cgroup_id, bpf_sk_lookup_tcp, bpf_sk_lookup_udp,
+        bpf_sk_release, bpf_skb_ancestor_cgroup_id,
+    },
+};
+use remora_agent_common::{
+    CGROUP_LEVELS, IFINDEX_ARRAY,
+    filter::{FAMILY_IPV4, FAMILY_IPV6, Flow, PROTOCOL_TCP, PROTOCOL_UDP},
+    record::HOOK_CGROUP_EGRESS,
+    tap::{Gate, TAP_FLIP, TAP_LOOPBACK_ONLY, Tap},
+};
+
+use crate::{
+    maps,
+    skb::{Network, Skb},
+};
+
+/// `lo` is the first interface of every network namespace.
+const LOOPBACK: u32 = 1;
+/// `BPF_F_CURRENT_NETNS` (linux/bpf.h): look sockets up in the packet's own namespace.
+const CURRENT_NETNS: u64 = u64::MAX;
+
+/// A packet's tap and the sessions armed on it (never none).
+#[derive(Clone, Copy)]
+pub(crate) struct Owner {
+    pub(crate) tap: u32,
+    pub(crate) generation: u32,
+    /// The tap sees the packet's direction the other way round.
+    pub(crate) flip: bool,
+    pub(crate) sessions: u64,
+}
+
+#[inline(always)]
+pub(crate) fn of_interface(ifindex: u32) -> Option<Owner> {
+    let tap = if ifindex < IFINDEX_ARRAY {
+        *maps::IFINDEX_TAPS.get(ifindex)?
+    } else {
+        // SAFETY: a torn u32 does not exist; the map's values are only ever written whole.
+        *unsafe { maps::IFINDEX_TAPS_HIGH.get(&ifindex) }?
+    };
+    let sessions = armed(tap)?;
+    let &Tap { generation, flags, .. } = maps::TAPS.get(tap)?;
+    Some(Owner { tap, generation, flip: flags & TAP_FLIP != 0, sessions })
+}
+
+#[inline(always)]
+pub(crate) fn of_cgroup<const HOOK: u8>(skb: &Skb, gate: &Gate) -> Option<Owner> {
+    let loopback = skb.ifindex() == LOOPBACK;
+    let mut owner = cgroup_taps(&Sender(*skb), gate.cgroup_levels, loopback)?;
+    if HOOK == HOOK_CGROUP_EGRESS && loopback {
+        let at_receiver = receivers_sessions(skb, gate) & gate.ingress_sessions;
+        owner.sessions &= !at_receiver;
+    }
+    if owner.sessions == 0 { None } else { Some(owner) }
+}
+
+/// Sessions of tap index `tap`, if there are any.
+#[inline(always)]
+fn armed(tap: u32) -> Option<u64> {
+    if tap == 0 {
+        return None;
+    }
+    let sessions = *maps::TAP_SESSIONS.get(tap)?;
+    if sessions == 0 { None } else { Some(sessions) }
+}
+
+/// Something that lives in a cgroup.
+trait InCgroup {
+    fn cgroup_id(&self) -> u64;
+    /// The id of the ancestor at a depth of the tree, or 0.
+    fn ancestor(&self, level: i32) -> u64;
+}
+
+/// The socket a packet came from or goes to.
+struct Sender(Skb);
+
+impl InCgroup for Sender {
+    #[inline(always)]
+    fn cgroup_id(&self) -> u64 {
+        self.0.cgroup_id()
+    }
+
+    #[inline(always)]
+    fn ancestor(&self, level: i32) -> u64 {
+        // SAFETY: the pointer is the program's context.
+        unsafe { bpf_skb_ancestor_cgroup_id(self.0.as_ptr(), level) }
+    }
+}
+
+struct Socket(*mut bpf_sock);
+
+impl InCgroup for Socket {
+    #[inline(always)]
+    fn cgroup_id(&self) -> u64 {
+        // SAFETY: the socket was checked for null and is not yet released.
+        unsafe { bpf_sk_cgroup_id(self.0.cast()) }
+    }
+
+    #[inline(always)]
+    fn ancestor(&self, level: i32) -> u64 {
+        // SAFETY: as above.
+        unsafe { bpf_sk_ancestor_cgroup_id(self.0.cast(), level) }
+    }
+}
+
+/// The taps of a cgroup and its ancestors: the innermost names the packet, the sessions of all are
+/// joined.
+#[inline(always)]
+fn cgroup_taps(member: &impl InCgroup, levels: u32, loopback: bool) -> Option<Owner> {
+    let mut owner = Owner { tap: 0, generation: 0, flip: false, sessions: 0 };
+    let own = member.cgroup_id();
+    join(&mut owner, own, loopback);
+    // From the innermost depth outwards; level 0 is the root, which is never a tap.
+    let mut level = CGROUP_LEVELS as i32 - 1;
+    while level > 0 {
+        if levels & (1 << level) != 0 {
+            let id = member.ancestor(level);
+            if id != 0 && id != own {
+                join(&mut owner, id, loopback);
+            }
+        }
+        level -= 1;
+    }
+    if owner.sessions == 0 { None } else { Some(owner) }
+}
+
+#[inline(always)]
+fn join(owner: &mut Owner, cgroup_id: u64, loopback: bool) {
+    // SAFETY: as for IFINDEX_TAPS_HIGH.
+    let Some(&tap) = (unsafe { maps::CGROUP_TAPS.get(&cgroup_id) }) else { return };
+    let Some(sessions) = armed(tap) else { return };
+    let Some(entry) = maps::TAPS.get(tap) else { return };
+    if entry.flags & TAP_LOOPBACK_ONLY != 0 && !loopback {
+        return;
+    }
+    if owner.tap == 0 {
+        owner.tap = tap;
+        owner.generation = entry.generation;
+    }
+    owner.sessions |= sessions;
+}
+
+/// Sessions whose tap the receiving socket of a loopback packet belongs to.
+#[inline(never)]
+fn receivers_sessions(skb: &Skb, gate: &Gate) -> u64 {
+    let flow = Flow::decode(skb.ethertype(), &Network::of::<true>(*skb));
+    if !flow.ports {
+        return 0;
+    }
+    // SAFETY: all-zero bytes are a valid tuple.
+    let mut tuple: bpf_sock_tuple = unsafe { mem::zeroed() };
+    let size = match flow.family {
+        FAMILY_IPV4 => {
+            // SAFETY: writing a union of integers.
+            unsafe {
+                tuple.__bindgen_anon_1.ipv4.saddr = flow.source[0];
+                tuple.__bindgen_anon_1.ipv4.daddr = flow.destination[0];
+                tuple.__bindgen_anon_1.ipv4.sport = flow.source_port.to_be();
+                tuple.__bindgen_anon_1.ipv4.dport = flow.destination_port.to_be();
+            }
+            12
+        }
+        FAMILY_IPV6 => {
+            // SAFETY: writing a union of integers.
+            unsafe {
+                tuple.__bindgen_anon_1.ipv6.saddr = flow.source;
+                tuple.__bindgen_anon_1.ipv6.daddr = flow.destination;
+                tuple.__bindgen_anon_1.ipv6.sport = flow.source_port.to_be();
+                tuple.__bindgen_anon_1.ipv6.dport = flow.destination_port.to_be();
+            }
+            36
+        }
+        _ => return 0,
+    };
+    let lookup = match flow.protocol {
+        PROTOCOL_TCP => bpf_sk_lookup_tcp,
+        PROTOCOL_UDP => bpf_sk_lookup_udp,
+        _ => return 0,
+    };
+    // SAFETY: the context and the tuple are valid; the size is one of the two that the helper
+    // takes.
+    let socket = unsafe {
+        lookup(skb.as_ptr().cast(), &raw mut tuple, size, CURRENT_NETNS, 0)
+    };
+    if socket.is_null() {
+        return 0;
+    }
+    let sessions =
+        cgroup_taps(&Socket(socket), gate.cgroup_levels, true).map_or(0, |owner| owner.sessions);
+    // SAFETY: it was looked up above and is not used afterwards.
+    unsafe { bpf_sk_release(socket.cast()) };
+    sessions
+}

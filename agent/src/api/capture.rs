@@ -1,0 +1,311 @@
+//! `remora.v1.Capture`.
+
+use std::{
+    collections::HashSet,
+    io::SeekFrom,
+    path::{Path, PathBuf},
+    pin::Pin,
+};
+
+use bytes::Bytes;
+use futures_util::Stream;
+use remora_capture::session::{CaptureId, CaptureState, StopReason};
+use remora_proto::{
+    convert::{ConvertError, Start},
+    limits::STREAM_BLOCKS_BYTES_MAX,
+    reason::{Reason, status},
+    v1::{self, capture_server::Capture, stream_response::Message},
+};
+use tokio::{
+    fs::File,
+    io::{AsyncReadExt as _, AsyncSeekExt as _},
+    sync::{broadcast, mpsc},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Request, Response, Status};
+
+use super::{PeerPolicy, error};
+use crate::session::{DriverHandle, Order, StreamSource, Tail};
+
+/// Messages of a stream that wait for its connection.
+const MESSAGES: usize = 4;
+/// Bytes read from a file at a time; a pcapng file's blocks need not end there.
+const FILE_CHUNK: usize = STREAM_BLOCKS_BYTES_MAX / 2;
+
+pub(super) struct CaptureService {
+    pub(super) driver: DriverHandle,
+    pub(super) peers: PeerPolicy,
+    /// Runs a stream's task.
+    pub(super) spawn: fn(Pin<Box<dyn Future<Output = ()> + Send>>),
+}
+
+type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+fn id(text: &str) -> Result<CaptureId, Status> {
+    text.parse().map_err(|error| Status::from(ConvertError::Id(error)))
+}
+
+#[tonic::async_trait]
+impl Capture for CaptureService {
+    async fn start(
+        &self,
+        request: Request<v1::StartRequest>,
+    ) -> Result<Response<v1::StartResponse>, Status> {
+        let caller = self.peers.check(&request)?;
+        let Start { spec, idempotency_key } = request.into_inner().try_into()?;
+        let target = spec.target.clone();
+        let order = Order { spec, key: idempotency_key, caller: caller.clone() };
+        match self.driver.start(order).await {
+            Ok(started) => {
+                let existing = started.existing;
+                tracing::info!(%caller, capture = %started.state.id, existing, "start");
+                Ok(Response::new(v1::StartResponse {
+                    capture: Some((&started.state).into()),
+                    existing,
+                }))
+            }
+            Err(error) => {
+                tracing::warn!(%caller, %target, %error, "refused to start");
+                Err(error::start(&error))
+            }
+        }
+    }
+
+    async fn stop(
+        &self,
+        request: Request<v1::StopRequest>,
+    ) -> Result<Response<v1::StopResponse>, Status> {
+        let caller = self.peers.check(&request)?;
+        let id = id(&request.into_inner().id)?;
+        tracing::info!(%caller, capture = %id, "stop");
+        let state = self
+            .driver
+            .stop(id, StopReason::Requested)
+            .await
+            .map_err(|error| error::lookup(&error))?;
+        Ok(Response::new(v1::StopResponse { capture: Some((&state).into()) }))
+    }
+
+    async fn get(
+        &self,
+        request: Request<v1::GetRequest>,
+    ) -> Result<Response<v1::GetResponse>, Status> {
+        self.peers.check(&request)?;
+        let id = id(&request.into_inner().id)?;
+        let state = self.driver.get(id).await.map_err(|error| error::lookup(&error))?;
+        Ok(Response::new(v1::GetResponse { capture: Some((&state).into()) }))
+    }
+
+    async fn list(
+        &self,
+        request: Request<v1::ListRequest>,
+    ) -> Result<Response<v1::ListResponse>, Status> {
+        self.peers.check(&request)?;
+        let all = request.into_inner().all;
+        let captures = self
+            .driver
+            .list()
+            .await
+            .iter()
+            .filter(|state| all || !state.phase.is_final())
+            .map(without_alert)
+            .collect();
+        Ok(Response::new(v1::ListResponse { captures }))
+    }
+
+    type WatchStream = Responses<v1::WatchResponse>;
+
+    async fn watch(
+        &self,
+        request: Request<v1::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        self.peers.check(&request)?;
+        let wanted = match request.into_inner().id.as_str() {
+            "" => None,
+            text => Some(id(text)?),
+        };
+        // Subscribed before the present is read, so that no change falls between the two.
+        let events = self.driver.subscribe();
+        let now = match wanted {
+            Some(id) => {
+                vec![self.driver.get(id).await.map_err(|error| error::lookup(&error))?]
+            }
+            None => {
+                let mut states = self.driver.list().await;
+                states.retain(|state| !state.phase.is_final());
+                states
+            }
+        };
+        let (sender, receiver) = mpsc::channel(MESSAGES);
+        (self.spawn)(Box::pin(watch(wanted, now, events, sender)));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    type StreamStream = Responses<v1::StreamResponse>;
+
+    async fn stream(
+        &self,
+        request: Request<v1::StreamRequest>,
+    ) -> Result<Response<Self::StreamStream>, Status> {
+        let caller = self.peers.check(&request)?;
+        let id = id(&request.into_inner().id)?;
+        let source = self.driver.stream(id).await.map_err(|error| error::lookup(&error))?;
+        tracing::info!(%caller, capture = %id, "stream");
+        let (sender, receiver) = mpsc::channel(MESSAGES);
+        (self.spawn)(Box::pin(stream(self.driver.clone(), id, source, sender)));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+/// A list's answer stays small: the alert is told by `Get`.
+fn without_alert(state: &CaptureState) -> v1::CaptureState {
+    let mut message = v1::CaptureState::from(state);
+    if let Some(trigger) = message.spec.as_mut().and_then(|spec| spec.trigger.as_mut()) {
+        trigger.alert.clear();
+    }
+    message
+}
+
+type Sender<T> = mpsc::Sender<Result<T, Status>>;
+
+/// Ends when the watcher goes, or the agent does.
+async fn watch(
+    wanted: Option<CaptureId>,
+    now: Vec<CaptureState>,
+    mut events: broadcast::Receiver<CaptureState>,
+    sender: Sender<v1::WatchResponse>,
+) {
+    let mut told_final = HashSet::new();
+    for state in now {
+        if state.phase.is_final() {
+            told_final.insert(state.id);
+        }
+        let response = v1::WatchResponse { capture: Some((&state).into()) };
+        if sender.send(Ok(response)).await.is_err() {
+            return;
+        }
+    }
+    loop {
+        let state = match events.recv().await {
+            Ok(state) => state,
+            Err(broadcast::error::RecvError::Lagged(missed)) => {
+                let late = format!("{missed} events were missed; watch again");
+                let _gone = sender.send(Err(Status::data_loss(late))).await;
+                return;
+            }
+            Err(broadcast::error::RecvError::Closed) => return,
+        };
+        let other = wanted.is_some_and(|id| id != state.id);
+        if other || told_final.contains(&state.id) {
+            continue;
+        }
+        let response = v1::WatchResponse { capture: Some((&state).into()) };
+        if sender.send(Ok(response)).await.is_err() || (wanted.is_some() && state.phase.is_final())
+        {
+            return;
+        }
+    }
+}
+
+/// Sends the capture's blocks, then its final state.
+async fn stream(
+    driver: DriverHandle,
+    id: CaptureId,
+    source: StreamSource,
+    sender: Sender<v1::StreamResponse>,
+) {
+    let sent = match source {
+        StreamSource::Live(chunks) => live(chunks, &sender).await,
+        StreamSource::Tail(tail) => follow(tail, &sender).await,
+        StreamSource::File(path) => whole(&path, &sender).await,
+    };
+    match sent {
+        Ok(()) => {
+            let last = match driver.wait(id).await {
+                Ok(state) => Ok(v1::StreamResponse {
+                    message: Some(Message::Finished((&state).into())),
+                }),
+                Err(error) => Err(error::lookup(&error)),
+            };
+            let _gone = sender.send(last).await;
+        }
+        // For a live stream the writer notices that its reader went.
+        Err(Ended::ReaderGone) => tracing::debug!(capture = %id, "the stream's reader went away"),
+        Err(Ended::Failed(path, error)) => {
+            let message = format!("failed to read {}: {error}", path.display());
+            let failed = status(Code::Internal, Reason::CaptureNotFound, message);
+            let _gone = sender.send(Err(failed)).await;
+        }
+    }
+}
+
+enum Ended {
+    ReaderGone,
+    Failed(PathBuf, std::io::Error),
+}
+
+async fn live(
+    mut chunks: crate::session::ChunkReceiver,
+    sender: &Sender<v1::StreamResponse>,
+) -> Result<(), Ended> {
+    loop {
+        tokio::select! {
+            chunk = chunks.recv() => match chunk {
+                Some(blocks) => send_blocks(sender, blocks).await?,
+                None => return Ok(()),
+            },
+            // With no packets there is nothing to send, and the capture would run for nobody.
+            () = sender.closed() => return Err(Ended::ReaderGone),
+        }
+    }
+}
+
+/// Follows a file as it grows; what is beyond `length` is not whole yet.
+async fn follow(tail: Tail, sender: &Sender<v1::StreamResponse>) -> Result<(), Ended> {
+    let Tail { path, mut length } = tail;
+    let failed = |error| Ended::Failed(path.clone(), error);
+    let mut file = File::open(&path).await.map_err(failed)?;
+    let mut sent = 0;
+    loop {
+        let until = *length.borrow_and_update();
+        while sent < until {
+            let chunk = usize::try_from(until - sent).unwrap_or(FILE_CHUNK).min(FILE_CHUNK);
+            let mut bytes = vec![0; chunk];
+            file.read_exact(&mut bytes).await.map_err(failed)?;
+            sent += chunk as u64;
+            send_blocks(sender, bytes.into()).await?;
+        }
+        tokio::select! {
+            changed = length.changed() => if changed.is_err() {
+                // The writer is done; what it wrote last may be beyond what was seen above.
+                let rest = *length.borrow();
+                if rest == sent {
+                    return Ok(());
+                }
+                if rest < sent {
+                    return Err(failed(std::io::ErrorKind::UnexpectedEof.into()));
+                }
+            },
+            () = sender.closed() => return Err(Ended::ReaderGone),
+        }
+    }
+}
+
+async fn whole(path: &Path, sender: &Sender<v1::StreamResponse>) -> Result<(), Ended> {
+    let failed = |error| Ended::Failed(path.to_owned(), error);
+    let mut file = File::open(path).await.map_err(failed)?;
+    file.seek(SeekFrom::Start(0)).await.map_err(failed)?;
+    loop {
+        let mut bytes = Vec::with_capacity(FILE_CHUNK);
+        let read = (&mut file).take(FILE_CHUNK as u64).read_to_end(&mut bytes).await;
+        if read.map_err(failed)? == 0 {
+            return Ok(());
+        }
+        send_blocks(sender, bytes.into()).await?;
+    }
+}
+
+async fn send_blocks(sender: &Sender<v1::StreamResponse>, blocks: Bytes) -> Result<(), Ended> {
+    let response = v1::StreamResponse { message: Some(Message::Blocks(blocks)) };
+    sender.send(Ok(response)).await.map_err(|_closed| Ended::ReaderGone)
+}

@@ -1,0 +1,64 @@
+//! `remora.v1.Node`.
+
+use std::sync::{Arc, atomic::Ordering::Relaxed};
+
+use remora_agent_common::SESSION_SLOTS;
+use remora_proto::v1::{self, node_server::Node};
+use tonic::{Request, Response, Status};
+
+use super::PeerPolicy;
+use crate::{
+    clock::ClockOffset, node::NodeFacts, session::DriverHandle, sink::Store, writer::RecordTotals,
+};
+
+/// What `Status` is answered from.
+#[derive(Clone)]
+pub struct StatusSource {
+    pub node: NodeFacts,
+    pub started: jiff::Timestamp,
+    pub ring_bytes: u64,
+    pub store: Arc<Store>,
+    pub totals: Arc<RecordTotals>,
+    /// Interfaces that programs are attached to now.
+    pub taps: Arc<dyn Fn() -> Vec<v1::Tap> + Send + Sync>,
+}
+
+pub(super) struct NodeService {
+    pub(super) driver: DriverHandle,
+    pub(super) peers: PeerPolicy,
+    pub(super) source: StatusSource,
+}
+
+#[tonic::async_trait]
+impl Node for NodeService {
+    async fn status(
+        &self,
+        request: Request<v1::StatusRequest>,
+    ) -> Result<Response<v1::StatusResponse>, Status> {
+        self.peers.check(&request)?;
+        let running =
+            self.driver.list().await.iter().filter(|state| !state.phase.is_final()).count();
+        let clock = ClockOffset::measure();
+        let StatusSource { node, started, ring_bytes, store, totals, taps } = &self.source;
+        Ok(Response::new(v1::StatusResponse {
+            node: node.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            kernel: node.kernel.clone(),
+            started: Some(timestamp(*started)),
+            sessions_running: u32::try_from(running).unwrap_or(u32::MAX),
+            sessions_limit: SESSION_SLOTS,
+            ring_bytes: *ring_bytes,
+            store_bytes: store.used_bytes(),
+            store_quota_bytes: store.quota_bytes(),
+            taps: taps(),
+            clock_offset_ns: clock.offset_ns,
+            clock_error_ns: clock.error_ns,
+            records_stale: totals.stale.load(Relaxed),
+            records_malformed: totals.malformed.load(Relaxed),
+        }))
+    }
+}
+
+fn timestamp(time: jiff::Timestamp) -> prost_types::Timestamp {
+    prost_types::Timestamp { seconds: time.as_second(), nanos: time.subsec_nanosecond() }
+}

@@ -1,0 +1,264 @@
+//! The running agent. The only place that knows every module.
+//!
+//! Start: data directory (lock, repair) → eBPF object → cgroup root → ring consumer → driver →
+//! link watch → sockets. Stop: captures drained → sockets closed → programs and maps gone with the
+//! process.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use jiff::Timestamp;
+use remora_proto::v1;
+use tokio::{
+    runtime::Handle,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+    time::timeout,
+};
+
+use crate::{
+    api::{PeerPolicy, ServerParts, StatusSource, serve, server::Socket},
+    args::RunArgs,
+    clock,
+    kernel::{self, KernelSide, LoadOptions},
+    node::NodeFacts,
+    session::{Driver, DriverHandle, DriverParts, LinkEnd, driver},
+    sink::{SessionOutputs, Store},
+    supervisor::Supervisor,
+    target::{CgroupRoot, LinkEvent, LinkWatcher, Resolver, link_end},
+    telemetry::{AdminParts, AdminSocket},
+    writer::{Consumer, memory::Memory},
+};
+
+/// How long captures may take to be closed at the end.
+const DRAIN: Duration = Duration::from_secs(20);
+/// How long calls under way may take to end after that.
+const CLOSE: Duration = Duration::from_secs(3);
+/// How often the link watch looks whether the agent is ending.
+const LINK_WAIT: Duration = Duration::from_millis(200);
+
+/// Runs the agent until it is told to end.
+///
+/// # Errors
+/// It cannot start, or a part of it ended by itself.
+pub async fn run(args: RunArgs) -> anyhow::Result<()> {
+    let node = NodeFacts::of_this_machine(args.node)?;
+    let peers = PeerPolicy::new(args.group.as_deref())?;
+    let root = match args.cgroup_root {
+        Some(path) => CgroupRoot::at(path)?,
+        None => CgroupRoot::find()?,
+    };
+    let store = Arc::new(Store::open(&args.data_dir, args.quota, node.clone())?);
+    for recovered in store.recover()? {
+        tracing::warn!(
+            capture = %recovered.state.id,
+            packets = recovered.state.counts.written,
+            truncated_bytes = recovered.truncated_bytes,
+            "closed a capture that an agent left open when it died"
+        );
+    }
+
+    let ring_bytes = u32::try_from(args.ring_size).context("--ring-size is too large")?;
+    let loaded = kernel::load(LoadOptions { ring_bytes, log: log::LevelFilter::Debug })?;
+    tracing::debug!(verified = ?loaded.verified, "loaded the programs");
+    let mut programs = loaded.programs;
+    programs.attach_cgroup_root(root.mount())?;
+    let kernel = KernelSide::new(loaded.tables, programs);
+    let (consumer, _thread) =
+        Consumer::spawn(loaded.ring).context("failed to start the ring's reader")?;
+    let totals = Arc::clone(&consumer.totals);
+
+    let (signal_sender, signals) = driver::signals();
+    let outputs = SessionOutputs {
+        store: Arc::clone(&store),
+        consumer,
+        memory: Memory::default(),
+        signals: signal_sender,
+        node: node.clone(),
+        runtime: Handle::current(),
+    };
+    let (driver, handle) = Driver::new(DriverParts {
+        taps: Arc::new(kernel.clone()),
+        targets: Arc::new(Resolver::new(root)),
+        outputs: Arc::new(outputs),
+        node: node.name.clone(),
+        now_ns: clock::monotonic_ns,
+        known: store.finished()?,
+        signals,
+    });
+
+    let mut supervisor = Supervisor::default();
+    let (stop, stopped) = watch::channel(false);
+    supervisor.spawn("driver", async move {
+        driver.run().await;
+        Ok(())
+    });
+    let links = watch_links(kernel.clone())?;
+
+    let socket = Socket::bind(&args.socket, &peers).await?;
+    if let Some(address) = &args.metrics {
+        let socket = AdminSocket::bind(address)
+            .await
+            .with_context(|| format!("failed to listen on {address:?} for metrics"))?;
+        tracing::info!(address = socket.address(), "serving metrics");
+        let parts = AdminParts {
+            driver: handle.clone(),
+            store: Arc::clone(&store),
+            totals: Arc::clone(&totals),
+            ring_bytes: args.ring_size,
+        };
+        supervisor.spawn("metrics", socket.serve(parts, until_stopped(stopped.clone())));
+    }
+    let status = StatusSource {
+        node: node.clone(),
+        started: Timestamp::now(),
+        ring_bytes: args.ring_size,
+        store,
+        totals,
+        taps: Arc::new(move || attached(&kernel)),
+    };
+    let server = ServerParts { driver: handle.clone(), peers, status };
+    supervisor.spawn("api", serve(socket, server, until_stopped(stopped)));
+    tracing::info!(
+        node = %node.name, socket = %args.socket.display(), data = %args.data_dir.display(),
+        "ready"
+    );
+
+    let mut ending = Ending::new()?;
+    let failed = tokio::select! {
+        () = ending.asked() => None,
+        error = supervisor.first_end() => Some(error),
+    };
+    let drained = tokio::select! {
+        drained = drain(&handle) => drained,
+        () = ending.asked() => {
+            tracing::warn!("told twice to end: captures are left to the next start's repair");
+            false
+        }
+    };
+    links.stop();
+    stop.send_replace(true);
+    drop(handle);
+    if !supervisor.join(CLOSE).await {
+        tracing::debug!("some calls were still under way");
+    }
+    match failed {
+        Some(error) => Err(error),
+        None if !drained => anyhow::bail!("captures were not closed in order"),
+        None => Ok(()),
+    }
+}
+
+async fn drain(handle: &DriverHandle) -> bool {
+    tracing::info!("ending");
+    let drained = timeout(DRAIN, handle.drain()).await.is_ok();
+    if !drained {
+        tracing::error!("captures were not closed within {DRAIN:?}");
+    }
+    drained
+}
+
+async fn until_stopped(mut stopped: watch::Receiver<bool>) {
+    // The sender's end is the agent's.
+    let _ended = stopped.wait_for(|stopped| *stopped).await;
+}
+
+/// SIGTERM and SIGINT.
+struct Ending {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Ending {
+    fn new() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("failed to listen for signals");
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// The thread that attaches to new veths.
+struct LinkWatch {
+    ending: Arc<AtomicBool>,
+}
+
+impl LinkWatch {
+    fn stop(&self) {
+        self.ending.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Attaches to the host end of every pod's veth, those that are there and those that come, so that
+/// a trigger finds its tap in place.
+fn watch_links(kernel: KernelSide) -> anyhow::Result<LinkWatch> {
+    let mut watcher = LinkWatcher::new().context("failed to watch the interfaces")?;
+    let ending = Arc::new(AtomicBool::new(false));
+    let ended = Arc::clone(&ending);
+    thread::Builder::new()
+        .name("link-watch".to_owned())
+        .spawn(move || {
+            while !ended.load(Ordering::Relaxed) {
+                match watcher.next(LINK_WAIT) {
+                    Ok(Some(event)) => link_event(&kernel, event),
+                    Ok(None) => {}
+                    Err(error) => {
+                        tracing::error!(%error, "failed to watch the interfaces");
+                        thread::sleep(LINK_WAIT);
+                    }
+                }
+            }
+        })
+        .context("failed to start the link watch")?;
+    Ok(LinkWatch { ending })
+}
+
+fn link_event(kernel: &KernelSide, event: LinkEvent) {
+    match event {
+        LinkEvent::Up(interface) | LinkEvent::Changed(interface) => {
+            let end = link_end(interface.kind);
+            if end != LinkEnd::VethHost {
+                return;
+            }
+            if let Err(error) = kernel.ensure_interface(interface.ifindex, &interface.name, end) {
+                tracing::debug!(interface = %interface.name, %error, "not attached");
+            }
+        }
+        LinkEvent::Gone { ifindex } => kernel.interface_gone(ifindex),
+        LinkEvent::Resync => tracing::warn!("events of interfaces were lost; looking at all again"),
+    }
+}
+
+fn attached(kernel: &KernelSide) -> Vec<v1::Tap> {
+    kernel
+        .interfaces()
+        .into_iter()
+        .map(|(ifindex, _)| v1::Tap {
+            hook: "tcx".to_owned(),
+            interface: interface_name(ifindex),
+            ifindex,
+            ..v1::Tap::default()
+        })
+        .collect()
+}
+
+fn interface_name(ifindex: u32) -> String {
+    nix::net::if_::if_indextoname(ifindex)
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default()
+}

@@ -1,0 +1,123 @@
+//! The command line; the only reader of arguments and environment.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::telemetry::AdminAddress;
+
+/// Remora's node agent: captures packets in the kernel, for `remora` and the controller.
+#[derive(Debug, Parser)]
+#[command(name = "remora-agent", version, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+
+    /// What to log: error, warn, info, debug, or a filter like `remora_agent=debug`
+    #[arg(long, global = true, env = "REMORA_LOG", default_value = "info")]
+    pub log: String,
+
+    /// Log lines as JSON
+    #[arg(long, global = true)]
+    pub log_json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the agent in the foreground
+    #[command(after_help = RUN_HELP)]
+    Run(RunArgs),
+    /// Say what this kernel and these rights allow, and what to do about the rest
+    Doctor(DoctorArgs),
+}
+
+const RUN_HELP: &str = "\
+Rights: CAP_BPF and CAP_NET_ADMIN, nothing else; no root. For example:
+  setpriv --reuid=65532 --regid=65532 --clear-groups --no-new-privs \\
+    --inh-caps=-all,+bpf,+net_admin --ambient-caps=-all,+bpf,+net_admin \\
+    remora-agent run --socket /run/remora/agent.sock --data-dir /var/lib/remora
+
+SIGTERM and SIGINT end it in order: captures are closed with exact counts. A second one ends it at
+once. `remora status` asks it how it is.";
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Unix socket to serve on (mode 0660)
+    #[arg(long, value_name = "PATH", default_value = "/run/remora/agent.sock")]
+    pub socket: PathBuf,
+
+    /// Directory for captures (mode 0700)
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/remora")]
+    pub data_dir: PathBuf,
+
+    /// Most that captures may take there, like 512MiB or 10GiB
+    #[arg(long, value_name = "SIZE", default_value = "4GiB", value_parser = parse_size)]
+    pub quota: u64,
+
+    /// Size of the kernel's ring, a power of two from 256KiB to 1GiB
+    #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = parse_size)]
+    pub ring_size: u64,
+
+    /// Group whose members may use the socket, by name or number
+    #[arg(long, value_name = "GROUP")]
+    pub group: Option<String>,
+
+    /// Serve /metrics and /healthz there: unix:PATH or 127.0.0.1:PORT
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics: Option<AdminAddress>,
+
+    /// Mount point of the cgroup2 tree (default: as the machine has it mounted)
+    #[arg(long, value_name = "PATH")]
+    pub cgroup_root: Option<PathBuf>,
+
+    /// This node's name (default: the host name)
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    pub node: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Mount point of the cgroup2 tree (default: as the machine has it mounted)
+    #[arg(long, value_name = "PATH")]
+    pub cgroup_root: Option<PathBuf>,
+}
+
+/// Bytes from a number with an optional unit: KiB, MiB, GiB (K, M, G).
+fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit.trim() {
+        "" | "B" => 1,
+        "K" | "KiB" => 1 << 10,
+        "M" | "MiB" => 1 << 20,
+        "G" | "GiB" => 1 << 30,
+        _ => return Err("use a number with KiB, MiB or GiB, like 16MiB".to_owned()),
+    };
+    number
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(factor))
+        .ok_or_else(|| "use a number with KiB, MiB or GiB, like 16MiB".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_are_binary() {
+        assert_eq!(parse_size("256KiB"), Ok(256 << 10));
+        assert_eq!(parse_size("16M"), Ok(16 << 20));
+        assert_eq!(parse_size("4096"), Ok(4096));
+        for bad in ["", "MiB", "-1", "1.5MiB", "16MB", "99999999999GiB"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! `remora-agent doctor`: what this kernel and these rights allow.
+//!
+//! Every line is tried, not guessed from a version.
+
+use std::{fs, io::Write as _, process::ExitCode};
+
+use remora_proto::v1;
+
+use crate::{
+    args::DoctorArgs,
+    kernel::{self, LoadOptions, load::RING_BYTES_MIN},
+    node::NodeFacts,
+    target::CgroupRoot,
+};
+
+/// Capabilities by their bit (linux/capability.h).
+const CAPABILITIES: [(&str, u32); 2] = [("CAP_NET_ADMIN", 12), ("CAP_BPF", 39)];
+
+/// One line of the report.
+#[derive(Debug, PartialEq, Eq)]
+struct Finding {
+    what: String,
+    /// What to do about it, if it is missing.
+    missing: Option<String>,
+}
+
+impl Finding {
+    fn ok(what: impl Into<String>) -> Self {
+        Self { what: what.into(), missing: None }
+    }
+
+    fn missing(what: impl Into<String>, next: impl Into<String>) -> Self {
+        Self { what: what.into(), missing: Some(next.into()) }
+    }
+}
+
+/// Prints the report; fails if something is missing that the agent cannot do without.
+///
+/// # Errors
+/// The machine does not tell its name, or nothing can be printed.
+pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
+    let node = NodeFacts::of_this_machine(None)?;
+    let mut findings = vec![Finding::ok(format!("kernel: {}", node.kernel))];
+    findings.extend(capabilities());
+    let root = match &args.cgroup_root {
+        Some(path) => CgroupRoot::at(path),
+        None => CgroupRoot::find(),
+    };
+    match &root {
+        Ok(root) => {
+            findings.push(Finding::ok(format!("cgroup2 tree: {}", root.mount().display())));
+        }
+        Err(error) => findings.push(Finding::missing("cgroup2 tree", error.to_string())),
+    }
+    findings.push(jit());
+    findings.extend(programs(root.as_ref().ok()));
+    findings.push(processes());
+
+    let mut out = std::io::stdout().lock();
+    for Finding { what, missing } in &findings {
+        match missing {
+            None => writeln!(out, "ok       {what}")?,
+            Some(next) => writeln!(out, "missing  {what}: {next}")?,
+        }
+    }
+    let all = findings.iter().all(|finding| finding.missing.is_none());
+    let api = v1::node_server::SERVICE_NAME.trim_end_matches(".Node");
+    if all {
+        writeln!(out, "\nThis machine can run the agent (API {api}): `remora-agent run`.")?;
+    }
+    Ok(if all { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn capabilities() -> Vec<Finding> {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0);
+    CAPABILITIES
+        .into_iter()
+        .map(|(name, bit)| {
+            if effective >> bit & 1 == 1 {
+                Finding::ok(format!("right: {name}"))
+            } else {
+                Finding::missing(
+                    format!("right: {name}"),
+                    "run as root, or with the capability (`remora-agent run --help` shows how)",
+                )
+            }
+        })
+        .collect()
+}
+
+fn jit() -> Finding {
+    const PATH: &str = "/proc/sys/net/core/bpf_jit_enable";
+    match fs::read_to_string(PATH).map(|text| text.trim().to_owned()) {
+        Ok(on) if on != "0" => Finding::ok("eBPF programs are compiled (JIT)"),
+        Ok(_) => Finding::missing(
+            "eBPF JIT",
+            "programs are interpreted and slow; `sysctl net.core.bpf_jit_enable=1`",
+        ),
+        // Not readable without root on some machines: then the kernel has its default, on.
+        Err(_) => Finding::ok("eBPF JIT: the kernel's default"),
+    }
+}
+
+fn programs(root: Option<&CgroupRoot>) -> Vec<Finding> {
+    let options = LoadOptions { ring_bytes: RING_BYTES_MIN, log: log::LevelFilter::Off };
+    let loaded = match kernel::load(options) {
+        Ok(loaded) => loaded,
+        Err(error) => return vec![Finding::missing("eBPF programs", error.to_string())],
+    };
+    let mut findings: Vec<_> = loaded
+        .verified
+        .iter()
+        .map(|(name, instructions)| {
+            Finding::ok(format!("program {name}: loaded, {instructions} instructions verified"))
+        })
+        .collect();
+    let mut programs = loaded.programs;
+    if let Some(root) = root {
+        findings.push(match programs.attach_cgroup_root(root.mount()) {
+            Ok(()) => Finding::ok("hook: cgroup_skb at the cgroup2 root"),
+            Err(error) => Finding::missing("hook: cgroup_skb", error.to_string()),
+        });
+    }
+    // Every network namespace has `lo`, as interface 1.
+    findings.push(match programs.attach_interface(1, "lo") {
+        Ok(()) => Finding::ok("hook: TCX on interfaces (tried on lo)"),
+        Err(error) => {
+            Finding::missing("hook: TCX on interfaces", format!("{error}; it needs Linux 6.6"))
+        }
+    });
+    findings
+}
+
+/// pid, unit and container targets, and the way to a pod's veth, need to see processes.
+fn processes() -> Finding {
+    match fs::read_to_string("/proc/1/cgroup") {
+        Ok(_) => Finding::ok("processes of others are visible in /proc"),
+        Err(error) => Finding::missing(
+            "processes in /proc",
+            format!("{error}; pods' veths are not found: mount /proc without hidepid"),
+        ),
+    }
+}

@@ -1,0 +1,211 @@
+//! The eBPF object: checked, its maps made and its programs loaded.
+
+use std::{error::Error as StdError, fmt::Write as _};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, Map, MapError, RingBuf},
+    programs::{CgroupSkb, ProgramError, SchedClassifier},
+};
+use aya_log::EbpfLogger;
+use remora_agent_common::ABI_VERSION;
+
+use super::{Programs, Ring, Tables, ring::WAKE_PARTS};
+
+/// The object that `cargo xtask build` made; empty if this build had none.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("REMORA_EBPF_OBJECT"));
+
+/// Smallest ring, in bytes: it must hold a few of the largest records.
+pub const RING_BYTES_MIN: u32 = 256 << 10;
+/// Largest ring, in bytes.
+pub const RING_BYTES_MAX: u32 = 1 << 30;
+
+pub(super) const TCX_PROGRAMS: [&str; 2] = ["tcx_ingress", "tcx_egress"];
+pub(super) const CGROUP_PROGRAMS: [&str; 2] = ["cgroup_ingress", "cgroup_egress"];
+
+/// The kernel side could not be set up, or did not do what it was told.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    #[error(
+        "this build of remora-agent has no eBPF object; build it by `cargo xtask build` (plain \
+         `cargo build` leaves it out)"
+    )]
+    NoObject,
+    #[error(
+        "the eBPF object has ABI version {found}, this agent {ABI_VERSION}; build both by \
+         `cargo xtask build`"
+    )]
+    Abi { found: u32 },
+    #[error("the ring has {0} bytes; use a power of two from 256 KiB to 1 GiB")]
+    RingBytes(u32),
+    #[error(
+        "not permitted: the agent needs CAP_BPF and CAP_NET_ADMIN ({}); `remora-agent doctor` \
+         tells what is missing", chain(&**.0)
+    )]
+    NotPermitted(#[source] Box<dyn StdError + Send + Sync>),
+    #[error("failed to load the eBPF object: {}", chain(.0))]
+    Object(#[source] Box<aya::EbpfError>),
+    #[error("failed to load program `{name}`: {}", chain(.source))]
+    Program { name: &'static str, source: Box<ProgramError> },
+    #[error("the eBPF object has no {0}")]
+    Missing(&'static str),
+    #[error("failed to use map `{name}`: {}", chain(.source))]
+    Map { name: &'static str, source: Box<MapError> },
+    #[error("failed to attach to {place}: {}", chain(.source))]
+    Attach { place: String, source: Box<ProgramError> },
+    #[error("all {0} taps are in use")]
+    TapsFull(u32),
+    #[error("{0}")]
+    Scope(String),
+    #[error("failed to {0}: {1}")]
+    Io(&'static str, #[source] std::io::Error),
+}
+
+/// An error with its causes on one line: aya keeps the reason at the end of the chain.
+fn chain(error: &(dyn StdError + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let _ = write!(text, ": {cause}");
+        source = cause.source();
+    }
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+fn is_permission(error: &(dyn StdError + 'static)) -> bool {
+    let mut source = Some(error);
+    while let Some(cause) = source {
+        if let Some(io) = cause.downcast_ref::<std::io::Error>()
+            && io.kind() == std::io::ErrorKind::PermissionDenied
+        {
+            return true;
+        }
+        source = cause.source();
+    }
+    false
+}
+
+impl KernelError {
+    /// Tells a lack of rights from every other failure.
+    fn from_load(error: aya::EbpfError) -> Self {
+        if is_permission(&error) {
+            Self::NotPermitted(Box::new(error))
+        } else {
+            Self::Object(Box::new(error))
+        }
+    }
+
+    fn from_program(name: &'static str, error: ProgramError) -> Self {
+        if is_permission(&error) {
+            Self::NotPermitted(Box::new(error))
+        } else {
+            Self::Program { name, source: Box::new(error) }
+        }
+    }
+}
+
+/// How to load.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadOptions {
+    /// A power of two, [`RING_BYTES_MIN`] to [`RING_BYTES_MAX`].
+    pub ring_bytes: u32,
+    /// What the programs may log (rare diagnostics, never per packet).
+    pub log: log::LevelFilter,
+}
+
+/// Everything that came out of the object.
+#[derive(Debug)]
+pub struct Loaded {
+    pub tables: Tables,
+    pub programs: Programs,
+    pub ring: Ring,
+    /// Programs with the number of instructions that the verifier processed.
+    pub verified: Vec<(&'static str, u32)>,
+}
+
+/// Loads all programs. Nothing is attached yet.
+///
+/// # Errors
+/// [`KernelError`], which says what to do next.
+pub fn load(options: LoadOptions) -> Result<Loaded, KernelError> {
+    if OBJECT.is_empty() {
+        return Err(KernelError::NoObject);
+    }
+    let ring_bytes = options.ring_bytes;
+    if !ring_bytes.is_power_of_two() || !(RING_BYTES_MIN..=RING_BYTES_MAX).contains(&ring_bytes) {
+        return Err(KernelError::RingBytes(ring_bytes));
+    }
+    let wake_bytes = u64::from(ring_bytes / WAKE_PARTS);
+    let log_level = options.log as u8;
+    let mut ebpf = EbpfLoader::new()
+        .map_max_entries("EVENTS", ring_bytes)
+        .override_global("REMORA_WAKE_BYTES", &wake_bytes, true)
+        .override_global("AYA_LOG_LEVEL", &log_level, false)
+        .load(OBJECT)
+        .map_err(KernelError::from_load)?;
+    check_abi(&mut ebpf)?;
+
+    let mut verified = Vec::new();
+    for name in TCX_PROGRAMS {
+        let program = classifier(&mut ebpf, name)?;
+        program.load().map_err(|error| KernelError::from_program(name, error))?;
+        verified.push((name, instructions(program.info())));
+    }
+    for name in CGROUP_PROGRAMS {
+        let program = cgroup_skb(&mut ebpf, name)?;
+        program.load().map_err(|error| KernelError::from_program(name, error))?;
+        verified.push((name, instructions(program.info())));
+    }
+    let logger = match EbpfLogger::init(&mut ebpf) {
+        Ok(logger) => Some(logger),
+        Err(error) => {
+            tracing::debug!(%error, "the programs' log is not read");
+            None
+        }
+    };
+    let tables = Tables::take(&mut ebpf)?;
+    let ring = RingBuf::try_from(take_map(&mut ebpf, "EVENTS")?)
+        .map_err(|source| KernelError::Map { name: "EVENTS", source: Box::new(source) })?;
+    Ok(Loaded {
+        tables,
+        programs: Programs::new(ebpf),
+        ring: Ring::new(ring, logger)?,
+        verified,
+    })
+}
+
+fn instructions(info: Result<aya::programs::ProgramInfo, ProgramError>) -> u32 {
+    info.ok().and_then(|info| info.verified_instruction_count()).unwrap_or(0)
+}
+
+fn check_abi(ebpf: &mut Ebpf) -> Result<(), KernelError> {
+    let abi: Array<_, u32> = Array::try_from(take_map(ebpf, "ABI")?)
+        .map_err(|source| KernelError::Map { name: "ABI", source: Box::new(source) })?;
+    if abi.len() == u32::from(ABI_VERSION) {
+        Ok(())
+    } else {
+        Err(KernelError::Abi { found: abi.len() })
+    }
+}
+
+pub(super) fn take_map(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, KernelError> {
+    ebpf.take_map(name).ok_or(KernelError::Missing(name))
+}
+
+pub(super) fn classifier<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut SchedClassifier, KernelError> {
+    ebpf.program_mut(name)
+        .and_then(|program| program.try_into().ok())
+        .ok_or(KernelError::Missing(name))
+}
+
+pub(super) fn cgroup_skb<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut CgroupSkb, KernelError> {
+    ebpf.program_mut(name)
+        .and_then(|program| program.try_into().ok())
+        .ok_or(KernelError::Missing(name))
+}

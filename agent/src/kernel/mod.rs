@@ -1,0 +1,26 @@
+//! The kernel side: the only module with aya, libc and `unsafe`.
+//!
+//! - [`load`]: the object, its programs and maps; says what is missing when it cannot.
+//! - [`attach`]: programs on interfaces and at the cgroup root.
+//! - [`tables`]: the maps, typed.
+//! - [`ring`]: the ring's reading end.
+//! - [`side`]: all of it as sessions use it; implements [`crate::session::Taps`].
+//! - [`grace`]: waiting for programs that are running.
+//!
+//! Invariant: a session's slot, its counters and its budget are in place before a bit is set, and
+//! are used again only after disarm, grace and drain.
+
+pub mod attach;
+pub mod grace;
+mod layouts;
+pub mod load;
+pub mod ring;
+pub mod side;
+pub mod tables;
+mod taps;
+
+pub use attach::Programs;
+pub use load::{KernelError, LoadOptions, Loaded, load};
+pub use ring::Ring;
+pub use side::KernelSide;
+pub use tables::Tables;

@@ -1,0 +1,348 @@
+//! The maps, typed.
+
+use std::{
+    fmt,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues},
+    util::nr_cpus,
+};
+use remora_agent_common::{
+    CGROUP_LEVELS, IFINDEX_ARRAY, SESSION_SLOTS, TAP_SLOTS,
+    counters::SessionCounters,
+    session::{Budget, Session},
+    tap::{Gate, TAP_FLIP, TAP_LOOPBACK_ONLY, Tap},
+};
+use remora_capture::session::TapInfo;
+
+use super::{
+    KernelError, grace,
+    layouts::{Layout, session},
+    load::take_map,
+    taps::{Point, TapTable, Unbound},
+};
+use crate::session::{
+    Arming, BoundTap, CgroupScope, InterfacePlace, KernelCounts, LinkEnd, Slot, TapHook, TapId,
+    View,
+};
+
+/// All maps but the ring, and what userspace knows of the taps. Every method takes microseconds.
+pub struct Tables(Mutex<Maps>);
+
+struct Maps {
+    gate: Array<MapData, Layout<Gate>>,
+    ifindex_taps: Array<MapData, u32>,
+    ifindex_taps_high: HashMap<MapData, u32, u32>,
+    cgroup_taps: HashMap<MapData, u64, u32>,
+    tap_sessions: Array<MapData, u64>,
+    taps: Array<MapData, Layout<Tap>>,
+    sessions: Array<MapData, Layout<Session>>,
+    budgets: Array<MapData, Layout<Budget>>,
+    counters: PerCpuArray<MapData, Layout<SessionCounters>>,
+    cpus: usize,
+    table: TapTable,
+    /// Sessions armed, and those of them that take ingress.
+    armed: u64,
+    ingress: u64,
+}
+
+impl fmt::Debug for Tables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tables").field("taps", &self.maps().table).finish_non_exhaustive()
+    }
+}
+
+impl Tables {
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
+        Ok(Self(Mutex::new(Maps {
+            gate: typed(ebpf, "GATE")?,
+            ifindex_taps: typed(ebpf, "IFINDEX_TAPS")?,
+            ifindex_taps_high: typed(ebpf, "IFINDEX_TAPS_HIGH")?,
+            cgroup_taps: typed(ebpf, "CGROUP_TAPS")?,
+            tap_sessions: typed(ebpf, "TAP_SESSIONS")?,
+            taps: typed(ebpf, "TAPS")?,
+            sessions: typed(ebpf, "SESSIONS")?,
+            budgets: typed(ebpf, "BUDGETS")?,
+            counters: typed(ebpf, "COUNTERS")?,
+            cpus: nr_cpus()
+                .map_err(|(_, error)| KernelError::Io("count the machine's CPUs", error))?,
+            table: TapTable::new(TAP_SLOTS, CGROUP_LEVELS),
+            armed: 0,
+            ingress: 0,
+        })))
+    }
+
+    /// The maps stay consistent when a holder of the lock panics: each method leaves them so
+    /// between any two writes.
+    fn maps(&self) -> MutexGuard<'_, Maps> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The tap of an interface, if it is bound.
+    pub fn interface(&self, ifindex: u32) -> Option<(TapId, LinkEnd)> {
+        self.maps().table.interface(ifindex)
+    }
+
+    /// A session enters the tap of an interface, if it is bound.
+    pub fn enter_interface(&self, ifindex: u32) -> Option<(TapId, LinkEnd)> {
+        let mut maps = self.maps();
+        let bound = maps.table.interface(ifindex)?;
+        maps.table.enter(bound.0);
+        Some(bound)
+    }
+
+    /// Binds an interface, if it is not bound.
+    ///
+    /// # Errors
+    /// No tap is free, or the kernel refuses.
+    pub fn bind_interface(&self, ifindex: u32, end: LinkEnd) -> Result<(), KernelError> {
+        let mut maps = self.maps();
+        if maps.table.interface(ifindex).is_some() {
+            return Ok(());
+        }
+        let flags = if end == LinkEnd::VethHost { TAP_FLIP } else { 0 };
+        let tap = Tap { cgroup_id: 0, generation: 0, flags };
+        let id = maps.bind(Point::Interface { ifindex, end }, tap)?;
+        let bound = maps.point_interface(ifindex, id.index);
+        if bound.is_err() {
+            maps.table.interface_gone(ifindex);
+        }
+        bound
+    }
+
+    /// A session enters the tap of a cgroup, which is bound for it if it is not.
+    ///
+    /// # Errors
+    /// No tap is free, it is bound with another scope, or the kernel refuses.
+    pub fn enter_cgroup(
+        &self,
+        id: u64,
+        level: u32,
+        scope: CgroupScope,
+    ) -> Result<TapId, KernelError> {
+        let mut maps = self.maps();
+        if let Some((tap, bound)) = maps.table.cgroup(id) {
+            return if bound == scope {
+                maps.table.enter(tap);
+                Ok(tap)
+            } else {
+                Err(KernelError::Scope(format!(
+                    "cgroup {id} is being captured by another session in another way (its \
+                     processes changed their network namespace meanwhile); stop that one first"
+                )))
+            };
+        }
+        if level == 0 || level >= CGROUP_LEVELS {
+            return Err(KernelError::Scope(format!(
+                "cgroup {id} lies at depth {level} of the tree; depths 1 to {} can be captured",
+                CGROUP_LEVELS - 1
+            )));
+        }
+        let flags = if scope == CgroupScope::LoopbackOnly { TAP_LOOPBACK_ONLY } else { 0 };
+        let tap = maps
+            .bind(Point::Cgroup { id, level, scope }, Tap { cgroup_id: id, generation: 0, flags })?;
+        maps.table.enter(tap);
+        let written = maps
+            .cgroup_taps
+            .insert(id, tap.index, 0)
+            .map_err(failed("CGROUP_TAPS"))
+            .and_then(|()| maps.write_gate());
+        if let Err(error) = written {
+            drop(maps);
+            self.leave(tap);
+            return Err(error);
+        }
+        Ok(tap)
+    }
+
+    /// Forgets an interface that is gone. Its sessions keep their tap, which sees nothing more.
+    pub fn interface_gone(&self, ifindex: u32) {
+        let mut maps = self.maps();
+        if maps.table.interface(ifindex).is_some() {
+            log_failure(maps.point_interface(ifindex, 0));
+            if let Some(index) = maps.table.interface_gone(ifindex) {
+                log_failure(maps.tap_sessions.set(index, 0, 0).map_err(failed("TAP_SESSIONS")));
+            }
+        }
+    }
+
+    /// Interfaces that are bound now.
+    pub fn interfaces(&self) -> Vec<(u32, LinkEnd)> {
+        let maps = self.maps();
+        maps.table
+            .points()
+            .filter_map(|(_, point)| match point {
+                Point::Interface { ifindex, end } => Some((*ifindex, *end)),
+                Point::Cgroup { .. } => None,
+            })
+            .collect()
+    }
+
+    /// A session leaves a tap. A cgroup's tap goes with its last session.
+    pub fn leave(&self, tap: TapId) {
+        let mut maps = self.maps();
+        if let Some(Unbound { index, point }) = maps.table.leave(tap) {
+            if let Point::Cgroup { id, .. } = point {
+                match maps.cgroup_taps.remove(&id) {
+                    Ok(()) | Err(MapError::KeyNotFound) => {}
+                    Err(error) => log_failure(Err(failed("CGROUP_TAPS")(error))),
+                }
+                log_failure(maps.write_gate());
+            }
+            log_failure(maps.tap_sessions.set(index, 0, 0).map_err(failed("TAP_SESSIONS")));
+        }
+    }
+
+    pub fn is_bound(&self, tap: TapId) -> bool {
+        self.maps().table.is_bound(tap)
+    }
+
+    /// Fills the slot, then flips its bit on each tap.
+    ///
+    /// # Errors
+    /// The kernel refuses a write; nothing is armed then.
+    pub fn arm(&self, arming: &Arming, taps: &[BoundTap]) -> Result<(), KernelError> {
+        let mut maps = self.maps();
+        let slot = arming.slot.0;
+        // All taps of a place see with the same eyes.
+        let swap = taps.iter().any(|t| t.end == LinkEnd::VethHost && t.view == View::Interface);
+        let entry = session(arming, swap);
+        let zeroes = PerCpuValues::try_from(vec![Layout(SessionCounters::default()); maps.cpus])
+            .map_err(|error| KernelError::Io("clear the counters", error))?;
+        maps.counters.set(slot, zeroes, 0).map_err(failed("COUNTERS"))?;
+        maps.budgets.set(slot, Layout(Budget::default()), 0).map_err(failed("BUDGETS"))?;
+        maps.sessions.set(slot, Layout(entry), 0).map_err(failed("SESSIONS"))?;
+        let bit = 1u64 << slot;
+        maps.armed |= bit;
+        if entry.directions & remora_agent_common::session::DIRECTION_INGRESS != 0 {
+            maps.ingress |= bit;
+        }
+        let flipped = maps.write_gate().and_then(|()| {
+            taps.iter().try_for_each(|tap| maps.flip(tap.id, |sessions| sessions | bit))
+        });
+        if flipped.is_err() {
+            drop(maps);
+            self.disarm(arming.slot, taps);
+        }
+        flipped
+    }
+
+    pub fn disarm(&self, slot: Slot, taps: &[BoundTap]) {
+        let mut maps = self.maps();
+        let bit = 1u64 << slot.0;
+        for tap in taps {
+            log_failure(maps.flip(tap.id, |sessions| sessions & !bit));
+        }
+        maps.armed &= !bit;
+        maps.ingress &= !bit;
+        log_failure(maps.write_gate());
+    }
+
+    pub fn counts(&self, slot: Slot) -> KernelCounts {
+        let maps = self.maps();
+        let mut sum = KernelCounts::default();
+        match maps.counters.get(&slot.0, 0) {
+            Ok(values) => {
+                for Layout(cpu) in values.iter() {
+                    sum.seen += cpu.seen;
+                    sum.matched += cpu.matched;
+                    sum.submitted += cpu.submitted;
+                    sum.lost += cpu.lost;
+                    sum.over_budget += cpu.over_budget;
+                    sum.copy_error += cpu.copy_error;
+                }
+            }
+            Err(error) => tracing::error!(%error, %slot, "failed to read the session's counters"),
+        }
+        sum
+    }
+
+    pub fn grace(&self) {
+        grace::wait();
+    }
+
+    /// The tap of an interface as a session is told of it.
+    pub(super) fn describe_interface(id: TapId, end: LinkEnd, place: &InterfacePlace) -> BoundTap {
+        BoundTap {
+            id,
+            info: TapInfo {
+                hook: "tcx".to_owned(),
+                interface: place.name.clone(),
+                ifindex: place.ifindex,
+                cgroup_id: 0,
+                description: match end {
+                    LinkEnd::VethHost => "host end of the pod's veth".to_owned(),
+                    LinkEnd::Other => "interface".to_owned(),
+                },
+            },
+            hook: TapHook::Tc,
+            view: place.view,
+            end,
+        }
+    }
+}
+
+impl Maps {
+    fn bind(&mut self, point: Point, mut tap: Tap) -> Result<TapId, KernelError> {
+        let id = self.table.bind(point).ok_or(KernelError::TapsFull(TAP_SLOTS - 1))?;
+        tap.generation = id.generation;
+        // Nothing points to the index yet.
+        self.tap_sessions.set(id.index, 0, 0).map_err(failed("TAP_SESSIONS"))?;
+        self.taps.set(id.index, Layout(tap), 0).map_err(failed("TAPS"))?;
+        Ok(id)
+    }
+
+    fn point_interface(&mut self, ifindex: u32, tap: u32) -> Result<(), KernelError> {
+        if ifindex < IFINDEX_ARRAY {
+            self.ifindex_taps.set(ifindex, tap, 0).map_err(failed("IFINDEX_TAPS"))
+        } else if tap == 0 {
+            match self.ifindex_taps_high.remove(&ifindex) {
+                Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+                Err(error) => Err(failed("IFINDEX_TAPS_HIGH")(error)),
+            }
+        } else {
+            self.ifindex_taps_high.insert(ifindex, tap, 0).map_err(failed("IFINDEX_TAPS_HIGH"))
+        }
+    }
+
+    /// Only this process writes the bitmaps, and only under the lock.
+    fn flip(&mut self, tap: TapId, change: impl Fn(u64) -> u64) -> Result<(), KernelError> {
+        if !self.table.is_bound(tap) {
+            return Ok(());
+        }
+        let before = self.tap_sessions.get(&tap.index, 0).map_err(failed("TAP_SESSIONS"))?;
+        self.tap_sessions.set(tap.index, change(before), 0).map_err(failed("TAP_SESSIONS"))
+    }
+
+    fn write_gate(&mut self) -> Result<(), KernelError> {
+        let gate = Gate {
+            armed: self.armed.count_ones(),
+            cgroup_levels: self.table.level_bits(),
+            ingress_sessions: self.ingress,
+        };
+        self.gate.set(0, Layout(gate), 0).map_err(failed("GATE"))
+    }
+}
+
+fn typed<T: TryFrom<Map, Error = MapError>>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+) -> Result<T, KernelError> {
+    T::try_from(take_map(ebpf, name)?).map_err(failed(name))
+}
+
+fn failed(name: &'static str) -> impl Fn(MapError) -> KernelError {
+    move |source| KernelError::Map { name, source: Box::new(source) }
+}
+
+/// For the ways down, which must go on.
+fn log_failure(result: Result<(), KernelError>) {
+    if let Err(error) = result {
+        tracing::error!(%error, "failed to take something back in the kernel's maps");
+    }
+}
+
+const _: () = assert!(SESSION_SLOTS == 64);

@@ -1,0 +1,41 @@
+//! `remora-agent`.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use remora_agent::{
+    app,
+    args::{Cli, Command},
+    doctor,
+};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let Cli { command, log, log_json } = Cli::parse();
+    let filter = match EnvFilter::try_new(&log) {
+        Ok(filter) => filter,
+        Err(error) => {
+            eprintln!("remora-agent: --log: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let subscriber =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if log_json {
+        subscriber.json().init();
+    } else {
+        subscriber.init();
+    }
+    let outcome = match command {
+        Command::Run(args) => tokio::runtime::Runtime::new()
+            .map_err(anyhow::Error::from)
+            .and_then(|runtime| runtime.block_on(app::run(args)))
+            .map(|()| ExitCode::SUCCESS),
+        Command::Doctor(args) => doctor::run(&args),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("remora-agent: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,521 @@
+//! The one task that owns the sessions.
+
+use std::{
+    collections::HashMap,
+    num::NonZeroU64,
+    sync::Arc,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use remora_agent_common::SESSION_SLOTS;
+use remora_capture::session::{CaptureId, CaptureState, Counts, Phase, StopReason};
+use tokio::{
+    sync::{broadcast, mpsc, oneshot},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
+};
+
+use super::{
+    Arming, BoundTap, ChunkReceiver, DRAIN_SLOW, DriverHandle, LookupError, Meter, Opening, Output,
+    Outputs, Place, Signal, Slot, StartError, Started, StreamSource, Tail, Taps, Targets,
+    handle::{Arm, Reply, Request},
+    registry::Registry,
+};
+
+/// Requests that wait for the driver, each of which it answers in microseconds.
+const REQUESTS: usize = 256;
+/// Signals that wait: a session sends at most one of each kind.
+const SIGNALS: usize = 8 * SESSION_SLOTS as usize;
+/// Changes of phase that a slow watcher may be behind.
+const EVENTS: usize = 1024;
+/// How often running sessions' targets are looked for.
+const LOOK: Duration = Duration::from_millis(500);
+/// A streamed capture that nobody reads ends after this.
+const READER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the driver is made of.
+pub struct DriverParts {
+    pub taps: Arc<dyn Taps>,
+    pub targets: Arc<dyn Targets>,
+    pub outputs: Arc<dyn Outputs>,
+    pub node: String,
+    /// CLOCK_MONOTONIC, nanoseconds.
+    pub now_ns: fn() -> u64,
+    /// Captures of earlier runs, oldest first.
+    pub known: Vec<CaptureState>,
+    pub signals: mpsc::Receiver<Signal>,
+}
+
+/// The task's state.
+pub struct Driver {
+    taps: Arc<dyn Taps>,
+    targets: Arc<dyn Targets>,
+    outputs: Arc<dyn Outputs>,
+    node: String,
+    now_ns: fn() -> u64,
+    requests: mpsc::Receiver<Request>,
+    signals: mpsc::Receiver<Signal>,
+    drained: (mpsc::Sender<Drained>, mpsc::Receiver<Drained>),
+    events: broadcast::Sender<CaptureState>,
+    registry: Registry,
+    slots: Vec<SlotState>,
+    waiting: HashMap<CaptureId, Vec<Reply<CaptureState>>>,
+    draining: Option<Vec<oneshot::Sender<()>>>,
+}
+
+#[derive(Default)]
+struct SlotState {
+    generation: u32,
+    session: Option<Running>,
+}
+
+/// A session between arming and its final counts.
+struct Running {
+    state: CaptureState,
+    place: Place,
+    taps: Arc<[BoundTap]>,
+    meter: Arc<Meter>,
+    /// `None` once it is draining.
+    output: Option<Box<dyn Output>>,
+    stream: Option<ChunkReceiver>,
+    tail: Option<Tail>,
+    armed: Instant,
+    deadline: Option<Instant>,
+}
+
+struct Drained {
+    slot: Slot,
+    state: CaptureState,
+}
+
+/// A channel for [`Signal`]s, to be made before the driver: outputs are given its sender.
+#[must_use]
+pub fn signals() -> (mpsc::Sender<Signal>, mpsc::Receiver<Signal>) {
+    mpsc::channel(SIGNALS)
+}
+
+impl Driver {
+    #[must_use]
+    pub fn new(parts: DriverParts) -> (Self, DriverHandle) {
+        let DriverParts { taps, targets, outputs, node, now_ns, known, signals } = parts;
+        let (sender, requests) = mpsc::channel(REQUESTS);
+        let (events, _) = broadcast::channel(EVENTS);
+        let mut registry = Registry::default();
+        for state in known {
+            registry.insert(state, None);
+        }
+        let handle = DriverHandle {
+            requests: sender,
+            events: events.clone(),
+            taps: Arc::clone(&taps),
+            targets: Arc::clone(&targets),
+        };
+        let driver = Self {
+            taps,
+            targets,
+            outputs,
+            node,
+            now_ns,
+            requests,
+            signals,
+            drained: mpsc::channel(SESSION_SLOTS as usize),
+            events,
+            registry,
+            slots: (0..SESSION_SLOTS).map(|_| SlotState::default()).collect(),
+            waiting: HashMap::new(),
+            draining: None,
+        };
+        (driver, handle)
+    }
+
+    /// Runs until every handle is gone.
+    pub async fn run(mut self) {
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let deadline = self.next_deadline();
+            tokio::select! {
+                request = self.requests.recv() => match request {
+                    Some(request) => self.request(request),
+                    None => return,
+                },
+                Some(signal) = self.signals.recv() => self.signal(signal),
+                Some(drained) = self.drained.1.recv() => self.finished(drained),
+                () = until(deadline) => self.end_overdue(),
+                _ = look.tick(), if self.any_running() => self.look_for_targets(),
+            }
+        }
+    }
+
+    fn request(&mut self, request: Request) {
+        // A requester that went away meanwhile needs no answer.
+        match request {
+            Request::Known { key, reply } => {
+                let state = self.registry.by_key(&key).map(|state| state.id);
+                let _gone = reply.send(state.and_then(|id| self.fresh(id)));
+            }
+            Request::Arm { arm, reply } => {
+                let started = self.arm(*arm);
+                if let Err(Ok(started)) = reply.send(started)
+                    && !started.existing
+                {
+                    // Nobody knows of it: it would run for nothing.
+                    self.stop_id(started.state.id, StopReason::ReaderGone);
+                }
+            }
+            Request::Stop { id, reason, reply } => {
+                self.stop_id(id, reason);
+                self.answer_when_final(id, reply);
+            }
+            Request::Get { id, reply } => {
+                let _gone = reply.send(self.fresh(id).ok_or(LookupError::NotFound(id)));
+            }
+            Request::List { reply } => {
+                let ids: Vec<_> = self.registry.iter().map(|state| state.id).collect();
+                let states = ids.into_iter().filter_map(|id| self.fresh(id)).collect();
+                let _gone = reply.send(states);
+            }
+            Request::Stream { id, reply } => {
+                let _gone = reply.send(self.stream(id));
+            }
+            Request::Wait { id, reply } => self.answer_when_final(id, reply),
+            Request::Drain { reply } => {
+                self.draining.get_or_insert_default().push(reply);
+                for slot in self.running_slots() {
+                    self.end(slot, StopReason::Shutdown);
+                }
+                self.answer_drained();
+            }
+        }
+    }
+
+    fn arm(&mut self, arm: Arm) -> Result<Started, StartError> {
+        let Arm { order, place, taps } = arm;
+        // A second call with the same key may have been on its way at the same time.
+        let known = order
+            .key
+            .as_deref()
+            .and_then(|key| self.registry.by_key(key))
+            .map(|state| state.id)
+            .and_then(|id| self.fresh(id));
+        if let Some(state) = known {
+            self.taps.release(&taps);
+            return Ok(Started { state, existing: true });
+        }
+        let key = order.key.clone();
+        match self.arm_new(order, place, &taps) {
+            Ok(state) => {
+                self.registry.insert(state.clone(), key);
+                self.publish(&state);
+                Ok(Started { state, existing: false })
+            }
+            Err(error) => {
+                self.taps.release(&taps);
+                Err(error)
+            }
+        }
+    }
+
+    fn arm_new(
+        &mut self,
+        order: super::Order,
+        place: Place,
+        taps: &[BoundTap],
+    ) -> Result<CaptureState, StartError> {
+        if self.draining.is_some() {
+            return Err(StartError::Draining);
+        }
+        let (slot, entry) = (0..)
+            .map(Slot)
+            .zip(&mut self.slots)
+            .find(|(_, entry)| entry.session.is_none())
+            .ok_or(StartError::SessionLimit(SESSION_SLOTS))?;
+        entry.generation = entry.generation.wrapping_add(1);
+        let generation = entry.generation;
+
+        let mut state = CaptureState {
+            id: CaptureId::generate(),
+            spec: order.spec,
+            phase: Phase::Capturing,
+            stop_reason: None,
+            message: String::new(),
+            counts: Counts::default(),
+            started: Timestamp::now(),
+            finished: None,
+            first_packet: None,
+            last_packet: None,
+            file: String::new(),
+            taps: taps.iter().map(|tap| tap.info.clone()).collect(),
+            node: self.node.clone(),
+            caller: order.caller,
+            resolved_target: place.description.clone(),
+        };
+        let meter = Arc::new(Meter::default());
+        let mut output = self.outputs.open(Opening {
+            slot,
+            generation,
+            state: &state,
+            taps,
+            notes: &place.notes,
+            meter: Arc::clone(&meter),
+        })?;
+        state.file = output.file().unwrap_or_default();
+        let limits = state.spec.limits;
+        let arming = Arming {
+            slot,
+            generation,
+            spec: Arc::new(state.spec.clone()),
+            byte_limit: limits
+                .file_bytes
+                .map(|bytes| bytes.get().saturating_sub(output.overhead_bytes())),
+            deadline_ns: limits.duration.map(|duration| {
+                (self.now_ns)().saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
+            }),
+        };
+        let armed = Instant::now();
+        if let Err(error) = self.taps.arm(&arming, taps) {
+            // Blocks for as long as an empty file takes to close: this is the rare way.
+            let _closed = output.close(super::KernelCounts::default());
+            return Err(error);
+        }
+        let session = Running {
+            state: state.clone(),
+            place,
+            taps: taps.into(),
+            stream: output.take_stream(),
+            tail: output.tail(),
+            output: Some(output),
+            meter,
+            armed,
+            deadline: limits.duration.and_then(|duration| armed.checked_add(duration)),
+        };
+        if let Some(entry) = self.slots.get_mut(slot.0 as usize) {
+            entry.session = Some(session);
+        }
+        tracing::info!(capture = %state.id, target = %state.resolved_target, "capturing");
+        Ok(state)
+    }
+
+    /// Begins a session's end, unless it has begun.
+    fn end(&mut self, slot: Slot, reason: StopReason) {
+        let Some(session) = self.slots.get_mut(slot.0 as usize).and_then(|s| s.session.as_mut())
+        else {
+            return;
+        };
+        let Some(output) = session.output.take() else { return };
+        session.state.phase = Phase::Draining;
+        session.state.stop_reason = Some(reason);
+        session.deadline = None;
+        self.taps.disarm(slot, &session.taps);
+        // An unread stream ends with its session.
+        session.stream = None;
+
+        let mut state = session.state.clone();
+        let bound = Arc::clone(&session.taps);
+        let meter = Arc::clone(&session.meter);
+        let (taps, outputs) = (Arc::clone(&self.taps), Arc::clone(&self.outputs));
+        let done = self.drained.0.clone();
+        self.registry.update(state.clone());
+        self.publish(&state);
+        tokio::task::spawn_blocking(move || {
+            let begun = std::time::Instant::now();
+            taps.grace();
+            let closed = output.close(taps.counts(slot));
+            taps.release(&bound);
+            conclude(&mut state, closed, &meter);
+            if let Err(problem) = outputs.keep(&state) {
+                tracing::error!(capture = %state.id, %problem, "the capture's account is not kept");
+                state.message = join(&state.message, &problem);
+            }
+            if begun.elapsed() > DRAIN_SLOW {
+                tracing::warn!(capture = %state.id, took = ?begun.elapsed(), "slow to finish");
+            }
+            // The driver outlives its sessions.
+            let _gone = done.blocking_send(Drained { slot, state });
+        });
+    }
+
+    fn finished(&mut self, Drained { slot, state }: Drained) {
+        if let Some(entry) = self.slots.get_mut(slot.0 as usize) {
+            entry.session = None;
+        }
+        let Counts { written, .. } = state.counts;
+        let missing = state.counts.missing();
+        let reason = state.stop_reason.map_or("", StopReason::text);
+        if missing == 0 {
+            tracing::info!(capture = %state.id, written, reason, "finished");
+        } else {
+            tracing::error!(capture = %state.id, written, missing, reason, "finished with losses");
+        }
+        self.registry.update(state.clone());
+        self.publish(&state);
+        for reply in self.waiting.remove(&state.id).unwrap_or_default() {
+            let _gone = reply.send(Ok(state.clone()));
+        }
+        self.answer_drained();
+    }
+
+    fn signal(&mut self, Signal { slot, generation, reason }: Signal) {
+        let current = self.slots.get(slot.0 as usize).is_some_and(|s| s.generation == generation);
+        if current {
+            self.end(slot, reason);
+        }
+    }
+
+    fn stop_id(&mut self, id: CaptureId, reason: StopReason) {
+        if let Some((slot, _)) = self.find(id) {
+            self.end(slot, reason);
+        }
+    }
+
+    fn end_overdue(&mut self) {
+        let now = Instant::now();
+        let overdue: Vec<_> = self
+            .sessions()
+            .filter(|(_, session)| session.deadline.is_some_and(|deadline| deadline <= now))
+            .map(|(slot, _)| slot)
+            .collect();
+        for slot in overdue {
+            self.end(slot, StopReason::Duration);
+        }
+    }
+
+    /// Ends sessions that nobody reads, or whose target is gone.
+    fn look_for_targets(&mut self) {
+        let unread: Vec<_> = self
+            .sessions()
+            .filter(|(_, s)| s.stream.is_some() && s.armed.elapsed() > READER_PATIENCE)
+            .map(|(slot, _)| slot)
+            .collect();
+        for slot in unread {
+            self.end(slot, StopReason::ReaderGone);
+        }
+        let gone: Vec<_> = self
+            .sessions()
+            .filter(|(_, session)| {
+                let unbound = !session.taps.iter().any(|tap| self.taps.is_bound(tap.id));
+                unbound || !self.targets.still_there(&session.place)
+            })
+            .map(|(slot, _)| slot)
+            .collect();
+        for slot in gone {
+            self.end(slot, StopReason::TargetGone);
+        }
+    }
+
+    fn stream(&mut self, id: CaptureId) -> Result<StreamSource, LookupError> {
+        let outputs = Arc::clone(&self.outputs);
+        if let Some((slot, _)) = self.find(id)
+            && let Some(session) =
+                self.slots.get_mut(slot.0 as usize).and_then(|entry| entry.session.as_mut())
+        {
+            if let Some(tail) = &session.tail {
+                return Ok(StreamSource::Tail(tail.clone()));
+            }
+            return session
+                .stream
+                .take()
+                .map(StreamSource::Live)
+                .ok_or(LookupError::StreamTaken(id));
+        }
+        let state = self.registry.get(id).ok_or(LookupError::NotFound(id))?;
+        if state.file.is_empty() {
+            return Err(LookupError::NotKept(id));
+        }
+        Ok(StreamSource::File(outputs.path(&state.file)))
+    }
+
+    fn answer_when_final(&mut self, id: CaptureId, reply: Reply<CaptureState>) {
+        match self.registry.get(id) {
+            None => {
+                let _gone = reply.send(Err(LookupError::NotFound(id)));
+            }
+            Some(state) if state.phase.is_final() => {
+                let _gone = reply.send(Ok(state.clone()));
+            }
+            Some(_) => self.waiting.entry(id).or_default().push(reply),
+        }
+    }
+
+    fn answer_drained(&mut self) {
+        if self.slots.iter().all(|entry| entry.session.is_none())
+            && let Some(waiting) = &mut self.draining
+        {
+            for reply in waiting.drain(..) {
+                let _gone = reply.send(());
+            }
+        }
+    }
+
+    /// A capture's state with the counts of this moment.
+    fn fresh(&self, id: CaptureId) -> Option<CaptureState> {
+        let mut state = self.registry.get(id)?.clone();
+        if let Some((slot, session)) = self.find(id) {
+            self.taps.counts(slot).fill(&mut state.counts);
+            session.meter.fill(&mut state.counts);
+            state.first_packet = session.meter.first_packet();
+            state.last_packet = session.meter.last_packet();
+        }
+        Some(state)
+    }
+
+    fn publish(&self, state: &CaptureState) {
+        // Nobody watching is fine.
+        let _nobody = self.events.send(state.clone());
+    }
+
+    fn find(&self, id: CaptureId) -> Option<(Slot, &Running)> {
+        self.sessions().find(|(_, session)| session.state.id == id)
+    }
+
+    fn sessions(&self) -> impl Iterator<Item = (Slot, &Running)> {
+        (0..)
+            .map(Slot)
+            .zip(&self.slots)
+            .filter_map(|(slot, entry)| entry.session.as_ref().map(|session| (slot, session)))
+    }
+
+    fn running_slots(&self) -> Vec<Slot> {
+        self.sessions().map(|(slot, _)| slot).collect()
+    }
+
+    fn any_running(&self) -> bool {
+        self.sessions().next().is_some()
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        self.sessions().filter_map(|(_, session)| session.deadline).min()
+    }
+}
+
+/// The final state of a session from how its output ended.
+fn conclude(state: &mut CaptureState, closed: super::Closed, meter: &Meter) {
+    let super::Closed { counts, problem } = closed;
+    state.counts = counts;
+    state.finished = Some(Timestamp::now());
+    state.first_packet = meter.first_packet();
+    state.last_packet = meter.last_packet();
+    state.message = problem.unwrap_or_default();
+    if state.stop_reason == Some(StopReason::FileBytes) && at_packet_limit(state) {
+        state.stop_reason = Some(StopReason::Packets);
+    }
+    state.phase = if state.message.is_empty() { Phase::Finished } else { Phase::Failed };
+    if !state.counts.balanced() {
+        tracing::error!(capture = %state.id, counts = ?state.counts, "the counts do not add up");
+    }
+}
+
+fn at_packet_limit(state: &CaptureState) -> bool {
+    state.spec.limits.packets.map(NonZeroU64::get) == Some(state.counts.submitted)
+}
+
+fn join(first: &str, second: &str) -> String {
+    if first.is_empty() { second.to_owned() } else { format!("{first}; {second}") }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

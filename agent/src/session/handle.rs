@@ -1,0 +1,175 @@
+//! What the rest of the agent asks of the driver.
+
+use std::{path::PathBuf, sync::Arc};
+
+use remora_capture::session::{CaptureId, CaptureState, SessionSpec, StopReason};
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use super::{
+    BoundTap, ChunkReceiver, IDEMPOTENCY_KEY_MAX, Place, StartError, Tail, Taps, Targets,
+};
+
+/// A request to capture.
+#[derive(Clone, Debug)]
+pub struct Order {
+    pub spec: SessionSpec,
+    pub key: Option<String>,
+    /// Who called, as the agent saw it.
+    pub caller: String,
+}
+
+/// The answer to an [`Order`].
+#[derive(Clone, Debug)]
+pub struct Started {
+    pub state: CaptureState,
+    /// The key was known: it is the capture that the first call made.
+    pub existing: bool,
+}
+
+/// There is no such capture, or not for this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LookupError {
+    #[error("capture {0} is not known here; `remora list --all` shows those that are")]
+    NotFound(CaptureId),
+    #[error("capture {0} is streamed to another reader already")]
+    StreamTaken(CaptureId),
+    #[error("capture {0} was streamed to its reader; nothing of it is kept here")]
+    NotKept(CaptureId),
+    #[error("the agent is shutting down")]
+    Draining,
+}
+
+/// Where the bytes of a capture come from.
+#[derive(Debug)]
+pub enum StreamSource {
+    /// The one stream of a streamed capture.
+    Live(ChunkReceiver),
+    /// A file that still grows.
+    Tail(Tail),
+    File(PathBuf),
+}
+
+pub(super) enum Request {
+    Known { key: String, reply: oneshot::Sender<Option<CaptureState>> },
+    Arm { arm: Box<Arm>, reply: oneshot::Sender<Result<Started, StartError>> },
+    Stop { id: CaptureId, reason: StopReason, reply: Reply<CaptureState> },
+    Get { id: CaptureId, reply: Reply<CaptureState> },
+    List { reply: oneshot::Sender<Vec<CaptureState>> },
+    Stream { id: CaptureId, reply: Reply<StreamSource> },
+    /// Wait for the final state.
+    Wait { id: CaptureId, reply: Reply<CaptureState> },
+    Drain { reply: oneshot::Sender<()> },
+}
+
+pub(super) type Reply<T> = oneshot::Sender<Result<T, LookupError>>;
+
+pub(super) struct Arm {
+    pub(super) order: Order,
+    pub(super) place: Place,
+    pub(super) taps: Vec<BoundTap>,
+}
+
+/// Sends requests to the driver.
+#[derive(Clone)]
+pub struct DriverHandle {
+    pub(super) requests: mpsc::Sender<Request>,
+    pub(super) events: broadcast::Sender<CaptureState>,
+    pub(super) taps: Arc<dyn Taps>,
+    pub(super) targets: Arc<dyn Targets>,
+}
+
+impl DriverHandle {
+    /// Starts a capture; armed when this returns.
+    ///
+    /// # Errors
+    /// [`StartError`], and nothing is armed or left behind.
+    pub async fn start(&self, order: Order) -> Result<Started, StartError> {
+        order.spec.validate()?;
+        if !order.spec.look_back.is_zero() {
+            return Err(StartError::LookBack);
+        }
+        if let Some(key) = &order.key {
+            if key.len() > IDEMPOTENCY_KEY_MAX {
+                return Err(StartError::IdempotencyKey(key.len()));
+            }
+            let key = key.clone();
+            let known = self.ask(|reply| Request::Known { key, reply }).await;
+            if let Some(state) = known.ok_or(StartError::Draining)? {
+                return Ok(Started { state, existing: true });
+            }
+        }
+        // Looking up and, where nothing is attached yet, attaching block.
+        let (targets, taps) = (Arc::clone(&self.targets), Arc::clone(&self.taps));
+        let target = order.spec.target.clone();
+        let (place, bound) = tokio::task::spawn_blocking(move || {
+            let place = targets.resolve(&target)?;
+            let bound = taps.bind(&place)?;
+            Ok::<_, StartError>((place, bound))
+        })
+        .await
+        .map_err(|error| StartError::Kernel(error.to_string()))??;
+        let arm = Box::new(Arm { order, place, taps: bound });
+        self.ask(|reply| Request::Arm { arm, reply }).await.ok_or(StartError::Draining)?
+    }
+
+    /// Stops a capture; its counts are final when this returns.
+    ///
+    /// # Errors
+    /// [`LookupError`].
+    pub async fn stop(
+        &self,
+        id: CaptureId,
+        reason: StopReason,
+    ) -> Result<CaptureState, LookupError> {
+        self.lookup(|reply| Request::Stop { id, reason, reply }).await
+    }
+
+    /// # Errors
+    /// [`LookupError`].
+    pub async fn get(&self, id: CaptureId) -> Result<CaptureState, LookupError> {
+        self.lookup(|reply| Request::Get { id, reply }).await
+    }
+
+    /// The final state, when there is one.
+    ///
+    /// # Errors
+    /// [`LookupError`].
+    pub async fn wait(&self, id: CaptureId) -> Result<CaptureState, LookupError> {
+        self.lookup(|reply| Request::Wait { id, reply }).await
+    }
+
+    /// All captures that are known, oldest first.
+    pub async fn list(&self) -> Vec<CaptureState> {
+        self.ask(|reply| Request::List { reply }).await.unwrap_or_default()
+    }
+
+    /// Where the capture's bytes come from.
+    ///
+    /// # Errors
+    /// [`LookupError`].
+    pub async fn stream(&self, id: CaptureId) -> Result<StreamSource, LookupError> {
+        self.lookup(|reply| Request::Stream { id, reply }).await
+    }
+
+    /// Every change of phase of every capture from now on.
+    #[must_use]
+    pub fn subscribe(&self) -> broadcast::Receiver<CaptureState> {
+        self.events.subscribe()
+    }
+
+    /// Ends every capture; returns when all their counts are final.
+    pub async fn drain(&self) {
+        let _ended = self.ask(|reply| Request::Drain { reply }).await;
+    }
+
+    async fn lookup<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, LookupError> {
+        self.ask(request).await.ok_or(LookupError::Draining)?
+    }
+
+    /// `None` when the driver has ended.
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(request(reply)).await.ok()?;
+        answer.await.ok()
+    }
+}

@@ -1,0 +1,300 @@
+//! Sessions: one capture's life on this node, owned by one task ([`driver`]).
+//!
+//! ```text
+//! api ──request──▶ driver ──▶ Taps    (kernel: bind, arm, disarm, count)
+//!                    │  ▲     Targets (target: what a name is on this node)
+//!                    │  │     Outputs (writer and sink: where the packets go)
+//!                    │  └──── Signal: limit reached, output broke, tap gone
+//!                    └─watch─▶ CaptureState of each capture
+//! ```
+//! The driver is the only one that changes a session; everybody else sends it requests or reads
+//! what it published. It knows kernel, target and sink only by the three traits here.
+
+pub mod driver;
+pub mod meter;
+mod handle;
+mod registry;
+
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+
+use remora_capture::session::{
+    CaptureState, Counts, SessionSpec, StopReason, TapInfo, Target,
+};
+use tokio::sync::watch;
+
+pub use driver::{Driver, DriverParts};
+pub use handle::{DriverHandle, LookupError, Order, StreamSource, Started};
+pub use meter::Meter;
+
+/// One of the node's session slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot(pub u32);
+
+impl fmt::Display for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// One of the kernel's tap indexes, as it is bound now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TapId {
+    pub index: u32,
+    pub generation: u32,
+}
+
+/// Where on this node a target's packets pass: what [`Targets`] finds and [`Taps`] binds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub cgroup: Option<CgroupPlace>,
+    pub interfaces: Vec<InterfacePlace>,
+    /// For a person: "cgroup /remora/web (id 4711) behind veth0".
+    pub description: String,
+    /// What cannot be seen here, for a person.
+    pub notes: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CgroupPlace {
+    pub id: u64,
+    /// Depth in the tree; the root is 0.
+    pub level: u32,
+    pub path: String,
+    pub scope: CgroupScope,
+}
+
+/// Which packets the cgroup hooks take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CgroupScope {
+    /// Only loopback: the others pass an interface of the place.
+    LoopbackOnly,
+    All,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InterfacePlace {
+    pub ifindex: u32,
+    pub name: String,
+    pub end: LinkEnd,
+    /// Whose eyes the session's directions are for.
+    pub view: View,
+}
+
+/// What kind of end of a link an interface is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkEnd {
+    /// The host end of a veth whose other end is in another network namespace.
+    VethHost,
+    Other,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum View {
+    /// The pod behind the veth: what enters the host end leaves the pod.
+    Pod,
+    /// The interface itself, as tcpdump sees it.
+    Interface,
+}
+
+/// A place whose points are bound in the kernel.
+#[derive(Clone, Debug)]
+pub struct BoundTap {
+    pub id: TapId,
+    pub info: TapInfo,
+    pub hook: TapHook,
+    pub view: View,
+    pub end: LinkEnd,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TapHook {
+    Tc,
+    Cgroup,
+}
+
+/// What the kernel is told of a session.
+#[derive(Clone, Debug)]
+pub struct Arming {
+    pub slot: Slot,
+    pub generation: u32,
+    pub spec: Arc<SessionSpec>,
+    /// Bytes of packet blocks that may be submitted.
+    pub byte_limit: Option<u64>,
+    /// CLOCK_MONOTONIC, nanoseconds.
+    pub deadline_ns: Option<u64>,
+}
+
+/// The kernel's counters of a session, in packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KernelCounts {
+    pub seen: u64,
+    pub matched: u64,
+    pub submitted: u64,
+    pub lost: u64,
+    pub over_budget: u64,
+    pub copy_error: u64,
+}
+
+impl KernelCounts {
+    /// Puts the kernel's part into `counts`.
+    pub fn fill(&self, counts: &mut Counts) {
+        let Self { seen, matched, submitted, lost, over_budget, copy_error } = *self;
+        counts.seen = seen;
+        counts.matched = matched;
+        counts.submitted = submitted;
+        counts.lost = lost;
+        counts.over_budget = over_budget;
+        counts.copy_error = copy_error;
+    }
+}
+
+/// The kernel side.
+pub trait Taps: Send + Sync + 'static {
+    /// Binds every point of a place, attaching where nothing is attached yet. Blocks for some
+    /// milliseconds if it must attach, for microseconds otherwise.
+    ///
+    /// # Errors
+    /// [`StartError::Kernel`], and nothing is bound.
+    fn bind(&self, place: &Place) -> Result<Vec<BoundTap>, StartError>;
+
+    /// Fills the session's slot, then sets its bit on each tap: from the last of these writes on,
+    /// packets are captured.
+    ///
+    /// # Errors
+    /// [`StartError::Kernel`], and nothing is armed.
+    fn arm(&self, arming: &Arming, taps: &[BoundTap]) -> Result<(), StartError>;
+
+    /// Clears the session's bit everywhere. Programs already running may still submit: see
+    /// [`Taps::grace`].
+    fn disarm(&self, slot: Slot, taps: &[BoundTap]);
+
+    /// Waits until every program that ran when it was called has ended. Blocks for milliseconds.
+    fn grace(&self);
+
+    fn counts(&self, slot: Slot) -> KernelCounts;
+
+    /// Gives the points back; those nobody else uses are unbound (but stay attached).
+    fn release(&self, taps: &[BoundTap]);
+
+    /// False once a tap's interface or cgroup was unbound because it is gone.
+    fn is_bound(&self, tap: TapId) -> bool;
+}
+
+/// What a name is on this node.
+pub trait Targets: Send + Sync + 'static {
+    /// # Errors
+    /// [`StartError::TargetNotFound`] or [`StartError::TargetUnsupported`].
+    fn resolve(&self, target: &Target) -> Result<Place, StartError>;
+
+    /// The cgroup or an interface of the place still exists.
+    fn still_there(&self, place: &Place) -> bool;
+}
+
+/// All that an output needs to begin.
+#[derive(Debug)]
+pub struct Opening<'a> {
+    pub slot: Slot,
+    pub generation: u32,
+    /// As it will be published once it is armed.
+    pub state: &'a CaptureState,
+    pub taps: &'a [BoundTap],
+    pub notes: &'a [String],
+    pub meter: Arc<Meter>,
+}
+
+/// Where packets of sessions go.
+pub trait Outputs: Send + Sync + 'static {
+    /// Makes the output ready to take records of `opening.slot`.
+    ///
+    /// # Errors
+    /// [`StartError::Quota`] or [`StartError::Output`], and nothing is left behind.
+    fn open(&self, opening: Opening<'_>) -> Result<Box<dyn Output>, StartError>;
+
+    /// Keeps the final account of a capture. Blocks.
+    ///
+    /// # Errors
+    /// Why it could not be kept, for a person.
+    fn keep(&self, state: &CaptureState) -> Result<(), String>;
+
+    /// Path of a capture's file in the store.
+    fn path(&self, file: &str) -> PathBuf;
+}
+
+/// One session's output, from its opening to its close.
+pub trait Output: Send {
+    /// Bytes of the file that are not packets' (header and closing blocks).
+    fn overhead_bytes(&self) -> u64;
+
+    /// The name that its file will have in the store, if it has one.
+    fn file(&self) -> Option<String>;
+
+    /// The file as it grows, if it has one.
+    fn tail(&self) -> Option<Tail>;
+
+    /// Its stream, which can be taken once.
+    fn take_stream(&mut self) -> Option<ChunkReceiver>;
+
+    /// Reads what is in the ring, writes what is queued, closes the file. To be called after the
+    /// session is disarmed and a grace period is over. Blocks until done.
+    fn close(self: Box<Self>, kernel: KernelCounts) -> Closed;
+}
+
+/// A file that is being written.
+#[derive(Clone, Debug)]
+pub struct Tail {
+    pub path: PathBuf,
+    /// Bytes of whole blocks in it; the sender is gone when there will be no more.
+    pub length: watch::Receiver<u64>,
+}
+
+/// Whole pcapng blocks on their way to a stream's reader.
+pub type ChunkReceiver = tokio::sync::mpsc::Receiver<bytes::Bytes>;
+
+/// How an output ended.
+#[derive(Debug)]
+pub struct Closed {
+    pub counts: Counts,
+    /// What went wrong, for a person.
+    pub problem: Option<String>,
+}
+
+/// What others tell the driver about a running session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Signal {
+    pub slot: Slot,
+    pub generation: u32,
+    pub reason: StopReason,
+}
+
+/// Why a session was not started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Spec(#[from] remora_capture::session::SpecError),
+    #[error("{0}")]
+    TargetNotFound(String),
+    #[error("{0}")]
+    TargetUnsupported(String),
+    #[error(
+        "all {0} sessions of this node are in use; stop one (`remora list`, `remora stop ID`) or wait"
+    )]
+    SessionLimit(u32),
+    #[error("look-back is not in this version; leave it out, or ask for 0")]
+    LookBack,
+    #[error("the idempotency key has {0} bytes; at most 128 are taken")]
+    IdempotencyKey(usize),
+    #[error("{0}")]
+    Quota(String),
+    #[error("{0}")]
+    Output(String),
+    #[error("{0}")]
+    Kernel(String),
+    #[error("the agent is shutting down")]
+    Draining,
+}
+
+/// Longest idempotency key, in bytes.
+pub const IDEMPOTENCY_KEY_MAX: usize = 128;
+
+/// How long a capture's end may take before the agent says so in its log.
+pub const DRAIN_SLOW: Duration = Duration::from_secs(2);

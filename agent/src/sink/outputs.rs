@@ -1,0 +1,145 @@
+//! A session's output: the blocks before its packets, its sink, its writer.
+
+use std::{path::PathBuf, sync::Arc};
+
+use remora_capture::{
+    pcapng::{self, Interface, Section},
+    session::{CaptureState, Destination, Target},
+};
+use tokio::{runtime::Handle, sync::mpsc};
+
+use super::{Store, stream::StreamSink};
+use crate::{
+    clock::ClockOffset,
+    node::NodeFacts,
+    session::{Opening, Output, Outputs, Signal, StartError},
+    writer::{
+        ConsumerHandle, Sink,
+        memory::Memory,
+        output::{self, OutputParts},
+    },
+};
+
+/// Makes outputs.
+pub struct SessionOutputs {
+    pub store: Arc<Store>,
+    pub consumer: ConsumerHandle,
+    pub memory: Memory,
+    pub signals: mpsc::Sender<Signal>,
+    pub node: NodeFacts,
+    pub runtime: Handle,
+}
+
+impl Outputs for SessionOutputs {
+    fn open(&self, opening: Opening<'_>) -> Result<Box<dyn Output>, StartError> {
+        let Opening { slot, generation, state, taps, notes, meter } = opening;
+        let clock = ClockOffset::measure();
+        let header = header(state, notes, &self.node);
+        let (sink, stream, file, tail): (Box<dyn Sink>, _, _, _) = match state.spec.destination {
+            Destination::Store => {
+                let (sink, file, tail) = self.store.create(state)?;
+                (Box::new(sink), None, Some(file), Some(tail))
+            }
+            Destination::Stream => {
+                let (sink, chunks) = StreamSink::new(self.runtime.clone());
+                (Box::new(sink), Some(chunks), None, None)
+            }
+        };
+        let opened = output::open(
+            OutputParts {
+                slot,
+                generation,
+                snaplen: state.spec.snaplen.get(),
+                packet_limit: state.spec.limits.packets.map(std::num::NonZero::get),
+                offset_ns: clock.offset_ns,
+                taps: taps.to_vec(),
+                meter,
+                memory: self.memory.clone(),
+                signals: self.signals.clone(),
+                started: state.started,
+                header,
+                sink,
+                stream,
+                file,
+                tail,
+            },
+            self.consumer.clone(),
+        );
+        match opened {
+            Ok(output) => Ok(Box::new(output)),
+            Err(error) => {
+                self.store.forget(state.id);
+                Err(error)
+            }
+        }
+    }
+
+    fn keep(&self, state: &CaptureState) -> Result<(), String> {
+        self.store.keep(state)
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        self.store.path(file)
+    }
+}
+
+/// The blocks before the first packet: section, interfaces in the order of the taps, names.
+fn header(state: &CaptureState, notes: &[String], node: &NodeFacts) -> Vec<u8> {
+    let spec = &state.spec;
+    let mut comments = vec![about(state)];
+    comments.extend(notes.iter().map(|note| format!("note: {note}")));
+    if !spec.trigger.alert.is_empty() {
+        comments.push(format!("alert: {}", spec.trigger.alert));
+    }
+    let mut blocks = pcapng::section_header(&Section {
+        hardware: std::env::consts::ARCH,
+        os: &format!("{}, node {}", node.kernel, node.name),
+        application: &format!("Remora {}", env!("CARGO_PKG_VERSION")),
+        comments: &comments,
+    });
+    for tap in &state.taps {
+        let target = match (spec.labels.get("namespace"), spec.labels.get("pod")) {
+            (Some(namespace), Some(pod)) => format!("{namespace}/{pod}/"),
+            _ if tap.cgroup_id == 0 && matches!(spec.target, Target::Interface(_)) => {
+                String::new()
+            }
+            _ => format!("{}/", spec.target),
+        };
+        blocks.extend(pcapng::interface_description(&Interface {
+            name: &format!("{target}{}", tap.interface),
+            description: &format!("{}: {}, node {}", tap.hook, tap.description, node.name),
+            filter: &spec.filter,
+            snaplen: spec.snaplen,
+        }));
+    }
+    if let Some(names) = pcapng::name_resolution(&spec.names) {
+        blocks.extend(names);
+    }
+    blocks
+}
+
+/// Who asked for what, on one line a fact.
+fn about(state: &CaptureState) -> String {
+    let spec = &state.spec;
+    let trigger = &spec.trigger;
+    let mut lines = vec![
+        format!("capture: {}", state.id),
+        format!("target: {}", state.resolved_target),
+        format!("started: {}", state.started),
+    ];
+    for (name, value) in [
+        ("filter", spec.filter.text()),
+        ("source", trigger.source.as_str()),
+        ("rule", &trigger.rule),
+        ("priority", &trigger.priority),
+        ("requester", &trigger.requester),
+        ("caller", &state.caller),
+        ("reason", &trigger.reason),
+    ] {
+        if !value.is_empty() {
+            lines.push(format!("{name}: {value}"));
+        }
+    }
+    lines.join("\n")
+}
+

@@ -1,0 +1,61 @@
+//! Tasks with names: the first that must not end and does, ends the agent.
+
+use std::{future::Future, pin::Pin, time::Duration};
+
+use tokio::{
+    task::{JoinError, JoinSet},
+    time::timeout,
+};
+
+/// The agent's tasks.
+#[derive(Debug, Default)]
+pub struct Supervisor {
+    tasks: JoinSet<(&'static str, anyhow::Result<()>)>,
+}
+
+impl Supervisor {
+    /// Runs a task that the agent cannot do without.
+    pub fn spawn(
+        &mut self,
+        name: &'static str,
+        task: impl Future<Output = anyhow::Result<()>> + Send + 'static,
+    ) {
+        self.tasks.spawn(async move { (name, task.await) });
+    }
+
+    /// Waits for the first task to end, which none should by itself.
+    pub async fn first_end(&mut self) -> anyhow::Error {
+        match self.tasks.join_next().await {
+            Some(ended) => describe(ended),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Waits for all tasks, at most `patience`; false if some were still running.
+    pub async fn join(&mut self, patience: Duration) -> bool {
+        let all = async {
+            while let Some(ended) = self.tasks.join_next().await {
+                if let Ok((name, Ok(()))) = &ended {
+                    tracing::debug!(task = name, "ended");
+                } else {
+                    let error = describe(ended);
+                    tracing::warn!(error = %format!("{error:#}"), "a task ended badly");
+                }
+            }
+        };
+        timeout(patience, all).await.is_ok()
+    }
+}
+
+fn describe(ended: Result<(&'static str, anyhow::Result<()>), JoinError>) -> anyhow::Error {
+    match ended {
+        Ok((name, Ok(()))) => anyhow::anyhow!("task `{name}` ended"),
+        Ok((name, Err(error))) => error.context(format!("task `{name}` failed")),
+        Err(error) => anyhow::Error::new(error).context("a task panicked"),
+    }
+}
+
+/// Runs a task that belongs to one call and ends with it.
+pub fn detach(task: Pin<Box<dyn Future<Output = ()> + Send>>) {
+    tokio::spawn(task);
+}

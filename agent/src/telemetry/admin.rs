@@ -1,0 +1,161 @@
+//! `GET /metrics` and `GET /healthz`, on a Unix socket or on loopback.
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt as _,
+    path::PathBuf,
+    str::FromStr,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+
+use axum::{Router, extract::State, http::header, response::IntoResponse, routing::get};
+use remora_agent_common::SESSION_SLOTS;
+use tokio::net::{TcpListener, UnixListener};
+
+use super::metrics::{NodeNumbers, render};
+use crate::{session::DriverHandle, sink::Store, writer::RecordTotals};
+
+/// Where the admin server listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdminAddress {
+    Unix(PathBuf),
+    /// A loopback address.
+    Tcp(SocketAddr),
+}
+
+/// An address is not one that the admin server may listen on.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum AddressError {
+    #[error("`{0}` is not an address; use unix:PATH or 127.0.0.1:PORT")]
+    Unknown(String),
+    #[error("{0} can be reached from outside and nobody is asked who they are; use 127.0.0.1")]
+    NotLoopback(SocketAddr),
+}
+
+impl FromStr for AdminAddress {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        if let Some(path) = text.strip_prefix("unix:").filter(|path| !path.is_empty()) {
+            return Ok(Self::Unix(PathBuf::from(path)));
+        }
+        let address: SocketAddr =
+            text.parse().map_err(|_| AddressError::Unknown(text.escape_debug().to_string()))?;
+        if address.ip().is_loopback() {
+            Ok(Self::Tcp(address))
+        } else {
+            Err(AddressError::NotLoopback(address))
+        }
+    }
+}
+
+/// What the answers are made from.
+#[derive(Clone)]
+pub struct AdminParts {
+    pub driver: DriverHandle,
+    pub store: Arc<Store>,
+    pub totals: Arc<RecordTotals>,
+    pub ring_bytes: u64,
+}
+
+/// The bound socket.
+#[derive(Debug)]
+pub enum AdminSocket {
+    Unix(UnixListener, PathBuf),
+    Tcp(TcpListener),
+}
+
+impl AdminSocket {
+    /// Binds the address. A socket file that is there is replaced: the agent's lock says that no
+    /// other agent of this directory runs.
+    ///
+    /// # Errors
+    /// The system's.
+    pub async fn bind(address: &AdminAddress) -> io::Result<Self> {
+        match address {
+            AdminAddress::Tcp(address) => Ok(Self::Tcp(TcpListener::bind(address).await?)),
+            AdminAddress::Unix(path) => {
+                match fs::remove_file(path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
+                let listener = UnixListener::bind(path)?;
+                fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
+                Ok(Self::Unix(listener, path.clone()))
+            }
+        }
+    }
+
+    /// Where it can be reached.
+    #[must_use]
+    pub fn address(&self) -> String {
+        match self {
+            Self::Unix(_, path) => format!("unix:{}", path.display()),
+            Self::Tcp(listener) => {
+                listener.local_addr().map_or_else(|error| error.to_string(), |a| a.to_string())
+            }
+        }
+    }
+
+    /// Serves until it fails.
+    ///
+    /// # Errors
+    /// The transport's.
+    pub async fn serve(
+        self,
+        parts: AdminParts,
+        stop: impl Future<Output = ()> + Send + 'static,
+    ) -> anyhow::Result<()> {
+        let router = Router::new()
+            .route("/metrics", get(metrics))
+            .route("/healthz", get(async || "ok\n"))
+            .with_state(parts);
+        match self {
+            Self::Tcp(listener) => {
+                axum::serve(listener, router).with_graceful_shutdown(stop).await?;
+            }
+            Self::Unix(listener, path) => {
+                axum::serve(listener, router).with_graceful_shutdown(stop).await?;
+                let _gone = fs::remove_file(path);
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn metrics(State(parts): State<AdminParts>) -> impl IntoResponse {
+    let AdminParts { driver, store, totals, ring_bytes } = parts;
+    let captures = driver.list().await;
+    let numbers = NodeNumbers {
+        sessions_limit: SESSION_SLOTS,
+        ring_bytes,
+        store_bytes: store.used_bytes(),
+        store_quota_bytes: store.quota_bytes(),
+        records_stale: totals.stale.load(Relaxed),
+        records_malformed: totals.malformed.load(Relaxed),
+    };
+    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, content_type)], render(&captures, numbers))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_listens_where_outsiders_reach() {
+        assert!("127.0.0.1:0".parse::<AdminAddress>().is_ok());
+        assert!("[::1]:9".parse::<AdminAddress>().is_ok());
+        assert!("unix:/run/x".parse::<AdminAddress>().is_ok());
+        for bad in ["0.0.0.0:9", "[::]:9", "192.0.2.1:9"] {
+            assert!(matches!(
+                bad.parse::<AdminAddress>(),
+                Err(AddressError::NotLoopback(_))
+            ));
+        }
+        for bad in ["", "unix:", "localhost:9", "9"] {
+            assert!(matches!(bad.parse::<AdminAddress>(), Err(AddressError::Unknown(_))));
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! The metrics, made anew from a snapshot at each scrape.
+//!
+//! A capture's counters have its id as a label; the agent knows at most 64 running and 1024
+//! finished ones, of which the running and the newest [`CAPTURES_MAX`] are told.
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+use remora_capture::session::{CaptureState, Counts};
+
+/// Captures with series of their own.
+const CAPTURES_MAX: usize = 256;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PacketLabels {
+    capture: String,
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CaptureLabels {
+    capture: String,
+}
+
+/// The agent's own numbers.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct NodeNumbers {
+    pub(super) sessions_limit: u32,
+    pub(super) ring_bytes: u64,
+    pub(super) store_bytes: u64,
+    pub(super) store_quota_bytes: u64,
+    pub(super) records_stale: u64,
+    pub(super) records_malformed: u64,
+}
+
+/// Prometheus' text (OpenMetrics 1.0).
+pub(super) fn render(captures: &[CaptureState], node: NodeNumbers) -> String {
+    let mut registry = Registry::with_prefix("remora");
+
+    let packets = Family::<PacketLabels, Counter>::default();
+    let bytes = Family::<CaptureLabels, Counter>::default();
+    let oldest = captures.len().saturating_sub(CAPTURES_MAX);
+    let told = captures
+        .iter()
+        .enumerate()
+        .filter(|(at, state)| *at >= oldest || !state.phase.is_final())
+        .map(|(_, state)| state);
+    for CaptureState { id, counts, .. } in told {
+        for (state, value) in states(counts) {
+            let labels = PacketLabels { capture: id.to_string(), state };
+            packets.get_or_create(&labels).inc_by(value);
+        }
+        bytes
+            .get_or_create(&CaptureLabels { capture: id.to_string() })
+            .inc_by(counts.written_bytes);
+    }
+    registry.register(
+        "capture_packets",
+        "Packets of a capture by where they went; see the conservation law",
+        packets,
+    );
+    registry.register("capture_written_bytes", "Bytes of a capture's file or stream", bytes);
+
+    let mut gauge = |name: &str, help: &str, value: u64| {
+        let gauge = Gauge::<i64>::default();
+        gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        registry.register(name, help, gauge);
+    };
+    let running = captures.iter().filter(|state| !state.phase.is_final()).count();
+    gauge("sessions_running", "Captures that run", running as u64);
+    gauge("sessions_limit", "Captures that can run at a time", node.sessions_limit.into());
+    gauge("ring_bytes", "Size of the kernel's ring", node.ring_bytes);
+    gauge("store_bytes", "Bytes of captures in the data directory", node.store_bytes);
+    gauge("store_quota_bytes", "Bytes that captures may take there", node.store_quota_bytes);
+
+    let mut counter = |name: &str, help: &str, value: u64| {
+        let counter = Counter::<u64>::default();
+        counter.inc_by(value);
+        registry.register(name, help, counter);
+    };
+    counter("records_stale", "Ring records of no running session", node.records_stale);
+    counter("records_malformed", "Ring records that did not parse", node.records_malformed);
+
+    let mut text = String::new();
+    // Writing into a string does not fail.
+    if let Err(error) = encode(&mut text, &registry) {
+        tracing::error!(%error, "failed to encode the metrics");
+    }
+    text
+}
+
+/// Every count of packets, by its name in the conservation law.
+fn states(counts: &Counts) -> [(&'static str, u64); 13] {
+    let Counts {
+        seen,
+        matched,
+        submitted,
+        lost,
+        over_budget,
+        copy_error,
+        read,
+        written,
+        dropped_queue,
+        dropped_io,
+        malformed,
+        stale,
+        lost_on_crash,
+        written_bytes: _,
+    } = *counts;
+    [
+        ("seen", seen),
+        ("matched", matched),
+        ("submitted", submitted),
+        ("lost", lost),
+        ("over_budget", over_budget),
+        ("copy_error", copy_error),
+        ("read", read),
+        ("written", written),
+        ("dropped_queue", dropped_queue),
+        ("dropped_io", dropped_io),
+        ("malformed", malformed),
+        ("stale", stale),
+        ("lost_on_crash", lost_on_crash),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_help_are_prometheus_ones() {
+        let text = render(&[], NodeNumbers { records_stale: 3, ..NodeNumbers::default() });
+        assert!(text.contains("# TYPE remora_records_stale counter\n"), "{text}");
+        assert!(text.contains("\nremora_records_stale_total 3\n"), "{text}");
+        assert!(text.contains("\nremora_sessions_running 0\n"), "{text}");
+        assert!(text.ends_with("# EOF\n"), "{text}");
+    }
+}

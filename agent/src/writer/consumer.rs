@@ -1,0 +1,302 @@
+//! The ring's one reader.
+//!
+//! A thread of its own: it drains the ring, then waits. With a session open it looks again after
+//! [`LOOK_AGAIN`] at the latest (or as soon as the kernel says that much is waiting); with none it
+//! sleeps until it is woken.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+        mpsc::{Receiver, SyncSender, TryRecvError, sync_channel},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use remora_agent_common::SESSION_SLOTS;
+
+use super::{RecordSource, Waker, lane::Lane};
+use crate::{
+    record::{Packet, Record},
+    session::Slot,
+};
+
+/// How long a record may lie in the ring while a session is open.
+pub const LOOK_AGAIN: Duration = Duration::from_millis(4);
+/// Records after which lanes are flushed and commands looked at, however many more there are.
+const PASS_RECORDS: usize = 4096;
+/// Commands in the queue: each session has at most an opening and a closing one.
+const COMMANDS: usize = 2 * SESSION_SLOTS as usize;
+/// How long a close waits for the session's last records to come out of the ring. They are in it;
+/// only a program that is stopped in the middle of a record could hold them up.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+
+enum Command {
+    Open(Box<Lane>),
+    Close { slot: Slot, submitted: u64, reply: SyncSender<Box<Lane>> },
+}
+
+/// Records that were no session's.
+#[derive(Debug, Default)]
+pub struct RecordTotals {
+    pub stale: AtomicU64,
+    pub malformed: AtomicU64,
+}
+
+/// Sends the consumer its commands.
+#[derive(Clone, Debug)]
+pub struct ConsumerHandle {
+    commands: SyncSender<Command>,
+    waker: Waker,
+    pub totals: Arc<RecordTotals>,
+}
+
+/// The consumer ended, which it does only with the agent.
+#[derive(Debug, thiserror::Error)]
+#[error("the ring's reader has ended")]
+pub struct ConsumerGone;
+
+impl ConsumerHandle {
+    /// From now on records of the lane's slot are the lane's. To be called before arming.
+    ///
+    /// # Errors
+    /// The consumer is gone.
+    pub fn open(&self, lane: Lane) -> Result<(), ConsumerGone> {
+        self.commands.send(Command::Open(Box::new(lane))).map_err(|_gone| ConsumerGone)?;
+        self.waker.wake();
+        Ok(())
+    }
+
+    /// Takes the lane back when `submitted` packets of it are out of the ring. Blocks until then.
+    ///
+    /// # Errors
+    /// The consumer is gone, or has no lane in the slot.
+    pub fn close(&self, slot: Slot, submitted: u64) -> Result<Lane, ConsumerGone> {
+        let (reply, answer) = sync_channel(1);
+        self.commands
+            .send(Command::Close { slot, submitted, reply })
+            .map_err(|_gone| ConsumerGone)?;
+        self.waker.wake();
+        answer.recv().map(|lane| *lane).map_err(|_gone| ConsumerGone)
+    }
+}
+
+struct Closing {
+    slot: Slot,
+    submitted: u64,
+    reply: SyncSender<Box<Lane>>,
+    until: Instant,
+}
+
+/// The thread's state.
+pub struct Consumer<S> {
+    source: S,
+    commands: Receiver<Command>,
+    lanes: Vec<Option<Box<Lane>>>,
+    open: usize,
+    closing: Vec<Closing>,
+    totals: Arc<RecordTotals>,
+}
+
+impl<S: RecordSource> Consumer<S> {
+    /// Starts the thread. It ends when every handle is gone.
+    ///
+    /// # Errors
+    /// The thread cannot be made.
+    pub fn spawn(source: S) -> io::Result<(ConsumerHandle, thread::JoinHandle<()>)> {
+        let (sender, commands) = sync_channel(COMMANDS);
+        let totals = Arc::new(RecordTotals::default());
+        let handle = ConsumerHandle {
+            commands: sender,
+            waker: source.waker(),
+            totals: Arc::clone(&totals),
+        };
+        let consumer = Self {
+            source,
+            commands,
+            lanes: (0..SESSION_SLOTS).map(|_| None).collect(),
+            open: 0,
+            closing: Vec::new(),
+            totals,
+        };
+        let thread =
+            thread::Builder::new().name("ring-consumer".to_owned()).spawn(|| consumer.run())?;
+        Ok((handle, thread))
+    }
+
+    fn run(mut self) {
+        loop {
+            if !self.take_commands() {
+                return;
+            }
+            let drained = self.pass();
+            for lane in self.lanes.iter_mut().flatten() {
+                lane.flush();
+            }
+            self.finish_closing();
+            if !drained {
+                continue;
+            }
+            let timeout = (self.open > 0).then_some(LOOK_AGAIN);
+            self.source.wait(timeout);
+        }
+    }
+
+    /// False when nobody can send a command any more.
+    fn take_commands(&mut self) -> bool {
+        let Self { commands, lanes, closing, .. } = self;
+        let gone = obey(commands, lanes, closing) == TryRecvError::Disconnected;
+        self.open = self.lanes.iter().flatten().count();
+        !gone
+    }
+
+    /// Reads a bounded number of records; true if the ring is empty now.
+    fn pass(&mut self) -> bool {
+        let Self { source, commands, lanes, closing, totals, .. } = self;
+        for _ in 0..PASS_RECORDS {
+            let more = source.next(&mut |bytes| {
+                if hand_out(bytes, lanes, totals, Unknown::Look) {
+                    // Its session may have been opened since the commands were last looked at.
+                    obey(commands, lanes, closing);
+                    hand_out(bytes, lanes, totals, Unknown::Count);
+                }
+            });
+            if !more {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn finish_closing(&mut self) {
+        let Self { lanes, closing, .. } = self;
+        closing.retain(|Closing { slot, submitted, reply, until }| {
+            let Some(place) = lanes.get_mut(slot.0 as usize) else { return false };
+            let Some(lane) = place.as_ref() else { return false };
+            let missing = submitted.saturating_sub(lane.read());
+            if missing > 0 && Instant::now() < *until {
+                return true;
+            }
+            if missing > 0 {
+                tracing::error!(%slot, missing, "records did not come out of the ring");
+            }
+            if let Some(lane) = place.take()
+                && reply.try_send(lane).is_err()
+            {
+                tracing::error!(%slot, "nobody waits for the closed session");
+            }
+            false
+        });
+        self.open = self.lanes.iter().flatten().count();
+    }
+}
+
+/// Carries out the commands that are there; says how the queue ended.
+fn obey(
+    commands: &Receiver<Command>,
+    lanes: &mut [Option<Box<Lane>>],
+    closing: &mut Vec<Closing>,
+) -> TryRecvError {
+    loop {
+        match commands.try_recv() {
+            Ok(Command::Open(lane)) => {
+                if let Some(place) = lanes.get_mut(lane.slot.0 as usize) {
+                    debug_assert!(place.is_none(), "a slot is used again only after its close");
+                    *place = Some(lane);
+                }
+            }
+            Ok(Command::Close { slot, submitted, reply }) => {
+                let until = Instant::now() + CLOSE_PATIENCE;
+                closing.push(Closing { slot, submitted, reply, until });
+            }
+            Err(end) => return end,
+        }
+    }
+}
+
+/// What to do with a record whose session has no lane.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unknown {
+    /// Say so, and touch nothing.
+    Look,
+    /// Count it stale.
+    Count,
+}
+
+/// Gives a record to the lanes of its sessions. True if it belongs to a session without a lane
+/// and `unknown` is to look.
+fn hand_out(
+    bytes: &[u8],
+    lanes: &mut [Option<Box<Lane>>],
+    totals: &RecordTotals,
+    unknown: Unknown,
+) -> bool {
+    match Record::parse(bytes) {
+        Ok(Record::Packet(packet)) => {
+            let sessions = packet.header.sessions;
+            if unknown == Unknown::Look
+                && slots(sessions).any(|slot| lane_of(lanes, slot, &packet).is_none())
+            {
+                return true;
+            }
+            for slot in slots(sessions) {
+                match lane_of(lanes, slot, &packet) {
+                    Some(lane) => lane.packet(&packet),
+                    None => {
+                        totals.stale.fetch_add(1, Relaxed);
+                    }
+                }
+            }
+        }
+        Ok(Record::Gap { slot, parity, packets }) => match current(lanes, slot, parity) {
+            Some(lane) => lane.gap(packets),
+            None if unknown == Unknown::Look => return true,
+            // Not a packet: what it tells is in the kernel's counters anyway.
+            None => {}
+        },
+        Ok(Record::Limit { slot, parity }) => match current(lanes, slot, parity) {
+            Some(lane) => lane.limit_reached(),
+            None if unknown == Unknown::Look => return true,
+            None => {}
+        },
+        Err(error) => {
+            tracing::error!(%error, "a record of the ring does not parse");
+            totals.malformed.fetch_add(1, Relaxed);
+            for slot in slots(Record::sessions_of(bytes)) {
+                if let Some(lane) = lanes.get_mut(slot as usize).and_then(Option::as_mut) {
+                    lane.malformed();
+                }
+            }
+        }
+    }
+    false
+}
+
+fn slots(mut sessions: u64) -> impl Iterator<Item = u32> {
+    std::iter::from_fn(move || {
+        (sessions != 0).then(|| {
+            let slot = sessions.trailing_zeros();
+            sessions &= sessions - 1;
+            slot
+        })
+    })
+}
+
+fn lane_of<'a>(
+    lanes: &'a mut [Option<Box<Lane>>],
+    slot: u32,
+    packet: &Packet<'_>,
+) -> Option<&'a mut Lane> {
+    current(lanes, slot, packet.header.parity & (1 << slot) != 0)
+}
+
+/// The slot's lane, if it is the generation that the record was made for.
+fn current(lanes: &mut [Option<Box<Lane>>], slot: u32, parity: bool) -> Option<&mut Lane> {
+    lanes
+        .get_mut(slot as usize)
+        .and_then(Option::as_mut)
+        .map(|lane| &mut **lane)
+        .filter(|lane| lane.parity() == parity)
+}

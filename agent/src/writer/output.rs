@@ -1,0 +1,253 @@
+//! A session's writer thread, and how it ends.
+//!
+//! ```text
+//! open: header blocks into the sink, thread, lane to the consumer
+//! close: lane back from the consumer ─▶ its rest, then Finish ─▶ thread: closing block, sink closed
+//! ```
+//! Whatever fails, the thread goes on taking batches and counts what it could not write, so that
+//! nobody waits for it and nothing is missed.
+
+use std::{
+    sync::{
+        Arc,
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    thread::JoinHandle,
+};
+
+use jiff::Timestamp;
+use remora_capture::{
+    pcapng::{self, Statistics},
+    session::Counts,
+};
+
+use super::{
+    AppendError, ConsumerHandle, Sink,
+    lane::{Batch, Lane, LaneParts, QUEUE_BATCHES, ToWriter},
+    memory::Memory,
+    whole_blocks,
+};
+use crate::session::{
+    BoundTap, ChunkReceiver, Closed, KernelCounts, Meter, Output, Signal, Slot, StartError, Tail,
+};
+
+/// Where an output's blocks go and what it is made for.
+pub struct OutputParts {
+    pub slot: Slot,
+    pub generation: u32,
+    pub snaplen: u32,
+    pub packet_limit: Option<u64>,
+    pub offset_ns: i64,
+    pub taps: Vec<BoundTap>,
+    pub meter: Arc<Meter>,
+    pub memory: Memory,
+    pub signals: tokio::sync::mpsc::Sender<Signal>,
+    pub started: Timestamp,
+    /// The blocks before the first packet.
+    pub header: Vec<u8>,
+    pub sink: Box<dyn Sink>,
+    pub stream: Option<ChunkReceiver>,
+    /// Name of the file in the store.
+    pub file: Option<String>,
+    pub tail: Option<Tail>,
+}
+
+/// The open output of a session.
+pub struct WriterOutput {
+    slot: Slot,
+    consumer: ConsumerHandle,
+    meter: Arc<Meter>,
+    thread: JoinHandle<Option<String>>,
+    stream: Option<ChunkReceiver>,
+    file: Option<String>,
+    tail: Option<Tail>,
+    overhead: u64,
+}
+
+/// Writes the header, starts the thread, and gives the consumer the lane.
+///
+/// # Errors
+/// The sink does not take the header, or the thread cannot be made.
+pub fn open(parts: OutputParts, consumer: ConsumerHandle) -> Result<WriterOutput, StartError> {
+    let OutputParts {
+        slot,
+        generation,
+        snaplen,
+        packet_limit,
+        offset_ns,
+        taps,
+        meter,
+        memory,
+        signals,
+        started,
+        header,
+        mut sink,
+        stream,
+        file,
+        tail,
+    } = parts;
+    let header_bytes = header.len() as u64;
+    sink.append(header).map_err(|error| StartError::Output(error.problem))?;
+    Meter::add(&meter.written_bytes, header_bytes);
+
+    let (to_writer, batches) = sync_channel(QUEUE_BATCHES);
+    let (recycle, empties) = sync_channel(QUEUE_BATCHES);
+    let writer = Writer {
+        sink,
+        meter: Arc::clone(&meter),
+        recycle,
+        signals: signals.clone(),
+        slot,
+        generation,
+        started,
+        problem: None,
+    };
+    let thread = std::thread::Builder::new()
+        .name(format!("writer-{slot}"))
+        .spawn(move || writer.run(&batches))
+        .map_err(|error| StartError::Output(format!("failed to start a writer: {error}")))?;
+    let lane = Lane::new(
+        LaneParts {
+            slot,
+            generation,
+            snaplen,
+            offset_ns,
+            packet_limit,
+            meter: Arc::clone(&meter),
+            to_writer,
+            empties,
+            memory,
+            signals,
+        },
+        &taps,
+    );
+    consumer.open(lane).map_err(|gone| StartError::Output(gone.to_string()))?;
+    let overhead = header_bytes + pcapng::STATISTICS_BYTES_MAX as u64;
+    Ok(WriterOutput { slot, consumer, meter, thread, stream, file, tail, overhead })
+}
+
+impl Output for WriterOutput {
+    fn overhead_bytes(&self) -> u64 {
+        self.overhead
+    }
+
+    fn file(&self) -> Option<String> {
+        self.file.clone()
+    }
+
+    fn tail(&self) -> Option<Tail> {
+        self.tail.clone()
+    }
+
+    fn take_stream(&mut self) -> Option<ChunkReceiver> {
+        self.stream.take()
+    }
+
+    fn close(self: Box<Self>, kernel: KernelCounts) -> Closed {
+        let Self { slot, consumer, meter, thread, .. } = *self;
+        let mut problem = match consumer.close(slot, kernel.submitted) {
+            Ok(lane) => {
+                // What the ring still held back after the consumer's patience: none of it will be
+                // written, and the law needs it counted.
+                let missing = kernel.submitted.saturating_sub(lane.read());
+                Meter::add(&meter.read, missing);
+                Meter::add(&meter.malformed, missing);
+                lane.finish(kernel);
+                None
+            }
+            Err(gone) => Some(gone.to_string()),
+        };
+        match thread.join() {
+            Ok(writers) => problem = problem.or(writers),
+            Err(_panic) => problem = Some("the writer failed".to_owned()),
+        }
+        let mut counts = Counts::default();
+        kernel.fill(&mut counts);
+        meter.fill(&mut counts);
+        Closed { counts, problem }
+    }
+}
+
+struct Writer {
+    sink: Box<dyn Sink>,
+    meter: Arc<Meter>,
+    recycle: SyncSender<Vec<u8>>,
+    signals: tokio::sync::mpsc::Sender<Signal>,
+    slot: Slot,
+    generation: u32,
+    started: Timestamp,
+    problem: Option<String>,
+}
+
+impl Writer {
+    /// Returns the first problem.
+    fn run(mut self, batches: &Receiver<ToWriter>) -> Option<String> {
+        while let Ok(message) = batches.recv() {
+            match message {
+                ToWriter::Batch(batch) => self.write(batch),
+                ToWriter::Finish(kernel) => {
+                    self.finish(kernel);
+                    return self.problem;
+                }
+            }
+        }
+        // The consumer is gone: the agent is going down in disorder; the next start repairs.
+        Some("the ring's reader has ended".to_owned())
+    }
+
+    fn write(&mut self, batch: Batch) {
+        let Batch { blocks, packets, permit: _permit } = batch;
+        let bytes = blocks.len() as u64;
+        match self.sink.append(blocks) {
+            Ok(empty) => {
+                Meter::add(&self.meter.written, packets);
+                Meter::add(&self.meter.written_bytes, bytes);
+                if let Some(mut empty) = empty {
+                    empty.clear();
+                    // A full recycling queue frees the buffer.
+                    let _full = self.recycle.try_send(empty);
+                }
+            }
+            Err(AppendError { taken, blocks, reason, problem }) => {
+                let written = whole_blocks(&blocks, taken).packets;
+                Meter::add(&self.meter.written, written);
+                Meter::add(&self.meter.written_bytes, taken as u64);
+                Meter::add(&self.meter.dropped_io, packets.saturating_sub(written));
+                if self.problem.is_none() {
+                    tracing::warn!(slot = %self.slot, %problem, "the output failed");
+                    self.problem = Some(problem);
+                    let signal =
+                        Signal { slot: self.slot, generation: self.generation, reason };
+                    if self.signals.blocking_send(signal).is_err() {
+                        tracing::debug!("nobody is told of the failed output");
+                    }
+                }
+            }
+        }
+    }
+
+    fn finish(&mut self, kernel: KernelCounts) {
+        self.sink.release_reserve();
+        let mut counts = Counts::default();
+        kernel.fill(&mut counts);
+        self.meter.fill(&mut counts);
+        let end = Timestamp::now();
+        let statistics =
+            Statistics::new(0, &counts, nanoseconds(self.started), nanoseconds(end));
+        let block = pcapng::interface_statistics(&statistics);
+        let bytes = block.len() as u64;
+        match self.sink.append(block) {
+            Ok(_) => Meter::add(&self.meter.written_bytes, bytes),
+            Err(error) => {
+                self.problem.get_or_insert(error.problem);
+            }
+        }
+        if let Err(problem) = self.sink.finish() {
+            self.problem.get_or_insert(problem);
+        }
+    }
+}
+
+fn nanoseconds(time: Timestamp) -> u64 {
+    u64::try_from(time.as_nanosecond()).unwrap_or(0)
+}
