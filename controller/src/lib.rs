@@ -1,1 +1,29 @@
-//! Laid out.
+//! The controller: an alert comes in, rules decide, a capture starts on the agent, the sender has
+//! its answer within milliseconds.
+//!
+//! ```text
+//! POST / ──http──▶ Alert ──rules──▶ Plan ──trigger──▶ StartRequest ──agent──▶ remora-agent
+//!    ◀── answer ── Outcome ◀────────────────────────── Start's answer ◀────────────┘
+//! ```
+//! Needs no rights: it holds no capability, reads nothing but its rules, and reaches packets only
+//! through the agent's API.
+//!
+//! Invariants:
+//! - Every alert is counted once when it comes and once when it is decided:
+//!   received = accepted + existing + ignored + refused.
+//! - No answer waits for a capture, a disk or an upload; only for the agent's word that it is
+//!   armed, and for that at most [`agent::START_DEADLINE`].
+//! - Nothing that listens is open to other machines: loopback addresses only.
+//! - Alerts are untrusted: bounded, never interpreted as filter text, never printed raw.
+#![forbid(unsafe_code)]
+
+pub mod agent;
+pub mod app;
+pub mod args;
+pub mod http;
+pub mod ingest;
+pub mod metrics;
+pub mod outcome;
+pub mod rules;
+mod text;
+pub mod trigger;

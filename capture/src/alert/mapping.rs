@@ -33,6 +33,8 @@ pub struct Endpoint {
     pub role: Role,
     /// The remote address; `None` where none is worth a filter: unknown, unspecified, loopback.
     pub ip: Option<IpAddr>,
+    /// The process's own address, for a name; `None` as for `ip`.
+    pub own: Option<IpAddr>,
     /// The service's port: the remote one for a client, the own one for a server.
     pub port: Option<u16>,
     /// The port that lives as long as the connection.
@@ -137,12 +139,13 @@ pub fn endpoint(alert: &Alert) -> Option<Endpoint> {
         (ip, port.filter(|port| *port != 0))
     };
     let ((client_ip, client_port), (server_ip, port)) = (end(true), end(false));
-    let remote = match role {
-        Role::Client => server_ip,
+    let (own, remote) = match role {
+        Role::Client => (client_ip, server_ip),
         // A listening socket has no remote end yet.
-        Role::Server => client_ip,
+        Role::Server => (server_ip, client_ip),
     };
-    let ip = remote.filter(|ip| !ip.is_unspecified() && !ip.is_loopback());
+    let telling = |ip: &IpAddr| !ip.is_unspecified() && !ip.is_loopback();
+    let ip = remote.filter(telling);
     let protocol = match alert.field("fd.l4proto") {
         Some("tcp") => Some(Protocol::Tcp),
         Some("udp") => Some(Protocol::Udp),
@@ -159,6 +162,7 @@ pub fn endpoint(alert: &Alert) -> Option<Endpoint> {
     known.then_some(Endpoint {
         role,
         ip,
+        own: own.filter(telling),
         port,
         client_port,
         protocol,

@@ -1,0 +1,123 @@
+//! The whole: built from its parts, run, and ended in order.
+//!
+//! ```text
+//! build (rules right, address bound) ─▶ run ─signal─▶ drain: healthz 503, no new connection,
+//!                                                     what came is answered ─▶ end
+//! ```
+//! Draining ends at the latest after [`DRAIN_DEADLINE`].
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use remora_proto::client::ConnectError;
+use tokio::net::TcpListener;
+
+use crate::{
+    agent::{Agent, START_DEADLINE},
+    args::RunArgs,
+    http::{self, BODY_TIMEOUT},
+    ingest::Ingest,
+    metrics::Metrics,
+    rules::{RuleError, Rules},
+};
+
+/// Longest orderly end: a body that has just begun, and its answer.
+pub const DRAIN_DEADLINE: Duration =
+    Duration::from_secs(BODY_TIMEOUT.as_secs() + START_DEADLINE.as_secs() + 1);
+
+/// The controller cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error(transparent)]
+    Rules(#[from] RuleError),
+    #[error(transparent)]
+    Agent(#[from] ConnectError),
+    #[error("cannot listen on {address}; is another remora-controller running, or Falco Talon?")]
+    Listen {
+        address: SocketAddr,
+        source: std::io::Error,
+    },
+}
+
+/// How the end went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drained {
+    /// Every alert that came was answered.
+    Whole,
+    /// The deadline came first.
+    CutOff,
+}
+
+/// A controller that has its address and takes no alerts yet.
+#[derive(Debug)]
+pub struct App {
+    listener: TcpListener,
+    address: SocketAddr,
+    ingest: Arc<Ingest>,
+    metrics: Arc<Metrics>,
+}
+
+impl App {
+    /// Reads the rules and binds the address. The agent need not be there.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub async fn build(args: &RunArgs) -> Result<Self, BuildError> {
+        let rules = Rules::load(&args.rules)?;
+        let agent = Agent::new(args.agent.clone())?;
+        let listen = |source| BuildError::Listen {
+            address: args.listen,
+            source,
+        };
+        let listener = TcpListener::bind(args.listen).await.map_err(listen)?;
+        let address = listener.local_addr().map_err(listen)?;
+        tracing::info!(%address, agent = %args.agent, rules = rules.len(), "taking alerts");
+        let ingest = Arc::new(Ingest::new(Arc::new(rules), agent));
+        Ok(Self {
+            listener,
+            address,
+            ingest,
+            metrics: Arc::new(Metrics::new()),
+        })
+    }
+
+    /// Where alerts come in; tells the port when the arguments left it open.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Takes alerts until `shutdown`, then drains.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Drained {
+        let Self {
+            listener,
+            ingest,
+            metrics,
+            ..
+        } = self;
+        let draining = Arc::new(AtomicBool::new(false));
+        let router = http::router(ingest.clone(), metrics, draining.clone());
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let serving = http::serve(listener, router, async {
+            let _dropped = stopped.await;
+        });
+        let ending = async {
+            shutdown.await;
+            draining.store(true, Ordering::Relaxed);
+            tracing::info!("draining");
+            let _gone = stop.send(());
+            tokio::time::sleep(DRAIN_DEADLINE).await;
+        };
+        tokio::select! {
+            // A sender that left may have an alert in work still: the outcome is to be counted.
+            () = async { serving.await; ingest.drain().await } => Drained::Whole,
+            () = ending => Drained::CutOff,
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! The accept loop: bounded connections, slow heads cut off, orderly end.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+    service::TowerToHyperService,
+};
+use tokio::{net::TcpListener, sync::Semaphore};
+
+/// Most connections at once; more wait in the listener's backlog.
+pub const CONNECTIONS_MAX: usize = 512;
+/// How long a connection may be idle, or take for a request's head. Longer than the 90 s for which
+/// Go's HTTP client (Falcosidekick, Talon) keeps an idle connection: who closes first is then
+/// never us, and no alert meets a connection that just went.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
+/// Largest request head, in bytes.
+const HEAD_MAX: usize = 16 * 1024;
+/// Most header fields.
+const HEADERS_MAX: usize = 64;
+/// Pause after a failed accept: out of file descriptors is not better at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Serves until `shutdown`, then until each connection has answered what it was asked.
+pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()>) {
+    let graceful = GracefulShutdown::new();
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HEAD_MAX)
+        .max_headers(HEADERS_MAX);
+    let accept = async {
+        loop {
+            let slot = slots.clone().acquire_owned().await.expect("never closed");
+            let stream = match listener.accept().await {
+                Ok((stream, _peer)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            // Answers are small and complete: nothing is gained by waiting for more.
+            let _unsupported = stream.set_nodelay(true);
+            let service = TowerToHyperService::new(router.clone());
+            let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
+            tokio::spawn(async move {
+                if let Err(error) = connection.await {
+                    tracing::debug!(%error, "a connection ended with an error");
+                }
+                drop(slot);
+            });
+        }
+    };
+    tokio::select! {
+        never = accept => { let _: Infallible = never; }
+        () = shutdown => {}
+    }
+    drop(listener);
+    graceful.shutdown().await;
+}

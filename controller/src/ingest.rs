@@ -1,0 +1,150 @@
+//! An alert's way through the controller: read, decide, ask the agent.
+
+use std::sync::Arc;
+
+use remora_capture::{alert::Alert, text::escape};
+use tokio::{sync::Semaphore, time::Instant};
+
+use crate::{
+    agent::{Agent, START_DEADLINE},
+    outcome::{Outcome, Refusal, RefusalCode},
+    rules::{self, Ignored, Plan, Rules, decide},
+    trigger::{self, Source},
+};
+
+/// Most alerts being handled at once: each holds at most its own bytes and one call to the agent.
+pub const IN_FLIGHT_MAX: usize = 256;
+
+/// What came in a request.
+#[derive(Debug)]
+pub struct Delivery {
+    /// The body, verbatim.
+    pub alert: Vec<u8>,
+    /// Who says to be the sender; printable.
+    pub requester: String,
+    /// The `traceparent` header, or empty.
+    pub traceparent: String,
+}
+
+/// What became of a delivery.
+#[derive(Debug)]
+pub struct Handled {
+    /// The alert's outcome: of its captures' the most welcome.
+    pub outcome: Outcome,
+    /// The outcome of each capture that the rules asked for.
+    pub captures: Vec<Outcome>,
+    /// Falco's rule; empty when the alert could not be read.
+    falco_rule: String,
+}
+
+/// Takes alerts. Holds no state of its own between them.
+#[derive(Debug)]
+pub struct Ingest {
+    rules: Arc<Rules>,
+    agent: Agent,
+    slots: Semaphore,
+}
+
+impl Ingest {
+    #[must_use]
+    pub fn new(rules: Arc<Rules>, agent: Agent) -> Self {
+        Self {
+            rules,
+            agent,
+            slots: Semaphore::new(IN_FLIGHT_MAX),
+        }
+    }
+
+    /// Decides about an alert and starts its captures; answers within [`START_DEADLINE`].
+    pub async fn handle(&self, delivery: Delivery) -> Handled {
+        let handled = self.decide(&delivery).await;
+        handled.log();
+        handled
+    }
+
+    /// Ends when no alert is being handled; from then on all are refused.
+    pub async fn drain(&self) {
+        let all = u32::try_from(IN_FLIGHT_MAX).expect("a small constant");
+        if self.slots.acquire_many(all).await.is_ok() {
+            self.slots.close();
+        }
+    }
+
+    async fn decide(&self, delivery: &Delivery) -> Handled {
+        let Ok(_slot) = self.slots.try_acquire() else {
+            let reason = format!("{IN_FLIGHT_MAX} alerts are being handled; send it again");
+            return Outcome::Refused(Refusal::new(RefusalCode::Busy, reason)).into();
+        };
+        let alert = match Alert::from_json(&delivery.alert) {
+            Ok(alert) => alert,
+            Err(error) => {
+                let refusal = Refusal::new(RefusalCode::InvalidAlert, error.to_string());
+                return Outcome::Refused(refusal).into();
+            }
+        };
+        let captures = match decide(&self.rules, &alert) {
+            rules::Decision::Capture(plans) => self.start(&plans, &alert, delivery).await,
+            rules::Decision::Ignore(why) => vec![Outcome::Ignored(ignored(why))],
+        };
+        let outcome = captures
+            .iter()
+            .min_by_key(|outcome| outcome.decision())
+            .cloned();
+        Handled {
+            outcome: outcome.expect("a decision to capture has at least one plan"),
+            captures,
+            falco_rule: alert.rule,
+        }
+    }
+
+    /// One after the other, under one deadline.
+    async fn start(&self, plans: &[Plan<'_>], alert: &Alert, delivery: &Delivery) -> Vec<Outcome> {
+        let deadline = Instant::now() + START_DEADLINE;
+        let source = Source { alert, delivery };
+        let mut outcomes = Vec::with_capacity(plans.len());
+        for plan in plans {
+            outcomes.push(match trigger::request(*plan, source) {
+                Ok(request) => self.agent.start(&request, deadline).await,
+                Err(refusal) => Outcome::Refused(refusal),
+            });
+        }
+        outcomes
+    }
+}
+
+fn ignored(why: Ignored<'_>) -> String {
+    match why {
+        Ignored::NoRule => "no rule matches".to_owned(),
+        Ignored::DryRun(rule) => format!("rule `{}` is a dry run", crate::text::shown(rule)),
+    }
+}
+
+impl From<Outcome> for Handled {
+    fn from(outcome: Outcome) -> Self {
+        Self {
+            outcome,
+            captures: Vec::new(),
+            falco_rule: String::new(),
+        }
+    }
+}
+
+impl Handled {
+    /// One line an alert.
+    pub(crate) fn log(&self) {
+        let rule = crate::text::shown(&self.falco_rule);
+        match &self.outcome {
+            Outcome::Accepted(capture) => tracing::info!(%rule, %capture, "alert accepted"),
+            Outcome::Existing(capture) => tracing::info!(%rule, %capture, "alert was known"),
+            Outcome::Ignored(reason) => {
+                tracing::debug!(%rule, reason = %escape(reason), "alert ignored");
+            }
+            Outcome::Refused(refusal) => tracing::warn!(
+                %rule,
+                code = refusal.code.as_str(),
+                reason = %escape(&refusal.reason),
+                "alert refused"
+            ),
+        }
+    }
+}
