@@ -63,11 +63,63 @@ pub fn prove(agent: &TestAgent<'_>, state: &v1::CaptureState) -> Result<Proven> 
         "the sidecar's file is {:?}, the API says {counts:?}",
         sidecar.file
     );
+    prove_metrics(&agent.metrics()?, &state.id, &counts)?;
     Ok(Proven {
         counts,
         capture,
         path,
     })
+}
+
+/// The metrics tell each count of a capture.
+fn prove_metrics(text: &str, id: &str, counts: &v1::Counts) -> Result<()> {
+    let value = |name: &str| -> Result<u64> {
+        text.lines()
+            .find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+            .with_context(|| format!("no metric {name} in\n{text}"))
+    };
+    let v1::Counts {
+        seen,
+        matched,
+        submitted,
+        lost,
+        over_budget,
+        copy_error,
+        read,
+        written,
+        dropped_queue,
+        dropped_io,
+        malformed,
+        stale,
+        lost_on_crash,
+        written_bytes,
+    } = *counts;
+    for (state, count) in [
+        ("seen", seen),
+        ("matched", matched),
+        ("submitted", submitted),
+        ("lost", lost),
+        ("over_budget", over_budget),
+        ("copy_error", copy_error),
+        ("read", read),
+        ("written", written),
+        ("dropped_queue", dropped_queue),
+        ("dropped_io", dropped_io),
+        ("malformed", malformed),
+        ("stale", stale),
+        ("lost_on_crash", lost_on_crash),
+    ] {
+        let name = format!("remora_capture_packets_total{{capture=\"{id}\",state=\"{state}\"}}");
+        let told = value(&name)?;
+        ensure!(told == count, "{name} is {told}, the API says {count}");
+    }
+    let name = format!("remora_capture_written_bytes_total{{capture=\"{id}\"}}");
+    let told = value(&name)?;
+    ensure!(
+        told == written_bytes,
+        "{name} is {told}, the API says {written_bytes}"
+    );
+    Ok(())
 }
 
 /// Checks a file against the counts: packets, statistics block, packet ids, drop counts, readers.

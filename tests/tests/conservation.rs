@@ -3,7 +3,7 @@
 //! The true count comes from a generator whose packets are numbered (`udpgen`); what the kernel
 //! took from it and dropped before any hook (a full backlog of the veth) is asked of the veth.
 
-use std::{collections::BTreeMap, thread, time::Duration};
+use std::{thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
@@ -57,62 +57,12 @@ fn account(proven: &Proven, sent: u64, never_there: u64) -> Result<()> {
     Ok(())
 }
 
-/// The metrics' increase over a capture that ran alone is what the capture counted.
-fn metrics_agree(before: &Metrics, after: &Metrics, counts: &v1::Counts) -> Result<()> {
-    for (stage, count) in [
-        ("seen", counts.seen),
-        ("matched", counts.matched),
-        ("submitted", counts.submitted),
-        ("lost", counts.lost),
-        ("over_budget", counts.over_budget),
-        ("copy_error", counts.copy_error),
-        ("read", counts.read),
-        ("written", counts.written),
-        ("dropped_queue", counts.dropped_queue),
-        ("dropped_io", counts.dropped_io),
-        ("malformed", counts.malformed),
-        ("stale", counts.stale),
-    ] {
-        let grown = after.packets(stage)? - before.packets(stage)?;
-        ensure!(
-            grown == count,
-            "{stage}: the metric grew by {grown}, the capture says {count}"
-        );
-    }
-    Ok(())
-}
-
-/// The agent's metrics by their full name with labels.
-struct Metrics(BTreeMap<String, u64>);
-
-impl Metrics {
-    fn of(agent: &TestAgent<'_>) -> Result<Self> {
-        let text = agent.metrics()?;
-        let values = text
-            .lines()
-            .filter(|line| !line.starts_with('#'))
-            .filter_map(|line| line.rsplit_once(' '))
-            .filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)))
-            .collect();
-        Ok(Self(values))
-    }
-
-    fn packets(&self, stage: &str) -> Result<u64> {
-        let name = format!("remora_packets_total{{stage=\"{stage}\"}}");
-        self.0
-            .get(&name)
-            .copied()
-            .with_context(|| format!("no {name} in {:#?}", self.0.keys()))
-    }
-}
-
 /// 200 000 packets of `size` bytes from a captured pod to another.
 fn through_a_veth(size: usize) -> Result<()> {
     let node = Node::new()?;
     let (web, api) = (node.pod("web")?, node.pod("api")?);
     let agent = TestAgent::start(&node)?;
     let _sink = traffic::sink(PORT, node.directory(), |tool| api.command(tool))?;
-    let before = Metrics::of(&agent)?;
     let state = agent.capture(of_pod_filtered(&web, FILTER))?;
     let never_there = veth::receive_dropped(node.netns(), web.interface())?;
 
@@ -134,7 +84,7 @@ fn through_a_veth(size: usize) -> Result<()> {
             .iter()
             .all(|packet| packet.original_len == len)
     );
-    metrics_agree(&before, &Metrics::of(&agent)?, &proven.counts)
+    Ok(())
 }
 
 #[test]
@@ -204,7 +154,6 @@ fn a_stopped_reader_and_a_small_ring_lose_most_and_count_all() -> Result<()> {
     };
     let mut agent = TestAgent::start_with(&node, options)?;
     let _sink = traffic::sink(PORT, node.directory(), |tool| api.command(tool))?;
-    let before = Metrics::of(&agent)?;
     let state = agent.capture(of_pod_filtered(&web, FILTER))?;
 
     // The ring's consumer is a thread of the agent.
@@ -246,7 +195,7 @@ fn a_stopped_reader_and_a_small_ring_lose_most_and_count_all() -> Result<()> {
         proven.missing(),
         "the packets after the loss do not tell all of it"
     );
-    metrics_agree(&before, &Metrics::of(&agent)?, &proven.counts)
+    Ok(())
 }
 
 #[test]
