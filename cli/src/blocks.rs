@@ -10,6 +10,9 @@
 //! takes a message of a stream, which begins with any block. Agents write little-endian whatever
 //! their machine (draft-ietf-opsawg-pcapng, section 3.1).
 
+use bytes::{Bytes, BytesMut};
+use remora_capture::pcapng::BLOCK_BYTES_MAX;
+
 /// Enhanced Packet Block: one packet.
 const ENHANCED_PACKET: u32 = 6;
 /// Type, length, and length again.
@@ -41,7 +44,7 @@ pub(crate) fn whole(bytes: &[u8]) -> Result<Whole, Broken> {
             return Ok(whole);
         };
         let total = total as usize;
-        if total < FRAME || !total.is_multiple_of(4) {
+        if total < FRAME || !total.is_multiple_of(4) || total > BLOCK_BYTES_MAX as usize {
             return Err(Broken(whole.len));
         }
         let Some(trailer) = word(rest, total - 4) else {
@@ -52,6 +55,35 @@ pub(crate) fn whole(bytes: &[u8]) -> Result<Whole, Broken> {
         }
         whole.len += total;
         whole.packets += u64::from(kind == ENHANCED_PACKET);
+    }
+}
+
+/// Joins blocks that are spread over messages; holds one block that is not whole yet.
+#[derive(Debug, Default)]
+pub(crate) struct Joiner {
+    rest: BytesMut,
+}
+
+impl Joiner {
+    /// The whole blocks up to the end of `message`, and the packets in them.
+    ///
+    /// # Errors
+    /// What came is not pcapng.
+    pub(crate) fn push(&mut self, message: Bytes) -> Result<(Bytes, u64), Broken> {
+        let bytes = if self.rest.is_empty() {
+            message
+        } else {
+            self.rest.extend_from_slice(&message);
+            self.rest.split().freeze()
+        };
+        let whole = whole(&bytes)?;
+        self.rest.extend_from_slice(&bytes[whole.len..]);
+        Ok((bytes.slice(..whole.len), whole.packets))
+    }
+
+    /// No block waits for its end.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rest.is_empty()
     }
 }
 
@@ -121,6 +153,23 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn parts_join_to_the_whole(
+            sizes in proptest::collection::vec(0usize..40, 0..20),
+            part in 1usize..200,
+        ) {
+            let blocks = sizes.iter().flat_map(|size| block(6, size * 4)).collect::<Vec<_>>();
+            let (mut joiner, mut joined, mut packets) = (Joiner::default(), Vec::new(), 0);
+            for part in blocks.chunks(part) {
+                let (bytes, more) = joiner.push(Bytes::copy_from_slice(part)).unwrap();
+                prop_assert_eq!(whole(&bytes).unwrap().len, bytes.len());
+                joined.extend(bytes);
+                packets += more;
+            }
+            prop_assert!(joiner.is_empty());
+            prop_assert_eq!((joined, packets), (blocks, sizes.len() as u64));
+        }
+
         #[test]
         fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
             if let Ok(whole) = whole(&bytes) {

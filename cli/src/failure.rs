@@ -30,39 +30,13 @@ pub(crate) async fn answer<T>(
     }
 }
 
-/// The status as one line with what to do next. The agent's message keeps its lines: a filter's
-/// error points at the word with two more.
+/// The status as one line with what to do next. A refusal with a reason says so by itself, for a
+/// filter with two more lines that point at the word; what gRPC says of a lost connection does not.
 pub(crate) fn explain(agent: &AgentAddress, status: &Status) -> anyhow::Error {
     let message = status.message();
     match (reason_of(status), status.code()) {
         (Some(Reason::InvalidFilter), _) => anyhow!("filter: {message}"),
-        (Some(Reason::SessionLimit), _) => {
-            anyhow!("{message}; `remora list` shows what runs, `remora stop ID` ends one")
-        }
-        (Some(Reason::CaptureNotFound), _) => {
-            anyhow!("{message}; `remora list --all` shows the captures")
-        }
-        (Some(Reason::TargetNotFound), _) => {
-            anyhow!("{message}; is it on the node of the agent at {agent}?")
-        }
-        (Some(Reason::QuotaExceeded), _) => {
-            anyhow!("{message}; `remora status` shows the store")
-        }
-        (Some(Reason::PermissionDenied), _) => {
-            anyhow!("{message}; use sudo, or ask for the agent's group")
-        }
-        (Some(Reason::StreamTaken), _) => {
-            anyhow!("{message}; a streamed capture has one reader, --store keeps it for more")
-        }
-        (Some(Reason::Draining), _) => {
-            anyhow!("{message}; try again when it runs anew")
-        }
-        (Some(Reason::Kernel), _) => {
-            anyhow!("{message}; `remora-agent doctor` tells what this kernel allows")
-        }
-        (Some(Reason::InvalidSpec | Reason::TargetUnsupported | Reason::Unimplemented), _) => {
-            anyhow!("{message}")
-        }
+        (Some(_), _) => anyhow!("{message}"),
         (None, Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled) => {
             anyhow!("the agent at {agent} went away ({message}); is remora-agent running?")
         }

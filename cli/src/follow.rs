@@ -23,7 +23,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tonic::{Streaming, transport::Channel};
 
 use crate::{
-    blocks,
+    blocks::Joiner,
     failure::{CALL_TIMEOUT, answer, explain},
     output::{Output, Written},
     signals::Interrupt,
@@ -119,6 +119,7 @@ pub(crate) async fn follow(
     let mut live = LiveCount::new();
     let mut ticks = interval(LIVE_COUNT_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut joiner = Joiner::default();
     let mut received = 0;
     let mut pending: Option<Bytes> = None;
     let mut output_failed = false;
@@ -136,7 +137,7 @@ pub(crate) async fn follow(
                 patience = Instant::now() + CALL_TIMEOUT;
                 false
             }
-            message = next(agent, &mut stream), if pending.is_none() => match message {
+            message = next(agent, &mut stream, &mut joiner), if pending.is_none() => match message {
                 Ok(Next::Blocks(blocks, packets)) => {
                     received += packets;
                     pending = Some(blocks);
@@ -197,6 +198,7 @@ enum Next {
 async fn next(
     agent: &AgentAddress,
     stream: &mut Streaming<v1::StreamResponse>,
+    joiner: &mut Joiner,
 ) -> anyhow::Result<Next> {
     let message = stream
         .message()
@@ -207,11 +209,13 @@ async fn next(
     };
     match message.message {
         Some(Message::Blocks(blocks)) => {
-            let whole = blocks::whole(&blocks).context("the agent's stream is not pcapng")?;
-            if whole.len != blocks.len() {
-                bail!("the agent's stream is not pcapng: a message ends within a block");
-            }
-            Ok(Next::Blocks(blocks, whole.packets))
+            let (blocks, packets) = joiner
+                .push(blocks)
+                .context("the agent's stream is not pcapng")?;
+            Ok(Next::Blocks(blocks, packets))
+        }
+        Some(Message::Finished(_)) if !joiner.is_empty() => {
+            bail!("the agent's stream ended within a block")
         }
         Some(Message::Finished(state)) => {
             let state = state

@@ -6,12 +6,12 @@ use remora_proto::{
     client::AgentAddress,
     v1::{self, capture_client::CaptureClient},
 };
-use tonic::transport::Channel;
+use tonic::{Code, transport::Channel};
 
 use super::{
     Outcome,
     capture::{start, start_line},
-    connect, get_state, known, understand,
+    connect, get_state, known,
 };
 use crate::{
     failure::{answer, explain},
@@ -69,21 +69,24 @@ async fn ended(
     client: &mut CaptureClient<Channel>,
     id: CaptureId,
 ) -> anyhow::Result<CaptureState> {
-    let request = v1::WatchRequest { id: id.to_string() };
-    let mut events = answer(agent, client.watch(request)).await?;
-    // It may have ended before we watched.
-    let mut state = get_state(agent, client, id).await?;
     let mut live = LiveCount::new();
-    while !state.phase.is_final() {
-        live.show(state.counts.written);
-        match events
-            .message()
-            .await
-            .map_err(|status| explain(agent, &status))?
-        {
-            Some(event) => state = understand(event.capture.unwrap_or_default())?,
-            None => bail!("the agent at {agent} went away; `remora show {id}` tells the end"),
+    loop {
+        let request = v1::WatchRequest { id: id.to_string() };
+        let mut events = answer(agent, client.watch(request)).await?;
+        // It may have ended before we watched.
+        let mut state = get_state(agent, client, id).await?;
+        while !state.phase.is_final() {
+            live.show(state.counts.written);
+            match events.message().await {
+                Ok(Some(event)) => state = known(event.capture)?,
+                Ok(None) => bail!("the agent at {agent} went away; `remora show {id}` tells more"),
+                // Events came faster than we took them: look again.
+                Err(status) if status.code() == Code::DataLoss => break,
+                Err(status) => return Err(explain(agent, &status)),
+            }
+        }
+        if state.phase.is_final() {
+            return Ok(state);
         }
     }
-    Ok(state)
 }

@@ -85,6 +85,26 @@ fn a_stored_capture_is_copied() {
 }
 
 #[test]
+fn blocks_that_span_messages_are_joined() {
+    let (_dir, path, file) = target_file();
+    let bytes = [head(), packet_blocks(4, 64)].concat();
+    let mut steps: Vec<_> = bytes
+        .chunks(7)
+        .map(|part| Step::Blocks(part.to_vec()))
+        .collect();
+    steps.push(Step::Finish(Box::new(finished(4))));
+    let agent = Agent::run(Script::new(steps));
+    let ended = run(&agent.address(), &["get", ID, "-w", &file]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert!(
+        ended.stderr.starts_with("4 packets captured\n"),
+        "{}",
+        ended.stderr
+    );
+    assert_eq!(fs::read(path).unwrap(), bytes);
+}
+
+#[test]
 fn a_copy_that_is_interrupted_does_not_stop_the_capture() {
     let (_dir, path, file) = target_file();
     let blocks = [head(), packet_blocks(4, 64)].concat();
