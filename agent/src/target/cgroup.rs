@@ -43,6 +43,26 @@ pub(super) struct Members {
 }
 
 impl Cgroup {
+    /// Looks at the directory of the cgroup at the valid `path` of the tree at `mount`.
+    pub(super) fn at(mount: &Path, path: &str) -> io::Result<Self> {
+        let relative = path.trim_start_matches('/');
+        let directory = match relative {
+            "" => mount.to_owned(),
+            _ => mount.join(relative),
+        };
+        let meta = fs::symlink_metadata(&directory)?;
+        if !meta.is_dir() {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
+        let level = relative.split('/').filter(|part| !part.is_empty()).count();
+        Ok(Self {
+            path: format!("/{relative}"),
+            id: meta.ino(),
+            level: u32::try_from(level).unwrap_or(u32::MAX),
+            directory,
+        })
+    }
+
     #[must_use]
     pub fn is_root(&self) -> bool {
         self.level == 0
@@ -99,7 +119,7 @@ impl Cgroup {
         }
     }
 
-    fn name(&self) -> &str {
+    pub(super) fn name(&self) -> &str {
         self.path.rsplit_once('/').map_or("", |(_, name)| name)
     }
 }
@@ -112,7 +132,7 @@ pub(super) enum Monitors {
 }
 
 /// Walks a branch of the tree breadth first, the branch's root included.
-struct Walk {
+pub(super) struct Walk {
     queue: VecDeque<Cgroup>,
     queued: usize,
     /// A bound was reached: not all was seen.
@@ -161,7 +181,7 @@ impl Walk {
         }
     }
 
-    fn not_found(&self, what: String, next: &str) -> ResolveError {
+    pub(super) fn not_found(&self, what: String, next: &str) -> ResolveError {
         if self.cut {
             ResolveError::not_found(
                 format!("{what} among the first {CGROUPS_MAX} cgroups"),
@@ -187,10 +207,20 @@ impl Iterator for Walk {
 mod tests {
     use super::*;
 
+    /// The directory `/a` of a tree that stands for cgroups, with some below it.
+    fn branch(below: &[&str]) -> (tempfile::TempDir, Cgroup) {
+        let top = tempfile::tempdir().unwrap();
+        fs::create_dir(top.path().join("a")).unwrap();
+        for name in below {
+            fs::create_dir(top.path().join("a").join(name)).unwrap();
+        }
+        let cgroup = Cgroup::at(top.path(), "/a").unwrap();
+        (top, cgroup)
+    }
+
     #[test]
     fn a_cgroup_made_anew_is_another_one() {
-        let (_top, root) = tree(&["/a"]);
-        let cgroup = root.by_path("/a").unwrap();
+        let (_top, cgroup) = branch(&[]);
         assert!(cgroup.exists_still());
         // The old directory stays, so that its inode is not used again.
         fs::rename(&cgroup.directory, cgroup.directory.with_file_name("b")).unwrap();
@@ -201,8 +231,7 @@ mod tests {
 
     #[test]
     fn processes_below_count_and_hidden_ones_are_told() {
-        let (_top, root) = tree(&["/a/b", "/a/crio-conmon-1"]);
-        let a = root.by_path("/a").unwrap();
+        let (_top, a) = branch(&["b", "crio-conmon-1"]);
         fs::write(a.directory.join("cgroup.procs"), "7\n0\n").unwrap();
         fs::write(a.directory.join("b/cgroup.procs"), "8\n").unwrap();
         fs::write(a.directory.join("crio-conmon-1/cgroup.procs"), "9\n").unwrap();
@@ -218,8 +247,8 @@ mod tests {
 
     #[test]
     fn a_cut_search_says_so() {
-        let (_top, root) = tree(&["/a"]);
-        let mut walk = Walk::from(root.by_path("/").unwrap());
+        let (_top, a) = branch(&["b"]);
+        let mut walk = Walk::from(a);
         walk.queued = CGROUPS_MAX;
         assert_eq!(walk.by_ref().count(), 1);
         let error = walk

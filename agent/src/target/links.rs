@@ -20,7 +20,10 @@ use std::{
 use nix::errno::Errno;
 use tracing::warn;
 
-use super::rtnl::{Body, GROUP_LINK, Link, LinkFilter, Message, RouteSocket, wait_readable};
+use super::{
+    message::{Body, Link, LinkFilter, Message},
+    rtnl::{GROUP_LINK, RouteSocket, wait_readable},
+};
 
 /// Bytes of events that may wait; one event takes about 2 KiB of it.
 const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;

@@ -4,9 +4,9 @@
 //! Constants are those of linux/rtnetlink.h, linux/if_link.h and linux/net_namespace.h.
 
 use netlink_packet_core::{
-    DecodeError, DefaultNla, Emitable as _, NLM_F_DUMP_INTR, NLM_F_MULTIPART, NLM_F_REQUEST,
-    NLMSG_ALIGNTO, NLMSG_DONE, NLMSG_ERROR, NLMSG_OVERRUN, NetlinkBuffer, NetlinkHeader,
-    NlasIterator, parse_i32, parse_string,
+    DecodeError, DefaultNla, Emitable as _, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_MULTIPART,
+    NLM_F_REQUEST, NLMSG_ALIGNTO, NLMSG_DONE, NLMSG_ERROR, NLMSG_OVERRUN, NetlinkBuffer,
+    NetlinkHeader, NlasIterator, parse_i32, parse_string,
 };
 use nix::{errno::Errno, sys::socket::AddressFamily};
 
@@ -29,6 +29,8 @@ const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
 
 /// Bytes of struct ifinfomsg: family, type, index, flags, change.
 const IFINFOMSG: usize = 16;
+/// Where the index is in it.
+const IFI_INDEX: usize = 4;
 /// Bytes of struct rtgenmsg, padded.
 const RTGENMSG: usize = 4;
 
@@ -49,6 +51,78 @@ pub(super) struct Link {
     pub(super) interface: Interface,
     /// Namespace of the other end, when it is another one and has an id.
     pub(super) peer_netns: Option<Nsid>,
+}
+
+/// A question to the kernel.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Request<'a> {
+    /// A dump.
+    Links(LinkFilter),
+    LinkByName(&'a str),
+    LinkByIndex(u32),
+    /// The id of the network namespace that the process is in.
+    Nsid {
+        pid: u32,
+    },
+}
+
+/// Which links a dump shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LinkFilter {
+    All,
+    /// The kernel need not heed it.
+    Veth,
+}
+
+impl Request<'_> {
+    /// Appends the message.
+    pub(super) fn encode(self, sequence: u32, datagram: &mut Vec<u8>) {
+        let no_stats = DefaultNla::new(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS.to_ne_bytes().into());
+        let mut fixed = vec![0; IFINFOMSG];
+        let (kind, flags, attributes) = match self {
+            Self::Links(LinkFilter::All) => (RTM_GETLINK, NLM_F_DUMP, vec![no_stats]),
+            Self::Links(LinkFilter::Veth) => {
+                let veth = emit(&[DefaultNla::new(IFLA_INFO_KIND, b"veth\0".into())]);
+                (
+                    RTM_GETLINK,
+                    NLM_F_DUMP,
+                    vec![no_stats, DefaultNla::new(IFLA_LINKINFO, veth)],
+                )
+            }
+            Self::LinkByName(name) => {
+                let name = [name.as_bytes(), b"\0"].concat();
+                (
+                    RTM_GETLINK,
+                    0,
+                    vec![no_stats, DefaultNla::new(IFLA_IFNAME, name)],
+                )
+            }
+            Self::LinkByIndex(ifindex) => {
+                fixed[IFI_INDEX..IFI_INDEX + 4].copy_from_slice(&ifindex.to_ne_bytes());
+                (RTM_GETLINK, 0, vec![no_stats])
+            }
+            Self::Nsid { pid } => {
+                fixed.truncate(RTGENMSG);
+                (
+                    RTM_GETNSID,
+                    0,
+                    vec![DefaultNla::new(NETNSA_PID, pid.to_ne_bytes().into())],
+                )
+            }
+        };
+        let attributes = emit(&attributes);
+        let mut header = NetlinkHeader::default();
+        let length = header.buffer_len() + fixed.len() + attributes.len();
+        header.length = u32::try_from(length).expect("a target's name is short");
+        header.message_type = kind;
+        header.flags = NLM_F_REQUEST | flags;
+        header.sequence_number = sequence;
+        let start = datagram.len();
+        datagram.resize(start + header.buffer_len(), 0);
+        header.emit(&mut datagram[start..]);
+        datagram.extend_from_slice(&fixed);
+        datagram.extend_from_slice(&attributes);
+    }
 }
 
 /// One netlink message.
@@ -83,7 +157,7 @@ fn emit(attributes: &[DefaultNla]) -> Vec<u8> {
 }
 
 /// The messages of a datagram.
-fn decode(datagram: &[u8]) -> Result<Vec<Message>, DecodeError> {
+pub(super) fn decode(datagram: &[u8]) -> Result<Vec<Message>, DecodeError> {
     let mut messages = Vec::new();
     let mut rest = datagram;
     while !rest.is_empty() {
@@ -123,7 +197,7 @@ fn decode_link(kind: u16, payload: &[u8]) -> Result<Body, DecodeError> {
     if i32::from(family) != AddressFamily::Unspec as i32 {
         return Ok(Body::Other);
     }
-    let ifindex = u32::from_ne_bytes(fixed(payload, 4)?);
+    let ifindex = u32::from_ne_bytes(fixed(payload, IFI_INDEX)?);
     if kind == RTM_DELLINK {
         return Ok(Body::DelLink { ifindex });
     }

@@ -40,15 +40,18 @@
 mod cgroup;
 mod error;
 mod links;
+mod message;
 mod names;
 mod placement;
 mod procfs;
 mod resolve;
+mod root;
 mod rtnl;
 mod session;
 
-pub use cgroup::{Cgroup, CgroupRoot};
+pub use cgroup::Cgroup;
 pub use error::ResolveError;
 pub use links::{Interface, InterfaceKind, LinkEvent, LinkWatcher};
 pub use resolve::{CgroupScope, Resolved, Resolver, Revisit};
+pub use root::CgroupRoot;
 pub use session::link_end;

@@ -15,11 +15,13 @@ use std::{
 };
 
 use super::{
-    cgroup::{Cgroup, CgroupRoot, Members},
+    cgroup::{Cgroup, Members},
     error::ResolveError,
     links::{Interface, InterfaceKind},
+    message::{LinkFilter, Nsid},
     procfs::{self, NetnsInode, is_gone},
-    rtnl::{LinkFilter, Nsid, RouteSocket},
+    root::CgroupRoot,
+    rtnl::RouteSocket,
 };
 
 /// Times that a process may change its network namespace, or die, under our eyes.
@@ -35,7 +37,11 @@ pub(super) enum Placement {
     /// All in the agent's network namespace.
     Own,
     /// All in one other namespace that these veths lead to, and nobody else is in there.
-    Behind { veths: Vec<Interface> },
+    Behind {
+        veths: Vec<Interface>,
+        /// Interfaces in there that are not the other end of one of these.
+        others: usize,
+    },
     /// As `Behind`, but others are in there, too.
     Shared { veths: Vec<Interface>, with: Sharer },
     /// All in one other namespace that no veth of the agent's namespace leads to.
@@ -94,8 +100,18 @@ pub(super) fn placement_of(
             Way::Own => return Ok(Placement::Own),
             Way::None => return Ok(Placement::Remote),
             Way::Veths { nsid, veths } => {
+                let outward = match procfs::outward_interfaces(pid) {
+                    Ok(outward) => outward,
+                    Err(error) if is_gone(&error) => continue,
+                    Err(error) => {
+                        return Err(ResolveError::io(format!("read /proc/{pid}/net/dev"))(error));
+                    }
+                };
                 return Ok(match sharer(root, cgroup, members, nsid)? {
-                    None => Placement::Behind { veths },
+                    None => {
+                        let others = outward.saturating_sub(veths.len());
+                        Placement::Behind { veths, others }
+                    }
                     Some(with) => Placement::Shared { veths, with },
                 });
             }

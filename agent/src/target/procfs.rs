@@ -45,6 +45,31 @@ pub(super) fn is_gone(error: &io::Error) -> bool {
         .any(|errno| error.raw_os_error() == Some(*errno as i32))
 }
 
+/// Interfaces in the network namespace of `pid` that may lead somewhere: without `lo` and the idle
+/// devices that tunnel modules put into every namespace.
+pub(super) fn outward_interfaces(pid: u32) -> io::Result<usize> {
+    /// Lines of about 130 bytes.
+    const DEV_FILE_MAX: u64 = 1024 * 1024;
+    let mut text = String::new();
+    fs::File::open(format!("/proc/{pid}/net/dev"))?
+        .take(DEV_FILE_MAX)
+        .read_to_string(&mut text)?;
+    const IDLE: [&str; 10] = [
+        "lo", "tunl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "sit0", "ip6tnl0",
+        "ip6gre0",
+    ];
+    Ok(interface_names(&text)
+        .filter(|name| !IDLE.contains(name))
+        .count())
+}
+
+/// The names in `/proc/PID/net/dev` (proc_pid_net(5)): two lines of titles, then `  eth0: 1 2 3 …`.
+fn interface_names(text: &str) -> impl Iterator<Item = &str> {
+    text.lines()
+        .skip(2)
+        .filter_map(|line| Some(line.split_once(':')?.0.trim_start()))
+}
+
 /// Processes that are to be seen, up to `max`.
 pub(super) fn pids(max: usize) -> io::Result<Vec<u32>> {
     let mut pids = Vec::new();
@@ -184,6 +209,16 @@ mod tests {
         assert_eq!(mount("/../../..").height(), Some(3));
         assert_eq!(mount("/kubepods").height(), None);
         assert_eq!(mount("/../kubepods").height(), None);
+    }
+
+    #[test]
+    fn interface_names_are_what_stands_before_the_colon() {
+        let text =
+            "Inter-|   Receive\n face |bytes    packets\n    lo: 1 2\n  eth0:12 3\nv@é.1: 0\n";
+        assert_eq!(
+            interface_names(text).collect::<Vec<_>>(),
+            ["lo", "eth0", "v@é.1"]
+        );
     }
 
     #[test]

@@ -4,10 +4,11 @@ use remora_agent_common::CGROUP_LEVELS;
 use remora_capture::session::Target;
 
 use super::{
-    cgroup::{Cgroup, CgroupRoot, Monitors},
+    cgroup::{Cgroup, Monitors},
     error::{ResolveError, shown},
     links::Interface,
     placement::{Placement, Sharer, placement_of, veths_to},
+    root::CgroupRoot,
     rtnl::RouteSocket,
 };
 
@@ -176,7 +177,13 @@ fn resolved(cgroup: Cgroup, part: Option<String>, placement: Placement) -> Resol
     }
     let mut interfaces = Vec::new();
     match placement {
-        Placement::Behind { veths } => {
+        Placement::Behind { veths, others } => {
+            if others > 0 {
+                notes.push(format!(
+                    "its network namespace has {others} more interfaces than those that lead to \
+                     the node: what passes only them is not seen"
+                ));
+            }
             description = format!("{description} behind {}", names(&veths));
             interfaces = veths;
         }

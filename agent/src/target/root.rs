@@ -99,7 +99,7 @@ impl CgroupRoot {
     /// [`ResolveError::Invalid`] for a path that leaves the tree, [`ResolveError::NotFound`].
     pub fn by_path(&self, path: &str) -> Result<Cgroup, ResolveError> {
         Target::CgroupPath(path.to_owned()).validate()?;
-        match self.directory(path) {
+        match Cgroup::at(&self.mount, path) {
             Ok(cgroup) => Ok(cgroup),
             Err(error) if is_gone(&error) => Err(self.no_such_path(path)),
             Err(error) => Err(ResolveError::io(format!(
@@ -112,7 +112,7 @@ impl CgroupRoot {
     fn no_such_path(&self, path: &str) -> ResolveError {
         let mount = self.mount.to_string_lossy();
         let next = match path.strip_prefix(&*mount) {
-            Some(rest) if rest.starts_with('/') && self.directory(rest).is_ok() => {
+            Some(rest) if rest.starts_with('/') && Cgroup::at(&self.mount, rest).is_ok() => {
                 format!(
                     "paths start at the cgroup2 root: use cgroup:{}",
                     shown(rest)
@@ -121,27 +121,6 @@ impl CgroupRoot {
             _ => format!("`find {} -type d` lists all", shown(&mount)),
         };
         ResolveError::not_found(format!("cgroup `{}`", shown(path)), next)
-    }
-
-    /// Looks at one directory; `path` is valid.
-    fn directory(&self, path: &str) -> io::Result<Cgroup> {
-        let relative = path.trim_start_matches('/');
-        let directory = if relative.is_empty() {
-            self.mount.clone()
-        } else {
-            self.mount.join(relative)
-        };
-        let meta = fs::symlink_metadata(&directory)?;
-        if !meta.is_dir() {
-            return Err(io::ErrorKind::NotADirectory.into());
-        }
-        let level = relative.split('/').filter(|part| !part.is_empty()).count();
-        Ok(Cgroup {
-            path: format!("/{relative}"),
-            id: meta.ino(),
-            level: u32::try_from(level).unwrap_or(u32::MAX),
-            directory,
-        })
     }
 
     /// Finds a cgroup by its id, by walking the tree.
@@ -185,7 +164,7 @@ impl CgroupRoot {
             }
         };
         let path = self.absolute(&path)?;
-        match self.directory(&path) {
+        match Cgroup::at(&self.mount, &path) {
             Ok(cgroup) => Ok(cgroup),
             // The kernel marks the path of a removed cgroup: only a zombie can be left in one.
             Err(error) if is_gone(&error) => Err(gone()),
@@ -301,7 +280,7 @@ impl CgroupRoot {
         let mut path = cgroup.path.as_str();
         while let Some((parent, name)) = path.rsplit_once('/') {
             if names::is_pod(name) {
-                return self.directory(path).ok();
+                return Cgroup::at(&self.mount, path).ok();
             }
             path = parent;
         }
@@ -309,8 +288,7 @@ impl CgroupRoot {
     }
 
     fn root(&self) -> Result<Cgroup, ResolveError> {
-        self.directory("/")
-            .map_err(ResolveError::io("look at the cgroup2 root"))
+        Cgroup::at(&self.mount, "/").map_err(ResolveError::io("look at the cgroup2 root"))
     }
 }
 
@@ -496,4 +474,5 @@ mod tests {
         fn outside_of_a_namespace_paths_stay_as_they_are(path in "(/[a-z.]{1,3}x){1,5}") {
             prop_assert_eq!(join_namespace("/", &path), Some(path));
         }
+    }
 }

@@ -1,18 +1,12 @@
 //! A socket that asks the kernel for links and for the ids of network namespaces, or listens to
 //! what happens to links.
 
-
 use std::{
     io::{self, IoSliceMut},
     os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
     time::{Duration, Instant},
 };
 
-use netlink_packet_core::{
-    DecodeError, DefaultNla, Emitable as _, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_MULTIPART,
-    NLM_F_REQUEST, NLMSG_ALIGNTO, NLMSG_DONE, NLMSG_ERROR, NLMSG_OVERRUN, NetlinkBuffer,
-    NetlinkHeader, NlasIterator, parse_i32, parse_string,
-};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -22,7 +16,7 @@ use nix::{
     },
 };
 
-use super::links::{Interface, InterfaceKind};
+use super::message::{Body, Link, LinkFilter, Message, Nsid, Request, decode};
 
 /// Multicast group of link changes, as a bit of `nl_groups` (RTMGRP_LINK).
 pub(super) const GROUP_LINK: u32 = 1;
@@ -74,20 +68,12 @@ impl RouteSocket {
         Ok(())
     }
 
-    /// Starts a dump of all links, without waiting for it.
+    /// Starts a dump of links, without waiting for it.
     ///
     /// # Returns
     /// The sequence number of its messages.
     pub(super) fn start_link_dump(&mut self, kind: LinkFilter) -> io::Result<u32> {
-        let mut attributes = vec![DefaultNla::new(
-            IFLA_EXT_MASK,
-            RTEXT_FILTER_SKIP_STATS.to_ne_bytes().to_vec(),
-        )];
-        if kind == LinkFilter::Veth {
-            let nested = emit(&[DefaultNla::new(IFLA_INFO_KIND, b"veth\0".to_vec())]);
-            attributes.push(DefaultNla::new(IFLA_LINKINFO, nested));
-        }
-        self.send(&[(RTM_GETLINK, NLM_F_DUMP, vec![0; IFINFOMSG], attributes)])
+        self.send(&[Request::Links(kind)])
     }
 
     /// All links of `kind`.
@@ -123,24 +109,16 @@ impl RouteSocket {
 
     /// The link of that name; `None` when there is none.
     pub(super) fn link_by_name(&mut self, name: &str) -> io::Result<Option<Link>> {
-        let mut value = name.as_bytes().to_vec();
-        value.push(0);
-        self.link(0, vec![DefaultNla::new(IFLA_IFNAME, value)])
+        self.link(Request::LinkByName(name))
     }
 
     /// The link of that index; `None` when there is none.
     pub(super) fn link_by_index(&mut self, ifindex: u32) -> io::Result<Option<Link>> {
-        self.link(ifindex, Vec::new())
+        self.link(Request::LinkByIndex(ifindex))
     }
 
-    fn link(&mut self, ifindex: u32, mut by: Vec<DefaultNla>) -> io::Result<Option<Link>> {
-        let mut fixed = vec![0; IFINFOMSG];
-        fixed[4..8].copy_from_slice(&ifindex.to_ne_bytes());
-        by.push(DefaultNla::new(
-            IFLA_EXT_MASK,
-            RTEXT_FILTER_SKIP_STATS.to_ne_bytes().to_vec(),
-        ));
-        let sequence = self.send(&[(RTM_GETLINK, 0, fixed, by)])?;
+    fn link(&mut self, request: Request<'_>) -> io::Result<Option<Link>> {
+        let sequence = self.send(&[request])?;
         loop {
             for message in self.answers()? {
                 match message.body {
@@ -161,13 +139,7 @@ impl RouteSocket {
     pub(super) fn nsids(&mut self, pids: &[u32]) -> io::Result<Vec<Option<Nsid>>> {
         let mut nsids = Vec::with_capacity(pids.len());
         for batch in pids.chunks(BATCH) {
-            let questions: Vec<_> = batch
-                .iter()
-                .map(|pid| {
-                    let attribute = DefaultNla::new(NETNSA_PID, pid.to_ne_bytes().to_vec());
-                    (RTM_GETNSID, 0, vec![0; RTGENMSG], vec![attribute])
-                })
-                .collect();
+            let questions: Vec<_> = batch.iter().map(|&pid| Request::Nsid { pid }).collect();
             let first = self.send(&questions)?;
             let mut answers: Vec<Option<Option<Nsid>>> = vec![None; batch.len()];
             while answers.iter().any(Option::is_none) {
@@ -194,27 +166,16 @@ impl RouteSocket {
         Ok(self.nsids(&[pid])?.pop().flatten())
     }
 
-    /// Sends requests (type, flags, header, attributes) in one datagram.
+    /// Sends requests in one datagram.
     ///
     /// # Returns
     /// The sequence number of the first; the others have the next ones.
-    fn send(&mut self, requests: &[(u16, u16, Vec<u8>, Vec<DefaultNla>)]) -> io::Result<u32> {
+    fn send(&mut self, requests: &[Request<'_>]) -> io::Result<u32> {
         let first = self.sequence.wrapping_add(1);
         let mut datagram = Vec::new();
-        for (kind, flags, fixed, attributes) in requests {
+        for request in requests {
             self.sequence = self.sequence.wrapping_add(1);
-            let attributes = emit(attributes);
-            let mut header = NetlinkHeader::default();
-            let length = header.buffer_len() + fixed.len() + attributes.len();
-            header.length = u32::try_from(length).map_err(io::Error::other)?;
-            header.message_type = *kind;
-            header.flags = NLM_F_REQUEST | flags;
-            header.sequence_number = self.sequence;
-            let start = datagram.len();
-            datagram.resize(start + header.buffer_len(), 0);
-            header.emit(&mut datagram[start..]);
-            datagram.extend_from_slice(fixed);
-            datagram.extend_from_slice(&attributes);
+            request.encode(self.sequence, &mut datagram);
         }
         send(self.fd.as_raw_fd(), &datagram, MsgFlags::empty())?;
         Ok(first)
@@ -266,14 +227,6 @@ impl RouteSocket {
             .map(Some)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
     }
-}
-
-/// Which links a dump shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum LinkFilter {
-    All,
-    /// The kernel need not heed it.
-    Veth,
 }
 
 /// Waits until `fd` is readable or the deadline, if there is one, is over.

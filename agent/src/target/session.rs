@@ -20,7 +20,9 @@ impl Targets for Resolver {
             Target::Interface(_) => View::Interface,
             _ => View::Pod,
         };
-        Self::resolve(self, target).map(|resolved| place(resolved, view)).map_err(start_error)
+        Self::resolve(self, target)
+            .map(|resolved| place(resolved, view))
+            .map_err(start_error)
     }
 
     fn still_there(&self, place: &Place) -> bool {
@@ -30,13 +32,22 @@ impl Targets for Resolver {
                 .iter()
                 .any(|i| if_nametoindex(i.name.as_str()).ok() == Some(i.ifindex));
         };
-        let path = self.cgroup_root().mount().join(cgroup.path.trim_start_matches('/'));
+        let path = self
+            .cgroup_root()
+            .mount()
+            .join(cgroup.path.trim_start_matches('/'));
         fs::metadata(path).is_ok_and(|directory| directory.ino() == cgroup.id)
     }
 }
 
 fn place(resolved: Resolved, view: View) -> Place {
-    let Resolved { cgroup, cgroup_scope, interfaces, description, notes } = resolved;
+    let Resolved {
+        cgroup,
+        cgroup_scope,
+        interfaces,
+        description,
+        notes,
+    } = resolved;
     let scope = match cgroup_scope {
         CgroupScope::None => None,
         CgroupScope::LoopbackOnly => Some(Scope::LoopbackOnly),

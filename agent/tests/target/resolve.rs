@@ -109,6 +109,33 @@ fn a_pod_with_several_veths_has_them_all() -> Result<()> {
 }
 
 #[test]
+fn a_pod_s_interface_that_leads_past_the_node_is_told() -> Result<()> {
+    if !enter_own_node()? {
+        return Ok(());
+    }
+    let cgroup = TestCgroup::new()?;
+    let pod = Sleeper::in_own_netns()?;
+    let elsewhere = Sleeper::in_own_netns()?;
+    pod.add_veth("vpod")?;
+    cgroup.put(&pod, "")?;
+    let target = format!("cgroup:{}", cgroup.path);
+    assert_eq!(resolve(&target)?.notes, [""; 0]);
+    ip(&[
+        "link", "add", "net1", "type", "veth", "peer", "name", "net2",
+    ])?;
+    ip(&["link", "set", "net1", "netns", &pod.pid().to_string()])?;
+    ip(&["link", "set", "net2", "netns", &elsewhere.pid().to_string()])?;
+    let resolved = resolve(&target)?;
+    assert_behind(&resolved, &["vpod"]);
+    assert!(
+        resolved.notes[0].contains("1 more interfaces"),
+        "{:?}",
+        resolved.notes
+    );
+    Ok(())
+}
+
+#[test]
 fn a_host_service_is_its_sockets() -> Result<()> {
     if !enter_own_node()? {
         return Ok(());
