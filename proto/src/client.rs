@@ -118,7 +118,7 @@ pub async fn connect(address: &AgentAddress) -> Result<Channel, ConnectError> {
 
 /// A channel that connects at its first call, and again whenever the connection is gone: for a
 /// client that outlives the agent. What fails then is the call, with `UNAVAILABLE`;
-/// [`unreachable`] tells why.
+/// [`unreachable()`] tells why.
 ///
 /// # Errors
 /// The address cannot be used.
