@@ -237,9 +237,9 @@ enum Trust {
 /// The links as they are known, and the events not yet handed out.
 #[derive(Debug, Default)]
 struct LinkTable {
-    known: BTreeMap<u32, Interface>,
+    known: BTreeMap<u32, Link>,
     /// Known before events were lost, not confirmed since.
-    unsure: BTreeMap<u32, Interface>,
+    unsure: BTreeMap<u32, Link>,
     /// An event came for these since the dump was asked for.
     touched: BTreeSet<u32>,
     dumped_before: bool,
@@ -266,8 +266,7 @@ impl LinkTable {
     }
 
     fn new_link(&mut self, link: Link, source: Source) {
-        let interface = link.interface;
-        let ifindex = interface.ifindex;
+        let ifindex = link.interface.ifindex;
         match source {
             Source::Event => {
                 self.touched.insert(ifindex);
@@ -275,15 +274,15 @@ impl LinkTable {
             Source::Dump if self.touched.contains(&ifindex) => return,
             Source::Dump => {}
         }
-        let before = self.known.insert(ifindex, interface.clone());
+        let before = self.known.insert(ifindex, link.clone());
         let event = match (before, self.unsure.remove(&ifindex)) {
-            (Some(before), _) if before == interface => return,
-            (Some(_), _) => LinkEvent::Changed(interface),
-            (None, Some(unsure)) if unsure != interface => {
+            (Some(before), _) if before == link => return,
+            (Some(_), _) => LinkEvent::Changed(link.interface),
+            (None, Some(unsure)) if unsure != link => {
                 self.events.push_back(LinkEvent::Gone { ifindex });
-                LinkEvent::Up(interface)
+                LinkEvent::Up(link.interface)
             }
-            (None, _) => LinkEvent::Up(interface),
+            (None, _) => LinkEvent::Up(link.interface),
         };
         self.events.push_back(event);
     }

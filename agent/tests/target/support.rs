@@ -115,6 +115,11 @@ impl Sleeper {
         self.0.id()
     }
 
+    /// Runs a command in the process's network namespace.
+    pub(crate) fn run(&self, command: &[&str]) -> Result<()> {
+        run(Command::new("nsenter").arg(self.netns()).args(command)).map(drop)
+    }
+
     fn netns(&self) -> String {
         format!("--net=/proc/{}/ns/net", self.pid())
     }

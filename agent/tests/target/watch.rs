@@ -171,7 +171,30 @@ fn a_rename_and_a_peer_that_moves_into_a_pod_are_changes() -> Result<()> {
     };
     assert_eq!(kind, ("host2".to_owned(), InterfaceKind::Veth));
 
-    drop(pod);
+    // Into another pod: the same name and kind, but other packets.
+    pod.run(&["ip", "link", "set", "eth0", "up"])?;
+    drain(&mut watcher)?;
+    let other = Sleeper::in_own_netns()?;
+    pod.run(&[
+        "ip",
+        "link",
+        "set",
+        "eth0",
+        "netns",
+        &other.pid().to_string(),
+    ])?;
+    other.run(&["ip", "link", "set", "eth0", "up"])?;
+    loop {
+        if let LinkEvent::Changed(interface) = next(&mut watcher)? {
+            assert_eq!(
+                (&*interface.name, interface.kind),
+                ("host2", InterfaceKind::Veth)
+            );
+            break;
+        }
+    }
+
+    drop(other);
     loop {
         if let LinkEvent::Gone { .. } = next(&mut watcher)? {
             break;
