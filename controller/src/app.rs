@@ -70,6 +70,9 @@ impl App {
     /// [`BuildError`].
     pub async fn build(args: &RunArgs) -> Result<Self, BuildError> {
         let rules = Rules::load(&args.rules)?;
+        if rules.is_empty() {
+            tracing::warn!("the files hold no rule: every alert will be ignored");
+        }
         let agent = Agent::new(args.agent.clone())?;
         let listen = |source| BuildError::Listen {
             address: args.listen,

@@ -94,6 +94,29 @@ async fn a_body_over_64_kib_is_refused_whether_it_says_so_or_not() {
 }
 
 #[tokio::test]
+async fn a_body_that_does_not_come_is_refused_after_a_while() {
+    let (controller, _agent) = TestController::with_agent(ANY, Behaviour::Arm).await;
+    let head = "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 100\r\n";
+    let request = format!("{head}{JSON}\r\n\r\n{{\"rule\"");
+    let start = std::time::Instant::now();
+    refused(&controller, request.as_bytes(), 408, "slow_body").await;
+    assert!(start.elapsed() >= remora_controller::http::BODY_TIMEOUT);
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_large_is_no_request() {
+    let (controller, _agent) = TestController::with_agent(ANY, Behaviour::Arm).await;
+    let large = format!("X: {}", "x".repeat(64 * 1024));
+    let many: Vec<_> = (0..200).map(|n| format!("X-{n}: x")).collect();
+    let many: Vec<_> = many.iter().map(String::as_str).collect();
+    for headers in [&[large.as_str()][..], &many] {
+        let answer = controller.send(&request("POST", "/", headers, b"{}")).await;
+        assert_eq!(answer.status, 431, "{answer:?}");
+    }
+    assert_eq!(controller.law().await.received, 0);
+}
+
+#[tokio::test]
 async fn an_alert_just_within_the_limit_is_taken() {
     let (controller, agent) = TestController::with_agent(ANY, Behaviour::Arm).await;
     let mut large = alert("198.51.100.23");

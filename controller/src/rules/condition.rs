@@ -95,8 +95,12 @@ pub(super) struct FieldsCondition(Vec<FieldCondition>);
 struct FieldCondition {
     key: String,
     equal: bool,
-    value: String,
+    /// `None` asks whether the field is absent.
+    value: Option<String>,
 }
+
+/// Values that a rule may name for an absent field: none, Falco's, and how Go prints null.
+const ABSENT: [&str; 3] = ["", "<NA>", "<nil>"];
 
 impl FromStr for FieldsCondition {
     type Err = Problem;
@@ -132,21 +136,22 @@ impl FromStr for FieldCondition {
         if value.contains('=') || (!equal && value.contains('!')) {
             return Err(Problem::OperatorInValue(text.to_owned()));
         }
+        let quoted = value.strip_prefix('"').and_then(|v| v.strip_suffix('"'));
+        let value = quoted.unwrap_or(value);
         Ok(Self {
             key: key.to_owned(),
             equal,
-            value: value.to_owned(),
+            value: (!ABSENT.contains(&value)).then(|| value.to_owned()),
         })
     }
 }
 
 impl FieldsCondition {
-    /// Compares text: a number is its digits as the alert has them. A field that is absent (or
-    /// null) equals nothing, so `!=` holds for it, as in Talon.
+    /// Compares text: a number is its digits as the alert has them. `!=` holds for a field that is
+    /// absent, as in Talon, unless it asks for presence: `k8s.pod.name!=<NA>`.
     pub(super) fn holds(&self, alert: &Alert) -> bool {
-        self.0.iter().all(|c| {
-            let equal = alert.field(&c.key) == Some(&c.value);
-            equal == c.equal
-        })
+        self.0
+            .iter()
+            .all(|c| (alert.field(&c.key) == c.value.as_deref()) == c.equal)
     }
 }

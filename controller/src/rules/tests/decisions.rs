@@ -43,7 +43,12 @@ fn every_condition_must_hold_and_each_holds_for_what_it_says() {
         ("output_fields: [K8S.NS.NAME=shop]", false),
         ("output_fields: [absent=x]", false),
         ("output_fields: ['absent!=x']", true),
-        ("output_fields: [k8s.pod.name=<nil>]", false),
+        ("output_fields: ['k8s.ns.name=\"shop\"']", true),
+        // Absent, however it is written, and present.
+        ("output_fields: [k8s.pod.name=<nil>]", true),
+        ("output_fields: [k8s.pod.name=]", true),
+        ("output_fields: ['k8s.pod.name!=<NA>']", false),
+        ("output_fields: ['k8s.ns.name!=<NA>']", true),
         ("output_fields: ['k8s.pod.name!=x']", true),
         ("priority: Critical", true),
         ("priority: critical", true),
