@@ -9,6 +9,7 @@ use crate::{
     agent::{Agent, START_DEADLINE},
     outcome::{Outcome, Refusal, RefusalCode},
     rules::{self, Ignored, Plan, Rules, decide},
+    text::shown,
     trigger::{self, Source},
 };
 
@@ -115,7 +116,7 @@ impl Ingest {
 fn ignored(why: Ignored<'_>) -> String {
     match why {
         Ignored::NoRule => "no rule matches".to_owned(),
-        Ignored::DryRun(rule) => format!("rule `{}` is a dry run", crate::text::shown(rule)),
+        Ignored::DryRun(rule) => format!("rule `{}` is a dry run", shown(rule)),
     }
 }
 
@@ -130,21 +131,27 @@ impl From<Outcome> for Handled {
 }
 
 impl Handled {
-    /// One line an alert.
+    /// One line an alert, or one for each of several captures.
     pub(crate) fn log(&self) {
-        let rule = crate::text::shown(&self.falco_rule);
-        match &self.outcome {
-            Outcome::Accepted(capture) => tracing::info!(%rule, %capture, "alert accepted"),
-            Outcome::Existing(capture) => tracing::info!(%rule, %capture, "alert was known"),
-            Outcome::Ignored(reason) => {
-                tracing::debug!(%rule, reason = %escape(reason), "alert ignored");
+        let rule = shown(&self.falco_rule);
+        let outcomes = match &self.captures[..] {
+            [] | [_] => std::slice::from_ref(&self.outcome),
+            several => several,
+        };
+        for outcome in outcomes {
+            match outcome {
+                Outcome::Accepted(capture) => tracing::info!(%rule, %capture, "alert accepted"),
+                Outcome::Existing(capture) => tracing::info!(%rule, %capture, "alert was known"),
+                Outcome::Ignored(reason) => {
+                    tracing::debug!(%rule, reason = %escape(reason), "alert ignored");
+                }
+                Outcome::Refused(refusal) => tracing::warn!(
+                    %rule,
+                    code = refusal.code.as_str(),
+                    reason = %escape(&refusal.reason),
+                    "alert refused"
+                ),
             }
-            Outcome::Refused(refusal) => tracing::warn!(
-                %rule,
-                code = refusal.code.as_str(),
-                reason = %escape(&refusal.reason),
-                "alert refused"
-            ),
         }
     }
 }

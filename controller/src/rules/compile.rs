@@ -5,8 +5,9 @@ use std::{collections::HashMap, path::Path, str::FromStr};
 use serde_saphyr::Spanned;
 
 use super::{
-    Action, Continue, Match, Mode, Rule, Rules,
-    document::{self, ActionBlock, Entry, MatchBlock, ParameterBlock, Scalar},
+    Match, Mode, Rules,
+    actions::{DefaultAction, Draft, check_actionner, complete, continue_of},
+    document::{self, ActionBlock, Entry, MatchBlock, Scalar},
     error::{Fault, Problem, RuleError},
     parameters,
     value::{flag, line_of, parsed},
@@ -18,8 +19,6 @@ pub const FILES_MAX: usize = 64;
 pub const RULES_MAX: usize = 1024;
 /// Most actions of one rule.
 pub const ACTIONS_MAX: usize = 16;
-/// The one actionner of this version.
-const ACTIONNER: &str = "remora:capture";
 
 impl Rules {
     /// Reads and checks rule files; default actions of one serve the rules of all.
@@ -88,30 +87,12 @@ struct Seen {
     line: u64,
 }
 
-/// A default action, kept until the rules are complete.
-#[derive(Debug)]
-struct DefaultAction {
-    actionner: Option<Spanned<String>>,
-    parameters: ParameterBlock,
-    after: Option<Continue>,
-}
-
 #[derive(Debug, Default)]
 struct Compiler {
     defaults: HashMap<String, DefaultAction>,
     /// Rules with the file, since their actions wait for the defaults.
     drafts: Vec<(String, Draft)>,
     seen: HashMap<(&'static str, String), Seen>,
-}
-
-/// A rule whose actions are not yet merged with the defaults.
-#[derive(Debug)]
-struct Draft {
-    name: String,
-    matches: Match,
-    actions: Vec<Spanned<ActionBlock>>,
-    after: Continue,
-    mode: Mode,
 }
 
 impl Compiler {
@@ -262,47 +243,6 @@ impl Compiler {
     }
 }
 
-/// The draft with its actions.
-fn complete(
-    defaults: &HashMap<String, DefaultAction>,
-    file: &str,
-    draft: Draft,
-) -> Result<Rule, Fault> {
-    let Draft {
-        name,
-        matches,
-        actions: blocks,
-        after,
-        mode,
-    } = draft;
-    let mut actions: Vec<Action> = Vec::with_capacity(blocks.len());
-    let mut lines = Vec::with_capacity(blocks.len());
-    for block in blocks {
-        let line = line_of(&block);
-        let action = action_of(defaults, block)?;
-        // A capture is known again by its rule and action.
-        if let Some(at) = actions.iter().position(|a| a.name == action.name) {
-            let (name, file) = (action.name, file.to_owned());
-            let problem = Problem::Twice {
-                kind: "action",
-                name,
-                file,
-                first: lines[at],
-            };
-            return Err(Fault::at(line, problem));
-        }
-        actions.push(action);
-        lines.push(line);
-    }
-    Ok(Rule {
-        name,
-        matches,
-        actions,
-        after,
-        mode,
-    })
-}
-
 fn misplaced(line: u64, place: &'static str, keys: &[(&'static str, bool)]) -> Result<(), Fault> {
     match keys.iter().find(|(_, present)| *present) {
         Some((key, _)) => Err(Fault::at(line, Problem::Misplaced { key, place })),
@@ -352,59 +292,4 @@ fn listed<T>(list: Option<Spanned<Vec<T>>>) -> Result<Vec<T>, Fault> {
         }
         Some(list) => Ok(list.value),
     }
-}
-
-fn continue_of(value: &Spanned<Scalar>) -> Result<Continue, Fault> {
-    Ok(if flag("continue", value)? {
-        Continue::Next
-    } else {
-        Continue::Stop
-    })
-}
-
-fn check_actionner(actionner: &Spanned<String>) -> Result<(), Fault> {
-    if actionner.value == ACTIONNER {
-        return Ok(());
-    }
-    Err(Fault::at(
-        line_of(actionner),
-        Problem::Actionner(actionner.value.clone()),
-    ))
-}
-
-/// The rule's action over the default of its name: what the rule says wins, key by key.
-fn action_of(
-    defaults: &HashMap<String, DefaultAction>,
-    block: Spanned<ActionBlock>,
-) -> Result<Action, Fault> {
-    let line = line_of(&block);
-    let ActionBlock {
-        action,
-        actionner,
-        continues,
-        parameters,
-        ..
-    } = block.value;
-    let Some(name) = action.filter(|name| !name.trim().is_empty()) else {
-        return Err(Fault::at(line, Problem::Nameless));
-    };
-    let default = defaults.get(&name);
-    let actionner = actionner
-        .as_ref()
-        .or(default.and_then(|d| d.actionner.as_ref()));
-    match actionner {
-        Some(actionner) => check_actionner(actionner)?,
-        None => return Err(Fault::at(line, Problem::NoActionner(name))),
-    }
-    let block = parameters.unwrap_or_default();
-    let block = match default {
-        Some(default) => block.or(default.parameters.clone()),
-        None => block,
-    };
-    let after = continues.as_ref().map(continue_of).transpose()?;
-    Ok(Action {
-        capture: parameters::compile(line, &block)?,
-        after: after.or(default.and_then(|d| d.after)).unwrap_or_default(),
-        name,
-    })
 }

@@ -8,6 +8,7 @@
 //! actions that rules complete by name, `continue` and `dry_run`. A file that is wrong anywhere
 //! is refused as a whole, with its line; nothing in a rule is ever ignored.
 
+mod actions;
 mod compile;
 mod condition;
 mod decide;
