@@ -9,7 +9,7 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use remora_agent_common::{
     ABI_VERSION, SESSION_SLOTS, SNAPLEN_MAX,
-    filter::{FAMILY_OTHER, Flow},
+    filter::{Flow, TypedFilter},
     record::{
         CAPLEN_MAX, ETHERNET_HEADER, HOOK_CGROUP_INGRESS, HOOK_TCX_INGRESS, KIND_GAP, KIND_LIMIT,
         KIND_PACKET, LINK_ETHERNET, LINK_IP, RecordHeader,
@@ -28,6 +28,8 @@ use crate::{
 /// Bytes that the file's frame may have beyond the packet's: a VLAN tag put back, or the
 /// synthetic Ethernet header.
 const VLAN_TAG: u32 = 4;
+/// Whatever the tag's own (802.1Q or 802.1ad): not an address family.
+const ETHERTYPE_VLAN: u16 = 0x8100;
 
 /// What the loops over sessions share. Lives on the stack of [`packet`].
 #[repr(C)]
@@ -49,15 +51,22 @@ struct Visit {
 }
 
 /// `L3`: a cgroup program, whose packet starts with the IP header.
-#[inline(always)]
-pub(crate) fn packet<const HOOK: u8, const L3: bool>(skb: Skb, owner: Owner) {
+///
+/// A function of its own, so that its stack and that of the tap look-up are not added up (the
+/// limit is 512 bytes over a chain of calls).
+#[inline(never)]
+pub(crate) fn packet<const HOOK: u8, const L3: bool>(skb: &Skb, owner: &Owner) {
+    let skb = *skb;
     let len = skb.len();
     let vlan = skb.vlan_present() != 0;
     let ingress = (HOOK == HOOK_TCX_INGRESS || HOOK == HOOK_CGROUP_INGRESS) != owner.flip;
     let gso_size = skb.gso_size();
+    // SAFETY: no preconditions.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    // 0 for the next 292 years of uptime, which the verifier does not know.
+    let zero = (now_ns >> 63) as u32;
     let mut visit = Visit {
-        // SAFETY: no preconditions.
-        now_ns: unsafe { bpf_ktime_get_ns() },
+        now_ns,
         left: owner.sessions,
         taken: 0,
         parity: 0,
@@ -68,11 +77,11 @@ pub(crate) fn packet<const HOOK: u8, const L3: bool>(skb: Skb, owner: Owner) {
         outcome: Outcome::Submitted,
         // The file's frame of a packet with a tag starts with the tag's EtherType, so to libpcap
         // it is neither IP nor ARP.
-        flow: if vlan {
-            Flow { family: FAMILY_OTHER, ..Flow::default() }
-        } else {
-            Flow::decode(skb.ethertype(), &Network::of::<L3>(skb))
-        },
+        flow: Flow::decode(
+            if vlan { ETHERTYPE_VLAN } else { skb.ethertype() },
+            &Network::of::<L3>(skb),
+            zero,
+        ),
     };
     each_session(decide::<L3>, &mut visit);
     if visit.taken == 0 {
@@ -183,7 +192,7 @@ extern "C" fn decide<const ATOMIC: bool>(_: u64, visit: *mut Visit) -> c_long {
     }
     // SAFETY (here and below): the pointers point into map values.
     unsafe { add::<ATOMIC>(&raw mut (*counters).seen, 1) };
-    if session.directions & visit.direction == 0 || !session.filter.matches(&visit.flow) {
+    if session.directions & visit.direction == 0 || !matches(&session.filter, &visit.flow) {
         return 0;
     }
     // SAFETY: as above.
@@ -205,6 +214,44 @@ extern "C" fn decide<const ATOMIC: bool>(_: u64, visit: *mut Visit) -> c_long {
         visit.snaplen = session.snaplen;
     }
     0
+}
+
+/// A filter and what it is asked about.
+#[repr(C)]
+struct Question<'a> {
+    filter: &'a TypedFilter,
+    flow: &'a Flow,
+    failed: u64,
+}
+
+/// [`TypedFilter::matches`], with a helper's loop over the terms: the verifier follows each term
+/// once instead of all their combinations (a million instructions).
+#[inline(always)]
+fn matches(filter: &TypedFilter, flow: &Flow) -> bool {
+    if !filter.network_matches(flow) {
+        return false;
+    }
+    let terms = filter.terms();
+    if terms == 0 {
+        return true;
+    }
+    let mut question = Question { filter, flow, failed: 0 };
+    // SAFETY: the callback has the type that bpf_loop calls, and `question` outlives the call.
+    unsafe {
+        bpf_loop(terms, ask_term as *mut c_void, (&raw mut question).cast(), 0);
+    }
+    question.failed == 0
+}
+
+extern "C" fn ask_term(i: u64, question: *mut Question<'_>) -> c_long {
+    // SAFETY: bpf_loop hands on the pointer to the caller's live stack slot.
+    let question = unsafe { &mut *question };
+    if question.filter.term_matches(i as u32, question.flow) {
+        0
+    } else {
+        question.failed = 1;
+        1
+    }
 }
 
 /// Second round: what became of the record, for each session that took the packet.

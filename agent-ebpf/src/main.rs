@@ -38,25 +38,25 @@ const TCX_NEXT: i32 = -1;
 const PASS: i32 = 1;
 
 #[classifier]
-pub fn tcx_ingress(ctx: TcContext) -> i32 {
+pub(crate) fn tcx_ingress(ctx: TcContext) -> i32 {
     tcx::<HOOK_TCX_INGRESS>(Skb::new(ctx.skb.skb));
     TCX_NEXT
 }
 
 #[classifier]
-pub fn tcx_egress(ctx: TcContext) -> i32 {
+pub(crate) fn tcx_egress(ctx: TcContext) -> i32 {
     tcx::<HOOK_TCX_EGRESS>(Skb::new(ctx.skb.skb));
     TCX_NEXT
 }
 
 #[cgroup_skb]
-pub fn cgroup_ingress(ctx: SkBuffContext) -> i32 {
+pub(crate) fn cgroup_ingress(ctx: SkBuffContext) -> i32 {
     cgroup::<HOOK_CGROUP_INGRESS>(Skb::new(ctx.skb.skb));
     PASS
 }
 
 #[cgroup_skb]
-pub fn cgroup_egress(ctx: SkBuffContext) -> i32 {
+pub(crate) fn cgroup_egress(ctx: SkBuffContext) -> i32 {
     cgroup::<HOOK_CGROUP_EGRESS>(Skb::new(ctx.skb.skb));
     PASS
 }
@@ -68,7 +68,7 @@ fn tcx<const HOOK: u8>(skb: Skb) {
         return;
     }
     let Some(owner) = taps::of_interface(skb.ifindex()) else { return };
-    capture::packet::<HOOK, false>(skb, owner);
+    capture::packet::<HOOK, false>(&skb, &owner);
 }
 
 #[inline(always)]
@@ -78,7 +78,7 @@ fn cgroup<const HOOK: u8>(skb: Skb) {
         return;
     }
     let Some(owner) = taps::of_cgroup::<HOOK>(&skb, gate) else { return };
-    capture::packet::<HOOK, true>(skb, owner);
+    capture::packet::<HOOK, true>(&skb, &owner);
 }
 
 /// The helpers that are used (`bpf_skb_cgroup_id`, `bpf_ringbuf_*`, `bpf_loop`) are not

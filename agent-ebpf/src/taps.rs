@@ -156,44 +156,37 @@ fn join(owner: &mut Owner, cgroup_id: u64, loopback: bool) {
 /// Sessions whose tap the receiving socket of a loopback packet belongs to.
 #[inline(never)]
 fn receivers_sessions(skb: &Skb, gate: &Gate) -> u64 {
-    let flow = Flow::decode(skb.ethertype(), &Network::of::<true>(*skb));
-    if !flow.ports {
+    let flow = Flow::decode(skb.ethertype(), &Network::of::<true>(*skb), 0);
+    if flow.ports == 0 {
         return 0;
     }
     // SAFETY: all-zero bytes are a valid tuple.
     let mut tuple: bpf_sock_tuple = unsafe { mem::zeroed() };
     let size = match flow.family {
         FAMILY_IPV4 => {
-            // SAFETY: writing a union of integers.
-            unsafe {
-                tuple.__bindgen_anon_1.ipv4.saddr = flow.source[0];
-                tuple.__bindgen_anon_1.ipv4.daddr = flow.destination[0];
-                tuple.__bindgen_anon_1.ipv4.sport = flow.source_port.to_be();
-                tuple.__bindgen_anon_1.ipv4.dport = flow.destination_port.to_be();
-            }
+            tuple.__bindgen_anon_1.ipv4.saddr = flow.source[0];
+            tuple.__bindgen_anon_1.ipv4.daddr = flow.destination[0];
+            tuple.__bindgen_anon_1.ipv4.sport = flow.source_port.to_be();
+            tuple.__bindgen_anon_1.ipv4.dport = flow.destination_port.to_be();
             12
         }
         FAMILY_IPV6 => {
-            // SAFETY: writing a union of integers.
-            unsafe {
-                tuple.__bindgen_anon_1.ipv6.saddr = flow.source;
-                tuple.__bindgen_anon_1.ipv6.daddr = flow.destination;
-                tuple.__bindgen_anon_1.ipv6.sport = flow.source_port.to_be();
-                tuple.__bindgen_anon_1.ipv6.dport = flow.destination_port.to_be();
-            }
+            tuple.__bindgen_anon_1.ipv6.saddr = flow.source;
+            tuple.__bindgen_anon_1.ipv6.daddr = flow.destination;
+            tuple.__bindgen_anon_1.ipv6.sport = flow.source_port.to_be();
+            tuple.__bindgen_anon_1.ipv6.dport = flow.destination_port.to_be();
             36
         }
         _ => return 0,
     };
-    let lookup = match flow.protocol {
-        PROTOCOL_TCP => bpf_sk_lookup_tcp,
-        PROTOCOL_UDP => bpf_sk_lookup_udp,
+    // Called by name: a helper behind a pointer is an indirect call, which eBPF has not.
+    let (skb, tuple) = (skb.as_ptr().cast(), &raw mut tuple);
+    // SAFETY: the context and the tuple are valid; the size is one of the two that the helpers
+    // take.
+    let socket = match flow.protocol {
+        PROTOCOL_TCP => unsafe { bpf_sk_lookup_tcp(skb, tuple, size, CURRENT_NETNS, 0) },
+        PROTOCOL_UDP => unsafe { bpf_sk_lookup_udp(skb, tuple, size, CURRENT_NETNS, 0) },
         _ => return 0,
-    };
-    // SAFETY: the context and the tuple are valid; the size is one of the two that the helper
-    // takes.
-    let socket = unsafe {
-        lookup(skb.as_ptr().cast(), &raw mut tuple, size, CURRENT_NETNS, 0)
     };
     if socket.is_null() {
         return 0;

@@ -66,7 +66,10 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     }
 
     let ring_bytes = u32::try_from(args.ring_size).context("--ring-size is too large")?;
-    let loaded = kernel::load(LoadOptions { ring_bytes, log: log::LevelFilter::Debug })?;
+    let loaded = kernel::load(LoadOptions {
+        ring_bytes,
+        log: log::LevelFilter::Debug,
+    })?;
     tracing::debug!(verified = ?loaded.verified, "loaded the programs");
     let mut programs = loaded.programs;
     programs.attach_cgroup_root(root.mount())?;
@@ -114,7 +117,10 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
             totals: Arc::clone(&totals),
             ring_bytes: args.ring_size,
         };
-        supervisor.spawn("metrics", socket.serve(parts, until_stopped(stopped.clone())));
+        supervisor.spawn(
+            "metrics",
+            socket.serve(parts, until_stopped(stopped.clone())),
+        );
     }
     let status = StatusSource {
         node: node.clone(),
@@ -124,7 +130,11 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         totals,
         taps: Arc::new(move || attached(&kernel)),
     };
-    let server = ServerParts { driver: handle.clone(), peers, status };
+    let server = ServerParts {
+        driver: handle.clone(),
+        peers,
+        status,
+    };
     supervisor.spawn("api", serve(socket, server, until_stopped(stopped)));
     tracing::info!(
         node = %node.name, socket = %args.socket.display(), data = %args.data_dir.display(),

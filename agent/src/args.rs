@@ -84,7 +84,9 @@ pub struct DoctorArgs {
 
 /// Bytes from a number with an optional unit: KiB, MiB, GiB (K, M, G).
 fn parse_size(text: &str) -> Result<u64, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let factor = match unit.trim() {
         "" | "B" => 1,

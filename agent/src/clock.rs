@@ -26,7 +26,10 @@ impl ClockOffset {
                 let real = read(ClockId::CLOCK_REALTIME);
                 let after = read(ClockId::CLOCK_MONOTONIC);
                 let middle = before + (after - before) / 2;
-                Self { offset_ns: real - middle, error_ns: (after - before) / 2 + 1 }
+                Self {
+                    offset_ns: real - middle,
+                    error_ns: (after - before) / 2 + 1,
+                }
             })
             .min_by_key(|sample| sample.error_ns)
             .unwrap_or_default()
@@ -42,7 +45,11 @@ pub fn monotonic_ns() -> u64 {
 /// A clock of the machine; both clocks used here always exist.
 fn read(clock: ClockId) -> i64 {
     clock_gettime(clock)
-        .map(|time| time.tv_sec().saturating_mul(1_000_000_000).saturating_add(time.tv_nsec()))
+        .map(|time| {
+            time.tv_sec()
+                .saturating_mul(1_000_000_000)
+                .saturating_add(time.tv_nsec())
+        })
         .unwrap_or(0)
 }
 

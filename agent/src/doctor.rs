@@ -26,11 +26,17 @@ struct Finding {
 
 impl Finding {
     fn ok(what: impl Into<String>) -> Self {
-        Self { what: what.into(), missing: None }
+        Self {
+            what: what.into(),
+            missing: None,
+        }
     }
 
     fn missing(what: impl Into<String>, next: impl Into<String>) -> Self {
-        Self { what: what.into(), missing: Some(next.into()) }
+        Self {
+            what: what.into(),
+            missing: Some(next.into()),
+        }
     }
 }
 
@@ -48,7 +54,10 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     };
     match &root {
         Ok(root) => {
-            findings.push(Finding::ok(format!("cgroup2 tree: {}", root.mount().display())));
+            findings.push(Finding::ok(format!(
+                "cgroup2 tree: {}",
+                root.mount().display()
+            )));
         }
         Err(error) => findings.push(Finding::missing("cgroup2 tree", error.to_string())),
     }
@@ -66,9 +75,16 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     let all = findings.iter().all(|finding| finding.missing.is_none());
     let api = v1::node_server::SERVICE_NAME.trim_end_matches(".Node");
     if all {
-        writeln!(out, "\nThis machine can run the agent (API {api}): `remora-agent run`.")?;
+        writeln!(
+            out,
+            "\nThis machine can run the agent (API {api}): `remora-agent run`."
+        )?;
     }
-    Ok(if all { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if all {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn capabilities() -> Vec<Finding> {
@@ -107,7 +123,10 @@ fn jit() -> Finding {
 }
 
 fn programs(root: Option<&CgroupRoot>) -> Vec<Finding> {
-    let options = LoadOptions { ring_bytes: RING_BYTES_MIN, log: log::LevelFilter::Off };
+    let options = LoadOptions {
+        ring_bytes: RING_BYTES_MIN,
+        log: log::LevelFilter::Off,
+    };
     let loaded = match kernel::load(options) {
         Ok(loaded) => loaded,
         Err(error) => return vec![Finding::missing("eBPF programs", error.to_string())],
@@ -116,7 +135,9 @@ fn programs(root: Option<&CgroupRoot>) -> Vec<Finding> {
         .verified
         .iter()
         .map(|(name, instructions)| {
-            Finding::ok(format!("program {name}: loaded, {instructions} instructions verified"))
+            Finding::ok(format!(
+                "program {name}: loaded, {instructions} instructions verified"
+            ))
         })
         .collect();
     let mut programs = loaded.programs;
@@ -129,9 +150,10 @@ fn programs(root: Option<&CgroupRoot>) -> Vec<Finding> {
     // Every network namespace has `lo`, as interface 1.
     findings.push(match programs.attach_interface(1, "lo") {
         Ok(()) => Finding::ok("hook: TCX on interfaces (tried on lo)"),
-        Err(error) => {
-            Finding::missing("hook: TCX on interfaces", format!("{error}; it needs Linux 6.6"))
-        }
+        Err(error) => Finding::missing(
+            "hook: TCX on interfaces",
+            format!("{error}; it needs Linux 6.6"),
+        ),
     });
     findings
 }

@@ -12,7 +12,11 @@ use remora_agent::{
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let Cli { command, log, log_json } = Cli::parse();
+    let Cli {
+        command,
+        log,
+        log_json,
+    } = Cli::parse();
     let filter = match EnvFilter::try_new(&log) {
         Ok(filter) => filter,
         Err(error) => {
@@ -20,8 +24,9 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let subscriber =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     if log_json {
         subscriber.json().init();
     } else {

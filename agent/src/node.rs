@@ -18,8 +18,11 @@ impl NodeFacts {
     /// The machine does not tell.
     pub fn of_this_machine(name: Option<String>) -> anyhow::Result<Self> {
         let facts = uname().context("failed to ask for the kernel's name")?;
-        let kernel =
-            format!("{} {}", facts.sysname().display(), facts.release().display());
+        let kernel = format!(
+            "{} {}",
+            facts.sysname().display(),
+            facts.release().display()
+        );
         let name = match name {
             Some(name) => name,
             None => gethostname()

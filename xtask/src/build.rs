@@ -2,7 +2,7 @@
 
 use std::env;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context as _;
@@ -82,7 +82,7 @@ pub(crate) fn ebpf_cargo(toolchain: &Toolchain, verb: &str) -> Command {
     cargo
 }
 
-fn ebpf_target_dir() -> std::path::PathBuf {
+fn ebpf_target_dir() -> PathBuf {
     workspace::target_dir().join("ebpf-build")
 }
 
@@ -95,11 +95,10 @@ fn copy_if_changed(from: &Path, to: &Path) -> anyhow::Result<()> {
     let dir = to.parent().expect("a file in the target directory");
     fs::create_dir_all(dir).with_context(|| format!("cannot create `{}`", dir.display()))?;
     // Renamed into place, since another build may be reading it.
-    let half = tempfile::NamedTempFile::new_in(dir)?;
-    fs::write(half.path(), fresh)?;
-    half.persist(to)
-        .with_context(|| format!("cannot write `{}`", to.display()))?;
-    Ok(())
+    let half = tempfile::TempDir::new_in(dir)?;
+    let file = half.path().join("object");
+    fs::write(&file, fresh)?;
+    fs::rename(&file, to).with_context(|| format!("cannot write `{}`", to.display()))
 }
 
 #[cfg(test)]

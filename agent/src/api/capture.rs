@@ -42,7 +42,8 @@ pub(super) struct CaptureService {
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 fn id(text: &str) -> Result<CaptureId, Status> {
-    text.parse().map_err(|error| Status::from(ConvertError::Id(error)))
+    text.parse()
+        .map_err(|error| Status::from(ConvertError::Id(error)))
 }
 
 #[tonic::async_trait]
@@ -52,9 +53,16 @@ impl Capture for CaptureService {
         request: Request<v1::StartRequest>,
     ) -> Result<Response<v1::StartResponse>, Status> {
         let caller = self.peers.check(&request)?;
-        let Start { spec, idempotency_key } = request.into_inner().try_into()?;
+        let Start {
+            spec,
+            idempotency_key,
+        } = request.into_inner().try_into()?;
         let target = spec.target.clone();
-        let order = Order { spec, key: idempotency_key, caller: caller.clone() };
+        let order = Order {
+            spec,
+            key: idempotency_key,
+            caller: caller.clone(),
+        };
         match self.driver.start(order).await {
             Ok(started) => {
                 let existing = started.existing;
@@ -83,7 +91,9 @@ impl Capture for CaptureService {
             .stop(id, StopReason::Requested)
             .await
             .map_err(|error| error::lookup(&error))?;
-        Ok(Response::new(v1::StopResponse { capture: Some((&state).into()) }))
+        Ok(Response::new(v1::StopResponse {
+            capture: Some((&state).into()),
+        }))
     }
 
     async fn get(
@@ -92,8 +102,14 @@ impl Capture for CaptureService {
     ) -> Result<Response<v1::GetResponse>, Status> {
         self.peers.check(&request)?;
         let id = id(&request.into_inner().id)?;
-        let state = self.driver.get(id).await.map_err(|error| error::lookup(&error))?;
-        Ok(Response::new(v1::GetResponse { capture: Some((&state).into()) }))
+        let state = self
+            .driver
+            .get(id)
+            .await
+            .map_err(|error| error::lookup(&error))?;
+        Ok(Response::new(v1::GetResponse {
+            capture: Some((&state).into()),
+        }))
     }
 
     async fn list(
@@ -128,7 +144,12 @@ impl Capture for CaptureService {
         let events = self.driver.subscribe();
         let now = match wanted {
             Some(id) => {
-                vec![self.driver.get(id).await.map_err(|error| error::lookup(&error))?]
+                vec![
+                    self.driver
+                        .get(id)
+                        .await
+                        .map_err(|error| error::lookup(&error))?,
+                ]
             }
             None => {
                 let mut states = self.driver.list().await;
@@ -149,7 +170,11 @@ impl Capture for CaptureService {
     ) -> Result<Response<Self::StreamStream>, Status> {
         let caller = self.peers.check(&request)?;
         let id = id(&request.into_inner().id)?;
-        let source = self.driver.stream(id).await.map_err(|error| error::lookup(&error))?;
+        let source = self
+            .driver
+            .stream(id)
+            .await
+            .map_err(|error| error::lookup(&error))?;
         tracing::info!(%caller, capture = %id, "stream");
         let (sender, receiver) = mpsc::channel(MESSAGES);
         (self.spawn)(Box::pin(stream(self.driver.clone(), id, source, sender)));
@@ -180,7 +205,9 @@ async fn watch(
         if state.phase.is_final() {
             told_final.insert(state.id);
         }
-        let response = v1::WatchResponse { capture: Some((&state).into()) };
+        let response = v1::WatchResponse {
+            capture: Some((&state).into()),
+        };
         if sender.send(Ok(response)).await.is_err() {
             return;
         }
@@ -199,7 +226,9 @@ async fn watch(
         if other || told_final.contains(&state.id) {
             continue;
         }
-        let response = v1::WatchResponse { capture: Some((&state).into()) };
+        let response = v1::WatchResponse {
+            capture: Some((&state).into()),
+        };
         if sender.send(Ok(response)).await.is_err() || (wanted.is_some() && state.phase.is_final())
         {
             return;
@@ -269,7 +298,9 @@ async fn follow(tail: Tail, sender: &Sender<v1::StreamResponse>) -> Result<(), E
     loop {
         let until = *length.borrow_and_update();
         while sent < until {
-            let chunk = usize::try_from(until - sent).unwrap_or(FILE_CHUNK).min(FILE_CHUNK);
+            let chunk = usize::try_from(until - sent)
+                .unwrap_or(FILE_CHUNK)
+                .min(FILE_CHUNK);
             let mut bytes = vec![0; chunk];
             file.read_exact(&mut bytes).await.map_err(failed)?;
             sent += chunk as u64;
@@ -297,7 +328,10 @@ async fn whole(path: &Path, sender: &Sender<v1::StreamResponse>) -> Result<(), E
     file.seek(SeekFrom::Start(0)).await.map_err(failed)?;
     loop {
         let mut bytes = Vec::with_capacity(FILE_CHUNK);
-        let read = (&mut file).take(FILE_CHUNK as u64).read_to_end(&mut bytes).await;
+        let read = (&mut file)
+            .take(FILE_CHUNK as u64)
+            .read_to_end(&mut bytes)
+            .await;
         if read.map_err(failed)? == 0 {
             return Ok(());
         }
@@ -306,6 +340,11 @@ async fn whole(path: &Path, sender: &Sender<v1::StreamResponse>) -> Result<(), E
 }
 
 async fn send_blocks(sender: &Sender<v1::StreamResponse>, blocks: Bytes) -> Result<(), Ended> {
-    let response = v1::StreamResponse { message: Some(Message::Blocks(blocks)) };
-    sender.send(Ok(response)).await.map_err(|_closed| Ended::ReaderGone)
+    let response = v1::StreamResponse {
+        message: Some(Message::Blocks(blocks)),
+    };
+    sender
+        .send(Ok(response))
+        .await
+        .map_err(|_closed| Ended::ReaderGone)
 }

@@ -36,10 +36,22 @@ impl Node for NodeService {
         request: Request<v1::StatusRequest>,
     ) -> Result<Response<v1::StatusResponse>, Status> {
         self.peers.check(&request)?;
-        let running =
-            self.driver.list().await.iter().filter(|state| !state.phase.is_final()).count();
+        let running = self
+            .driver
+            .list()
+            .await
+            .iter()
+            .filter(|state| !state.phase.is_final())
+            .count();
         let clock = ClockOffset::measure();
-        let StatusSource { node, started, ring_bytes, store, totals, taps } = &self.source;
+        let StatusSource {
+            node,
+            started,
+            ring_bytes,
+            store,
+            totals,
+            taps,
+        } = &self.source;
         Ok(Response::new(v1::StatusResponse {
             node: node.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -60,5 +72,8 @@ impl Node for NodeService {
 }
 
 fn timestamp(time: jiff::Timestamp) -> prost_types::Timestamp {
-    prost_types::Timestamp { seconds: time.as_second(), nanos: time.subsec_nanosecond() }
+    prost_types::Timestamp {
+        seconds: time.as_second(),
+        nanos: time.subsec_nanosecond(),
+    }
 }

@@ -34,7 +34,10 @@ impl PeerPolicy {
     /// [`GroupError`].
     pub fn new(group: Option<&str>) -> Result<Self, GroupError> {
         let group = group.map(find_group).transpose()?;
-        Ok(Self { own: Uid::effective(), group })
+        Ok(Self {
+            own: Uid::effective(),
+            group,
+        })
     }
 
     /// The group that the socket is given to.
@@ -60,7 +63,9 @@ impl PeerPolicy {
                 )
             })?;
         if self.allows(&peer) {
-            let pid = peer.pid().map_or_else(String::new, |pid| format!(" pid={pid}"));
+            let pid = peer
+                .pid()
+                .map_or_else(String::new, |pid| format!(" pid={pid}"));
             return Ok(format!("uid={} gid={}{pid}", peer.uid(), peer.gid()));
         }
         tracing::warn!(uid = peer.uid(), gid = peer.gid(), "refused a caller");
@@ -79,15 +84,18 @@ impl PeerPolicy {
         let uid = Uid::from_raw(peer.uid());
         uid.is_root()
             || uid == self.own
-            || self.group.as_ref().is_some_and(|group| {
-                peer.gid() == group.gid.as_raw() || is_member(uid, group.gid)
-            })
+            || self
+                .group
+                .as_ref()
+                .is_some_and(|group| peer.gid() == group.gid.as_raw() || is_member(uid, group.gid))
     }
 }
 
 /// The user's groups as the machine's user database has them.
 fn is_member(uid: Uid, gid: Gid) -> bool {
-    let Ok(Some(user)) = User::from_uid(uid) else { return false };
+    let Ok(Some(user)) = User::from_uid(uid) else {
+        return false;
+    };
     let Ok(name) = std::ffi::CString::new(std::ffi::OsStr::new(&user.name).as_bytes()) else {
         return false;
     };
@@ -100,6 +108,9 @@ fn find_group(name: &str) -> Result<Group, GroupError> {
         Err(_) => Group::from_name(name),
     };
     found
-        .map_err(|errno| GroupError::Lookup { name: name.to_owned(), source: errno.into() })?
+        .map_err(|errno| GroupError::Lookup {
+            name: name.to_owned(),
+            source: errno.into(),
+        })?
         .ok_or_else(|| GroupError::Unknown(name.escape_debug().to_string()))
 }

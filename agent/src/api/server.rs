@@ -37,7 +37,11 @@ pub enum SocketError {
     #[error("{} is there and is not a socket; choose another --socket", .0.display())]
     NotASocket(PathBuf),
     #[error("failed to {action} {}: {source}", path.display())]
-    Io { action: &'static str, path: PathBuf, source: io::Error },
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
 }
 
 /// The socket, removed when the agent ends.
@@ -55,9 +59,16 @@ impl Socket {
     pub async fn bind(path: &Path, peers: &PeerPolicy) -> Result<Self, SocketError> {
         let failed = |action| {
             let path = path.to_owned();
-            move |source| SocketError::Io { action, path, source }
+            move |source| SocketError::Io {
+                action,
+                path,
+                source,
+            }
         };
-        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        if let Some(parent) = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+        {
             fs::create_dir_all(parent).map_err(failed("make the directory of"))?;
         }
         match fs::symlink_metadata(path) {
@@ -74,7 +85,10 @@ impl Socket {
             Err(error) => return Err(failed("look at")(error)),
         }
         let listener = UnixListener::bind(path).map_err(failed("listen on"))?;
-        let socket = Self { listener: Some(listener), path: path.to_owned() };
+        let socket = Self {
+            listener: Some(listener),
+            path: path.to_owned(),
+        };
         if let Some(gid) = peers.gid() {
             chown(path, None, Some(gid))
                 .map_err(|errno| failed("give to its group")(errno.into()))?;
@@ -102,16 +116,26 @@ pub async fn serve(
     parts: ServerParts,
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    let ServerParts { driver, peers, status } = parts;
+    let ServerParts {
+        driver,
+        peers,
+        status,
+    } = parts;
     let capture = CaptureServer::new(CaptureService {
         driver: driver.clone(),
         peers: peers.clone(),
         spawn: supervisor::detach,
     })
     .max_decoding_message_size(REQUEST_BYTES_MAX)
-    .max_encoding_message_size(STREAM_MESSAGE_BYTES_MAX.max(remora_proto::limits::RESPONSE_BYTES_MAX));
-    let node = NodeServer::new(NodeService { driver, peers, source: status })
-        .max_decoding_message_size(REQUEST_BYTES_MAX);
+    .max_encoding_message_size(
+        STREAM_MESSAGE_BYTES_MAX.max(remora_proto::limits::RESPONSE_BYTES_MAX),
+    );
+    let node = NodeServer::new(NodeService {
+        driver,
+        peers,
+        source: status,
+    })
+    .max_decoding_message_size(REQUEST_BYTES_MAX);
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<CaptureServer<CaptureService>>().await;
     health.set_serving::<NodeServer<NodeService>>().await;
@@ -119,7 +143,9 @@ pub async fn serve(
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
-    let Some(listener) = socket.listener.take() else { return Ok(()) };
+    let Some(listener) = socket.listener.take() else {
+        return Ok(());
+    };
     Server::builder()
         .max_concurrent_streams(STREAMS_MAX)
         .add_service(capture)

@@ -23,7 +23,10 @@ pub struct Programs {
 
 impl Programs {
     pub(super) fn new(ebpf: Ebpf) -> Self {
-        Self { ebpf, interfaces: HashMap::new() }
+        Self {
+            ebpf,
+            interfaces: HashMap::new(),
+        }
     }
 
     /// Attaches to the cgroup2 root: every cgroup's packets pass, also those of later ones.
@@ -98,11 +101,12 @@ impl Programs {
     }
 
     fn detach(&mut self, link: SchedClassifierLinkId, program: &'static str) {
-        let detached = classifier(&mut self.ebpf, program)
-            .and_then(|program| program.detach(link).map_err(|source| KernelError::Attach {
+        let detached = classifier(&mut self.ebpf, program).and_then(|program| {
+            program.detach(link).map_err(|source| KernelError::Attach {
                 place: "nothing".to_owned(),
                 source: Box::new(source),
-            }));
+            })
+        });
         if let Err(error) = detached {
             tracing::debug!(%error, program, "failed to detach");
         }

@@ -63,7 +63,11 @@ fn filter(terms: &Terms) -> wire::TypedFilter {
         filter.addresses += 1;
     }
     for (slot, &PortTerm { port, side: of }) in filter.port.iter_mut().zip(&terms.ports) {
-        *slot = wire::PortTerm { port, side: side(of), reserved: 0 };
+        *slot = wire::PortTerm {
+            port,
+            side: side(of),
+            reserved: 0,
+        };
         filter.ports += 1;
     }
     filter

@@ -46,13 +46,22 @@ pub enum KernelError {
     #[error("failed to load the eBPF object: {}", chain(.0))]
     Object(#[source] Box<aya::EbpfError>),
     #[error("failed to load program `{name}`: {}", chain(.source))]
-    Program { name: &'static str, source: Box<ProgramError> },
+    Program {
+        name: &'static str,
+        source: Box<ProgramError>,
+    },
     #[error("the eBPF object has no {0}")]
     Missing(&'static str),
     #[error("failed to use map `{name}`: {}", chain(.source))]
-    Map { name: &'static str, source: Box<MapError> },
+    Map {
+        name: &'static str,
+        source: Box<MapError>,
+    },
     #[error("failed to attach to {place}: {}", chain(.source))]
-    Attach { place: String, source: Box<ProgramError> },
+    Attach {
+        place: String,
+        source: Box<ProgramError>,
+    },
     #[error("all {0} taps are in use")]
     TapsFull(u32),
     #[error("{0}")]
@@ -76,7 +85,8 @@ fn is_permission(error: &(dyn StdError + 'static)) -> bool {
     let mut source = Some(error);
     while let Some(cause) = source {
         if let Some(io) = cause.downcast_ref::<std::io::Error>()
-            && io.kind() == std::io::ErrorKind::PermissionDenied
+            // The verifier's refusal is EACCES; a missing capability is EPERM.
+            && io.raw_os_error() == Some(libc::EPERM)
         {
             return true;
         }
@@ -99,7 +109,10 @@ impl KernelError {
         if is_permission(&error) {
             Self::NotPermitted(Box::new(error))
         } else {
-            Self::Program { name, source: Box::new(error) }
+            Self::Program {
+                name,
+                source: Box::new(error),
+            }
         }
     }
 }
@@ -148,12 +161,16 @@ pub fn load(options: LoadOptions) -> Result<Loaded, KernelError> {
     let mut verified = Vec::new();
     for name in TCX_PROGRAMS {
         let program = classifier(&mut ebpf, name)?;
-        program.load().map_err(|error| KernelError::from_program(name, error))?;
+        program
+            .load()
+            .map_err(|error| KernelError::from_program(name, error))?;
         verified.push((name, instructions(program.info())));
     }
     for name in CGROUP_PROGRAMS {
         let program = cgroup_skb(&mut ebpf, name)?;
-        program.load().map_err(|error| KernelError::from_program(name, error))?;
+        program
+            .load()
+            .map_err(|error| KernelError::from_program(name, error))?;
         verified.push((name, instructions(program.info())));
     }
     let logger = match EbpfLogger::init(&mut ebpf) {
@@ -164,8 +181,11 @@ pub fn load(options: LoadOptions) -> Result<Loaded, KernelError> {
         }
     };
     let tables = Tables::take(&mut ebpf)?;
-    let ring = RingBuf::try_from(take_map(&mut ebpf, "EVENTS")?)
-        .map_err(|source| KernelError::Map { name: "EVENTS", source: Box::new(source) })?;
+    let ring =
+        RingBuf::try_from(take_map(&mut ebpf, "EVENTS")?).map_err(|source| KernelError::Map {
+            name: "EVENTS",
+            source: Box::new(source),
+        })?;
     Ok(Loaded {
         tables,
         programs: Programs::new(ebpf),
@@ -175,12 +195,17 @@ pub fn load(options: LoadOptions) -> Result<Loaded, KernelError> {
 }
 
 fn instructions(info: Result<aya::programs::ProgramInfo, ProgramError>) -> u32 {
-    info.ok().and_then(|info| info.verified_instruction_count()).unwrap_or(0)
+    info.ok()
+        .and_then(|info| info.verified_instruction_count())
+        .unwrap_or(0)
 }
 
 fn check_abi(ebpf: &mut Ebpf) -> Result<(), KernelError> {
-    let abi: Array<_, u32> = Array::try_from(take_map(ebpf, "ABI")?)
-        .map_err(|source| KernelError::Map { name: "ABI", source: Box::new(source) })?;
+    let abi: Array<_, u32> =
+        Array::try_from(take_map(ebpf, "ABI")?).map_err(|source| KernelError::Map {
+            name: "ABI",
+            source: Box::new(source),
+        })?;
     if abi.len() == u32::from(ABI_VERSION) {
         Ok(())
     } else {

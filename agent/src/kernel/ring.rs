@@ -1,11 +1,6 @@
 //! The ring's reading end.
 
-use std::{
-    fmt,
-    os::fd::AsFd as _,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt, os::fd::AsFd as _, sync::Arc, time::Duration};
 
 use aya::maps::{MapData, RingBuf};
 use aya_log::EbpfLogger;
@@ -47,13 +42,20 @@ impl Ring {
         log: Option<EbpfLogger<&'static dyn log::Log>>,
     ) -> Result<Self, KernelError> {
         let failed = |errno: Errno| KernelError::Io("set up the ring's reader", errno.into());
-        let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)
-            .map_err(failed)?;
+        let wake =
+            EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC).map_err(failed)?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(failed)?;
         let edge = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
-        epoll.add(records.as_fd(), EpollEvent::new(edge, 0)).map_err(failed)?;
+        epoll
+            .add(records.as_fd(), EpollEvent::new(edge, 0))
+            .map_err(failed)?;
         epoll.add(&wake, EpollEvent::new(edge, 1)).map_err(failed)?;
-        Ok(Self { records, epoll, wake: Arc::new(wake), log })
+        Ok(Self {
+            records,
+            epoll,
+            wake: Arc::new(wake),
+            log,
+        })
     }
 }
 

@@ -20,7 +20,10 @@ pub struct KernelSide {
 
 impl KernelSide {
     pub fn new(tables: Tables, programs: Programs) -> Self {
-        Self { tables: Arc::new(tables), programs: Arc::new(Mutex::new(programs)) }
+        Self {
+            tables: Arc::new(tables),
+            programs: Arc::new(Mutex::new(programs)),
+        }
     }
 
     /// Attaches to an interface and binds it, if that is not done yet.
@@ -56,7 +59,12 @@ impl KernelSide {
 
     fn enter(&self, place: &Place, taps: &mut Vec<BoundTap>) -> Result<(), KernelError> {
         for interface in &place.interfaces {
-            let InterfacePlace { ifindex, name, end, view: _ } = interface;
+            let InterfacePlace {
+                ifindex,
+                name,
+                end,
+                view: _,
+            } = interface;
             self.ensure_interface(*ifindex, name, *end)?;
             let (id, end) = self.tables.enter_interface(*ifindex).ok_or_else(|| {
                 KernelError::Scope(format!("interface `{name}` went away; try again"))
@@ -64,7 +72,9 @@ impl KernelSide {
             taps.push(Tables::describe_interface(id, end, interface));
         }
         if let Some(cgroup) = &place.cgroup {
-            let id = self.tables.enter_cgroup(cgroup.id, cgroup.level, cgroup.scope)?;
+            let id = self
+                .tables
+                .enter_cgroup(cgroup.id, cgroup.level, cgroup.scope)?;
             taps.push(describe_cgroup(id, cgroup));
         }
         Ok(())
@@ -107,7 +117,9 @@ impl Taps for KernelSide {
     }
 
     fn arm(&self, arming: &Arming, taps: &[BoundTap]) -> Result<(), StartError> {
-        self.tables.arm(arming, taps).map_err(|error| StartError::Kernel(error.to_string()))
+        self.tables
+            .arm(arming, taps)
+            .map_err(|error| StartError::Kernel(error.to_string()))
     }
 
     fn disarm(&self, slot: Slot, taps: &[BoundTap]) {

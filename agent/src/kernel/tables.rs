@@ -51,7 +51,9 @@ struct Maps {
 
 impl fmt::Debug for Tables {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tables").field("taps", &self.maps().table).finish_non_exhaustive()
+        f.debug_struct("Tables")
+            .field("taps", &self.maps().table)
+            .finish_non_exhaustive()
     }
 }
 
@@ -103,8 +105,16 @@ impl Tables {
         if maps.table.interface(ifindex).is_some() {
             return Ok(());
         }
-        let flags = if end == LinkEnd::VethHost { TAP_FLIP } else { 0 };
-        let tap = Tap { cgroup_id: 0, generation: 0, flags };
+        let flags = if end == LinkEnd::VethHost {
+            TAP_FLIP
+        } else {
+            0
+        };
+        let tap = Tap {
+            cgroup_id: 0,
+            generation: 0,
+            flags,
+        };
         let id = maps.bind(Point::Interface { ifindex, end }, tap)?;
         let bound = maps.point_interface(ifindex, id.index);
         if bound.is_err() {
@@ -141,9 +151,19 @@ impl Tables {
                 CGROUP_LEVELS - 1
             )));
         }
-        let flags = if scope == CgroupScope::LoopbackOnly { TAP_LOOPBACK_ONLY } else { 0 };
-        let tap = maps
-            .bind(Point::Cgroup { id, level, scope }, Tap { cgroup_id: id, generation: 0, flags })?;
+        let flags = if scope == CgroupScope::LoopbackOnly {
+            TAP_LOOPBACK_ONLY
+        } else {
+            0
+        };
+        let tap = maps.bind(
+            Point::Cgroup { id, level, scope },
+            Tap {
+                cgroup_id: id,
+                generation: 0,
+                flags,
+            },
+        )?;
         maps.table.enter(tap);
         let written = maps
             .cgroup_taps
@@ -164,7 +184,11 @@ impl Tables {
         if maps.table.interface(ifindex).is_some() {
             log_failure(maps.point_interface(ifindex, 0));
             if let Some(index) = maps.table.interface_gone(ifindex) {
-                log_failure(maps.tap_sessions.set(index, 0, 0).map_err(failed("TAP_SESSIONS")));
+                log_failure(
+                    maps.tap_sessions
+                        .set(index, 0, 0)
+                        .map_err(failed("TAP_SESSIONS")),
+                );
             }
         }
     }
@@ -192,7 +216,11 @@ impl Tables {
                 }
                 log_failure(maps.write_gate());
             }
-            log_failure(maps.tap_sessions.set(index, 0, 0).map_err(failed("TAP_SESSIONS")));
+            log_failure(
+                maps.tap_sessions
+                    .set(index, 0, 0)
+                    .map_err(failed("TAP_SESSIONS")),
+            );
         }
     }
 
@@ -208,20 +236,29 @@ impl Tables {
         let mut maps = self.maps();
         let slot = arming.slot.0;
         // All taps of a place see with the same eyes.
-        let swap = taps.iter().any(|t| t.end == LinkEnd::VethHost && t.view == View::Interface);
+        let swap = taps
+            .iter()
+            .any(|t| t.end == LinkEnd::VethHost && t.view == View::Interface);
         let entry = session(arming, swap);
         let zeroes = PerCpuValues::try_from(vec![Layout(SessionCounters::default()); maps.cpus])
             .map_err(|error| KernelError::Io("clear the counters", error))?;
-        maps.counters.set(slot, zeroes, 0).map_err(failed("COUNTERS"))?;
-        maps.budgets.set(slot, Layout(Budget::default()), 0).map_err(failed("BUDGETS"))?;
-        maps.sessions.set(slot, Layout(entry), 0).map_err(failed("SESSIONS"))?;
+        maps.counters
+            .set(slot, zeroes, 0)
+            .map_err(failed("COUNTERS"))?;
+        maps.budgets
+            .set(slot, Layout(Budget::default()), 0)
+            .map_err(failed("BUDGETS"))?;
+        maps.sessions
+            .set(slot, Layout(entry), 0)
+            .map_err(failed("SESSIONS"))?;
         let bit = 1u64 << slot;
         maps.armed |= bit;
         if entry.directions & remora_agent_common::session::DIRECTION_INGRESS != 0 {
             maps.ingress |= bit;
         }
         let flipped = maps.write_gate().and_then(|()| {
-            taps.iter().try_for_each(|tap| maps.flip(tap.id, |sessions| sessions | bit))
+            taps.iter()
+                .try_for_each(|tap| maps.flip(tap.id, |sessions| sessions | bit))
         });
         if flipped.is_err() {
             drop(maps);
@@ -287,24 +324,35 @@ impl Tables {
 
 impl Maps {
     fn bind(&mut self, point: Point, mut tap: Tap) -> Result<TapId, KernelError> {
-        let id = self.table.bind(point).ok_or(KernelError::TapsFull(TAP_SLOTS - 1))?;
+        let id = self
+            .table
+            .bind(point)
+            .ok_or(KernelError::TapsFull(TAP_SLOTS - 1))?;
         tap.generation = id.generation;
         // Nothing points to the index yet.
-        self.tap_sessions.set(id.index, 0, 0).map_err(failed("TAP_SESSIONS"))?;
-        self.taps.set(id.index, Layout(tap), 0).map_err(failed("TAPS"))?;
+        self.tap_sessions
+            .set(id.index, 0, 0)
+            .map_err(failed("TAP_SESSIONS"))?;
+        self.taps
+            .set(id.index, Layout(tap), 0)
+            .map_err(failed("TAPS"))?;
         Ok(id)
     }
 
     fn point_interface(&mut self, ifindex: u32, tap: u32) -> Result<(), KernelError> {
         if ifindex < IFINDEX_ARRAY {
-            self.ifindex_taps.set(ifindex, tap, 0).map_err(failed("IFINDEX_TAPS"))
+            self.ifindex_taps
+                .set(ifindex, tap, 0)
+                .map_err(failed("IFINDEX_TAPS"))
         } else if tap == 0 {
             match self.ifindex_taps_high.remove(&ifindex) {
                 Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
                 Err(error) => Err(failed("IFINDEX_TAPS_HIGH")(error)),
             }
         } else {
-            self.ifindex_taps_high.insert(ifindex, tap, 0).map_err(failed("IFINDEX_TAPS_HIGH"))
+            self.ifindex_taps_high
+                .insert(ifindex, tap, 0)
+                .map_err(failed("IFINDEX_TAPS_HIGH"))
         }
     }
 
@@ -313,8 +361,13 @@ impl Maps {
         if !self.table.is_bound(tap) {
             return Ok(());
         }
-        let before = self.tap_sessions.get(&tap.index, 0).map_err(failed("TAP_SESSIONS"))?;
-        self.tap_sessions.set(tap.index, change(before), 0).map_err(failed("TAP_SESSIONS"))
+        let before = self
+            .tap_sessions
+            .get(&tap.index, 0)
+            .map_err(failed("TAP_SESSIONS"))?;
+        self.tap_sessions
+            .set(tap.index, change(before), 0)
+            .map_err(failed("TAP_SESSIONS"))
     }
 
     fn write_gate(&mut self) -> Result<(), KernelError> {
@@ -335,7 +388,10 @@ fn typed<T: TryFrom<Map, Error = MapError>>(
 }
 
 fn failed(name: &'static str) -> impl Fn(MapError) -> KernelError {
-    move |source| KernelError::Map { name, source: Box::new(source) }
+    move |source| KernelError::Map {
+        name,
+        source: Box::new(source),
+    }
 }
 
 /// For the ways down, which must go on.

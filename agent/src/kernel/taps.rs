@@ -7,8 +7,15 @@ use crate::session::{CgroupScope, LinkEnd, TapId};
 /// What a tap index is bound to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Point {
-    Interface { ifindex: u32, end: LinkEnd },
-    Cgroup { id: u64, level: u32, scope: CgroupScope },
+    Interface {
+        ifindex: u32,
+        end: LinkEnd,
+    },
+    Cgroup {
+        id: u64,
+        level: u32,
+        scope: CgroupScope,
+    },
 }
 
 #[derive(Clone, Debug, Default)]
@@ -88,7 +95,11 @@ impl TapTable {
         }
         let entry = &mut self.entries[index as usize];
         entry.generation += 1;
-        entry.bound = Some(Bound { point, users: 0, gone: false });
+        entry.bound = Some(Bound {
+            point,
+            users: 0,
+            gone: false,
+        });
         Some(self.id(index))
     }
 
@@ -103,7 +114,11 @@ impl TapTable {
         let bound = self.bound(id)?;
         bound.users = bound.users.saturating_sub(1);
         let keep = matches!(bound.point, Point::Interface { .. }) && !bound.gone;
-        if bound.users > 0 || keep { None } else { self.unbind(id.index) }
+        if bound.users > 0 || keep {
+            None
+        } else {
+            self.unbind(id.index)
+        }
     }
 
     /// The interface is gone: its number may come back as another's at once. Its index is freed
@@ -120,34 +135,53 @@ impl TapTable {
 
     /// Bound and not gone.
     pub(super) fn is_bound(&self, id: TapId) -> bool {
-        self.entries
-            .get(id.index as usize)
-            .is_some_and(|e| e.generation == id.generation && e.bound.as_ref().is_some_and(|b| !b.gone))
+        self.entries.get(id.index as usize).is_some_and(|e| {
+            e.generation == id.generation && e.bound.as_ref().is_some_and(|b| !b.gone)
+        })
     }
 
     /// Bit N: some cgroup at depth N is bound.
     pub(super) fn level_bits(&self) -> u32 {
-        self.levels.iter().enumerate().filter(|(_, n)| **n > 0).fold(0, |bits, (n, _)| bits | 1 << n)
+        self.levels
+            .iter()
+            .enumerate()
+            .filter(|(_, n)| **n > 0)
+            .fold(0, |bits, (n, _)| bits | 1 << n)
     }
 
     /// Bound taps with what they are.
     pub(super) fn points(&self) -> impl Iterator<Item = (u32, &Point)> {
         (0..).zip(&self.entries).filter_map(|(index, entry)| {
-            entry.bound.as_ref().filter(|b| !b.gone).map(|bound| (index, &bound.point))
+            entry
+                .bound
+                .as_ref()
+                .filter(|b| !b.gone)
+                .map(|bound| (index, &bound.point))
         })
     }
 
     fn id(&self, index: u32) -> TapId {
-        TapId { index, generation: self.entries[index as usize].generation }
+        TapId {
+            index,
+            generation: self.entries[index as usize].generation,
+        }
     }
 
     fn point(&self, index: u32) -> Option<&Point> {
-        self.entries.get(index as usize)?.bound.as_ref().map(|bound| &bound.point)
+        self.entries
+            .get(index as usize)?
+            .bound
+            .as_ref()
+            .map(|bound| &bound.point)
     }
 
     fn bound(&mut self, id: TapId) -> Option<&mut Bound> {
         let entry = self.entries.get_mut(id.index as usize)?;
-        if entry.generation == id.generation { entry.bound.as_mut() } else { None }
+        if entry.generation == id.generation {
+            entry.bound.as_mut()
+        } else {
+            None
+        }
     }
 
     fn unbind(&mut self, index: u32) -> Option<Unbound> {
@@ -166,7 +200,10 @@ impl TapTable {
                 }
             }
         }
-        Some(Unbound { index, point: bound.point })
+        Some(Unbound {
+            index,
+            point: bound.point,
+        })
     }
 }
 
@@ -177,7 +214,11 @@ mod tests {
     const VETH: LinkEnd = LinkEnd::VethHost;
 
     fn cgroup(id: u64) -> Point {
-        Point::Cgroup { id, level: 2, scope: CgroupScope::All }
+        Point::Cgroup {
+            id,
+            level: 2,
+            scope: CgroupScope::All,
+        }
     }
 
     #[test]
@@ -192,11 +233,21 @@ mod tests {
     #[test]
     fn a_reused_interface_number_gets_another_tap_while_a_session_still_has_the_old_one() {
         let mut table = TapTable::new(4, 16);
-        let old = table.bind(Point::Interface { ifindex: 9, end: VETH }).unwrap();
+        let old = table
+            .bind(Point::Interface {
+                ifindex: 9,
+                end: VETH,
+            })
+            .unwrap();
         table.enter(old);
         assert_eq!(table.interface_gone(9), Some(old.index));
         assert!(!table.is_bound(old));
-        let new = table.bind(Point::Interface { ifindex: 9, end: VETH }).unwrap();
+        let new = table
+            .bind(Point::Interface {
+                ifindex: 9,
+                end: VETH,
+            })
+            .unwrap();
         assert_ne!(new.index, old.index);
         assert!(table.leave(old).is_some());
         assert_eq!(table.interface(9), Some((new, VETH)));
@@ -221,7 +272,12 @@ mod tests {
     #[test]
     fn an_interface_stays_bound_without_sessions_and_a_cgroup_does_not() {
         let mut table = TapTable::new(4, 16);
-        let link = table.bind(Point::Interface { ifindex: 9, end: VETH }).unwrap();
+        let link = table
+            .bind(Point::Interface {
+                ifindex: 9,
+                end: VETH,
+            })
+            .unwrap();
         let group = table.bind(cgroup(1)).unwrap();
         for id in [link, group] {
             table.enter(id);

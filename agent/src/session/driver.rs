@@ -1,11 +1,6 @@
 //! The one task that owns the sessions.
 
-use std::{
-    collections::HashMap,
-    num::NonZeroU64,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, num::NonZeroU64, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use remora_agent_common::SESSION_SLOTS;
@@ -97,7 +92,15 @@ pub fn signals() -> (mpsc::Sender<Signal>, mpsc::Receiver<Signal>) {
 impl Driver {
     #[must_use]
     pub fn new(parts: DriverParts) -> (Self, DriverHandle) {
-        let DriverParts { taps, targets, outputs, node, now_ns, known, signals } = parts;
+        let DriverParts {
+            taps,
+            targets,
+            outputs,
+            node,
+            now_ns,
+            known,
+            signals,
+        } = parts;
         let (sender, requests) = mpsc::channel(REQUESTS);
         let (events, _) = broadcast::channel(EVENTS);
         let mut registry = Registry::default();
@@ -200,14 +203,20 @@ impl Driver {
             .and_then(|id| self.fresh(id));
         if let Some(state) = known {
             self.taps.release(&taps);
-            return Ok(Started { state, existing: true });
+            return Ok(Started {
+                state,
+                existing: true,
+            });
         }
         let key = order.key.clone();
         match self.arm_new(order, place, &taps) {
             Ok(state) => {
                 self.registry.insert(state.clone(), key);
                 self.publish(&state);
-                Ok(Started { state, existing: false })
+                Ok(Started {
+                    state,
+                    existing: false,
+                })
             }
             Err(error) => {
                 self.taps.release(&taps);
@@ -269,7 +278,8 @@ impl Driver {
                 .file_bytes
                 .map(|bytes| bytes.get().saturating_sub(output.overhead_bytes())),
             deadline_ns: limits.duration.map(|duration| {
-                (self.now_ns)().saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
+                (self.now_ns)()
+                    .saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
             }),
         };
         let armed = Instant::now();
@@ -287,7 +297,9 @@ impl Driver {
             output: Some(output),
             meter,
             armed,
-            deadline: limits.duration.and_then(|duration| armed.checked_add(duration)),
+            deadline: limits
+                .duration
+                .and_then(|duration| armed.checked_add(duration)),
         };
         if let Some(entry) = self.slots.get_mut(slot.0 as usize) {
             entry.session = Some(session);
@@ -298,11 +310,16 @@ impl Driver {
 
     /// Begins a session's end, unless it has begun.
     fn end(&mut self, slot: Slot, reason: StopReason) {
-        let Some(session) = self.slots.get_mut(slot.0 as usize).and_then(|s| s.session.as_mut())
+        let Some(session) = self
+            .slots
+            .get_mut(slot.0 as usize)
+            .and_then(|s| s.session.as_mut())
         else {
             return;
         };
-        let Some(output) = session.output.take() else { return };
+        let Some(output) = session.output.take() else {
+            return;
+        };
         session.state.phase = Phase::Draining;
         session.state.stop_reason = Some(reason);
         session.deadline = None;
@@ -355,8 +372,18 @@ impl Driver {
         self.answer_drained();
     }
 
-    fn signal(&mut self, Signal { slot, generation, reason }: Signal) {
-        let current = self.slots.get(slot.0 as usize).is_some_and(|s| s.generation == generation);
+    fn signal(
+        &mut self,
+        Signal {
+            slot,
+            generation,
+            reason,
+        }: Signal,
+    ) {
+        let current = self
+            .slots
+            .get(slot.0 as usize)
+            .is_some_and(|s| s.generation == generation);
         if current {
             self.end(slot, reason);
         }
@@ -406,8 +433,10 @@ impl Driver {
     fn stream(&mut self, id: CaptureId) -> Result<StreamSource, LookupError> {
         let outputs = Arc::clone(&self.outputs);
         if let Some((slot, _)) = self.find(id)
-            && let Some(session) =
-                self.slots.get_mut(slot.0 as usize).and_then(|entry| entry.session.as_mut())
+            && let Some(session) = self
+                .slots
+                .get_mut(slot.0 as usize)
+                .and_then(|entry| entry.session.as_mut())
         {
             if let Some(tail) = &session.tail {
                 return Ok(StreamSource::Tail(tail.clone()));
@@ -484,7 +513,9 @@ impl Driver {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        self.sessions().filter_map(|(_, session)| session.deadline).min()
+        self.sessions()
+            .filter_map(|(_, session)| session.deadline)
+            .min()
     }
 }
 
@@ -499,7 +530,11 @@ fn conclude(state: &mut CaptureState, closed: super::Closed, meter: &Meter) {
     if state.stop_reason == Some(StopReason::FileBytes) && at_packet_limit(state) {
         state.stop_reason = Some(StopReason::Packets);
     }
-    state.phase = if state.message.is_empty() { Phase::Finished } else { Phase::Failed };
+    state.phase = if state.message.is_empty() {
+        Phase::Finished
+    } else {
+        Phase::Failed
+    };
     if !state.counts.balanced() {
         tracing::error!(capture = %state.id, counts = ?state.counts, "the counts do not add up");
     }
@@ -510,7 +545,11 @@ fn at_packet_limit(state: &CaptureState) -> bool {
 }
 
 fn join(first: &str, second: &str) -> String {
-    if first.is_empty() { second.to_owned() } else { format!("{first}; {second}") }
+    if first.is_empty() {
+        second.to_owned()
+    } else {
+        format!("{first}; {second}")
+    }
 }
 
 async fn until(deadline: Option<Instant>) {

@@ -5,9 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use remora_capture::session::{CaptureId, CaptureState, SessionSpec, StopReason};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use super::{
-    BoundTap, ChunkReceiver, IDEMPOTENCY_KEY_MAX, Place, StartError, Tail, Taps, Targets,
-};
+use super::{BoundTap, ChunkReceiver, IDEMPOTENCY_KEY_MAX, Place, StartError, Tail, Taps, Targets};
 
 /// A request to capture.
 #[derive(Clone, Debug)]
@@ -50,15 +48,38 @@ pub enum StreamSource {
 }
 
 pub(super) enum Request {
-    Known { key: String, reply: oneshot::Sender<Option<CaptureState>> },
-    Arm { arm: Box<Arm>, reply: oneshot::Sender<Result<Started, StartError>> },
-    Stop { id: CaptureId, reason: StopReason, reply: Reply<CaptureState> },
-    Get { id: CaptureId, reply: Reply<CaptureState> },
-    List { reply: oneshot::Sender<Vec<CaptureState>> },
-    Stream { id: CaptureId, reply: Reply<StreamSource> },
+    Known {
+        key: String,
+        reply: oneshot::Sender<Option<CaptureState>>,
+    },
+    Arm {
+        arm: Box<Arm>,
+        reply: oneshot::Sender<Result<Started, StartError>>,
+    },
+    Stop {
+        id: CaptureId,
+        reason: StopReason,
+        reply: Reply<CaptureState>,
+    },
+    Get {
+        id: CaptureId,
+        reply: Reply<CaptureState>,
+    },
+    List {
+        reply: oneshot::Sender<Vec<CaptureState>>,
+    },
+    Stream {
+        id: CaptureId,
+        reply: Reply<StreamSource>,
+    },
     /// Wait for the final state.
-    Wait { id: CaptureId, reply: Reply<CaptureState> },
-    Drain { reply: oneshot::Sender<()> },
+    Wait {
+        id: CaptureId,
+        reply: Reply<CaptureState>,
+    },
+    Drain {
+        reply: oneshot::Sender<()>,
+    },
 }
 
 pub(super) type Reply<T> = oneshot::Sender<Result<T, LookupError>>;
@@ -95,7 +116,10 @@ impl DriverHandle {
             let key = key.clone();
             let known = self.ask(|reply| Request::Known { key, reply }).await;
             if let Some(state) = known.ok_or(StartError::Draining)? {
-                return Ok(Started { state, existing: true });
+                return Ok(Started {
+                    state,
+                    existing: true,
+                });
             }
         }
         // Looking up and, where nothing is attached yet, attaching block.
@@ -108,8 +132,14 @@ impl DriverHandle {
         })
         .await
         .map_err(|error| StartError::Kernel(error.to_string()))??;
-        let arm = Box::new(Arm { order, place, taps: bound });
-        self.ask(|reply| Request::Arm { arm, reply }).await.ok_or(StartError::Draining)?
+        let arm = Box::new(Arm {
+            order,
+            place,
+            taps: bound,
+        });
+        self.ask(|reply| Request::Arm { arm, reply })
+            .await
+            .ok_or(StartError::Draining)?
     }
 
     /// Stops a capture; its counts are final when this returns.
@@ -121,7 +151,8 @@ impl DriverHandle {
         id: CaptureId,
         reason: StopReason,
     ) -> Result<CaptureState, LookupError> {
-        self.lookup(|reply| Request::Stop { id, reason, reply }).await
+        self.lookup(|reply| Request::Stop { id, reason, reply })
+            .await
     }
 
     /// # Errors
@@ -140,7 +171,9 @@ impl DriverHandle {
 
     /// All captures that are known, oldest first.
     pub async fn list(&self) -> Vec<CaptureState> {
-        self.ask(|reply| Request::List { reply }).await.unwrap_or_default()
+        self.ask(|reply| Request::List { reply })
+            .await
+            .unwrap_or_default()
     }
 
     /// Where the capture's bytes come from.

@@ -59,5 +59,9 @@ impl Meter {
 }
 
 fn timestamp(ns: u64) -> Option<Timestamp> {
-    if ns == 0 { None } else { Timestamp::from_nanosecond(i128::from(ns)).ok() }
+    if ns == 0 {
+        None
+    } else {
+        Timestamp::from_nanosecond(i128::from(ns)).ok()
+    }
 }

@@ -11,19 +11,17 @@
 //! what it published. It knows kernel, target and sink only by the three traits here.
 
 pub mod driver;
-pub mod meter;
 mod handle;
+pub mod meter;
 mod registry;
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
-use remora_capture::session::{
-    CaptureState, Counts, SessionSpec, StopReason, TapInfo, Target,
-};
+use remora_capture::session::{CaptureState, Counts, SessionSpec, StopReason, TapInfo, Target};
 use tokio::sync::watch;
 
 pub use driver::{Driver, DriverParts};
-pub use handle::{DriverHandle, LookupError, Order, StreamSource, Started};
+pub use handle::{DriverHandle, LookupError, Order, Started, StreamSource};
 pub use meter::Meter;
 
 /// One of the node's session slots.
@@ -138,7 +136,14 @@ pub struct KernelCounts {
 impl KernelCounts {
     /// Puts the kernel's part into `counts`.
     pub fn fill(&self, counts: &mut Counts) {
-        let Self { seen, matched, submitted, lost, over_budget, copy_error } = *self;
+        let Self {
+            seen,
+            matched,
+            submitted,
+            lost,
+            over_budget,
+            copy_error,
+        } = *self;
         counts.seen = seen;
         counts.matched = matched;
         counts.submitted = submitted;

@@ -38,7 +38,12 @@ impl Reserve {
     fn keep(path: PathBuf, bytes: u64) -> io::Result<Self> {
         let file = create(&path)?;
         let reserve = Self(path);
-        fallocate(&file, FallocateFlags::empty(), 0, i64::try_from(bytes).unwrap_or(i64::MAX))?;
+        fallocate(
+            &file,
+            FallocateFlags::empty(),
+            0,
+            i64::try_from(bytes).unwrap_or(i64::MAX),
+        )?;
         Ok(reserve)
     }
 }
@@ -54,7 +59,11 @@ impl Drop for Reserve {
 
 /// Makes a new file that only the agent may read.
 pub(super) fn create(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path)
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(FILE_MODE)
+        .open(path)
 }
 
 impl FileSink {
@@ -77,7 +86,17 @@ impl FileSink {
             }
         };
         let (length, watched) = watch::channel(0);
-        Ok((Self { file, part, path, length, usage, reserve: Some(reserve) }, watched))
+        Ok((
+            Self {
+                file,
+                part,
+                path,
+                length,
+                usage,
+                reserve: Some(reserve),
+            },
+            watched,
+        ))
     }
 
     fn write(&mut self, blocks: &[u8]) -> Result<(), (usize, io::Error)> {
@@ -101,7 +120,12 @@ impl Sink for FileSink {
             let problem = "the data directory's quota is reached; remove captures or raise \
                            --quota"
                 .to_owned();
-            return Err(AppendError { taken: 0, blocks, reason: StopReason::NoSpace, problem });
+            return Err(AppendError {
+                taken: 0,
+                blocks,
+                reason: StopReason::NoSpace,
+                problem,
+            });
         }
         match self.write(&blocks) {
             Ok(()) => {
@@ -127,7 +151,12 @@ impl Sink for FileSink {
                     _ => StopReason::IoError,
                 };
                 let problem = format!("failed to write {}: {error}", self.part.display());
-                Err(AppendError { taken, blocks, reason, problem })
+                Err(AppendError {
+                    taken,
+                    blocks,
+                    reason,
+                    problem,
+                })
             }
         }
     }

@@ -32,7 +32,14 @@ pub struct SessionOutputs {
 
 impl Outputs for SessionOutputs {
     fn open(&self, opening: Opening<'_>) -> Result<Box<dyn Output>, StartError> {
-        let Opening { slot, generation, state, taps, notes, meter } = opening;
+        let Opening {
+            slot,
+            generation,
+            state,
+            taps,
+            notes,
+            meter,
+        } = opening;
         let clock = ClockOffset::measure();
         let header = header(state, notes, &self.node);
         let (sink, stream, file, tail): (Box<dyn Sink>, _, _, _) = match state.spec.destination {
@@ -100,9 +107,7 @@ fn header(state: &CaptureState, notes: &[String], node: &NodeFacts) -> Vec<u8> {
     for tap in &state.taps {
         let target = match (spec.labels.get("namespace"), spec.labels.get("pod")) {
             (Some(namespace), Some(pod)) => format!("{namespace}/{pod}/"),
-            _ if tap.cgroup_id == 0 && matches!(spec.target, Target::Interface(_)) => {
-                String::new()
-            }
+            _ if tap.cgroup_id == 0 && matches!(spec.target, Target::Interface(_)) => String::new(),
             _ => format!("{}/", spec.target),
         };
         blocks.extend(pcapng::interface_description(&Interface {
@@ -142,4 +147,3 @@ fn about(state: &CaptureState) -> String {
     }
     lines.join("\n")
 }
-

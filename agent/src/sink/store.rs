@@ -48,7 +48,11 @@ const KNOWN_MAX: usize = 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("failed to {action} {}: {source}", path.display())]
-    Io { action: &'static str, path: PathBuf, source: io::Error },
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
     #[error("another agent uses the data directory {}; choose another --data-dir", .0.display())]
     InUse(PathBuf),
 }
@@ -102,7 +106,11 @@ impl Store {
     pub fn open(directory: &Path, quota: u64, node: NodeFacts) -> Result<Self, StoreError> {
         let failed = |action| {
             let path = directory.to_owned();
-            move |source| StoreError::Io { action, path, source }
+            move |source| StoreError::Io {
+                action,
+                path,
+                source,
+            }
         };
         DirBuilder::new()
             .recursive(true)
@@ -126,7 +134,10 @@ impl Store {
             .sum();
         Ok(Self {
             directory: directory.to_owned(),
-            usage: Arc::new(Usage { used: AtomicU64::new(used), quota }),
+            usage: Arc::new(Usage {
+                used: AtomicU64::new(used),
+                quota,
+            }),
             node,
             _lock: lock,
         })
@@ -232,9 +243,16 @@ impl Store {
     fn sidecar(&self, state: &CaptureState, bytes: u64, packets: u64) -> Sidecar {
         let clock = ClockOffset::measure();
         Sidecar::new(
-            CaptureFile { name: state.file.clone(), bytes, packets },
+            CaptureFile {
+                name: state.file.clone(),
+                bytes,
+                packets,
+            },
             state.clone(),
-            Clock { offset_ns: clock.offset_ns, error_ns: clock.error_ns },
+            Clock {
+                offset_ns: clock.offset_ns,
+                error_ns: clock.error_ns,
+            },
             Tool {
                 name: "remora".to_owned(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -297,10 +315,15 @@ impl Store {
         state.stop_reason = Some(StopReason::CrashRecovered);
         state.finished = Some(Timestamp::now());
         let (bytes, packets) = (state.counts.written_bytes, state.counts.written);
-        journal.file = CaptureFile { name: state.file.clone(), bytes, packets };
-        let last = state
-            .last_packet
-            .map_or_else(|| "its start".to_owned(), |time| format!("its last packet at {time}"));
+        journal.file = CaptureFile {
+            name: state.file.clone(),
+            bytes,
+            packets,
+        };
+        let last = state.last_packet.map_or_else(
+            || "its start".to_owned(),
+            |time| format!("its last packet at {time}"),
+        );
         journal.recovered = Some(RecoveredNote {
             last_checkpoint: state.last_packet,
             counts_at_checkpoint: Some(state.counts),
@@ -315,7 +338,10 @@ impl Store {
         });
         let state = journal.capture.clone();
         self.keep_sidecar(&journal).map_err(io::Error::other)?;
-        Ok(Recovered { state, truncated_bytes })
+        Ok(Recovered {
+            state,
+            truncated_bytes,
+        })
     }
 
     /// Closes a capture that never had a packet, nor a file that a reader takes.
@@ -326,10 +352,16 @@ impl Store {
         state.stop_reason = Some(StopReason::CrashRecovered);
         state.finished = Some(Timestamp::now());
         let statement = "The agent died while this capture was being started.".to_owned();
-        journal.recovered = Some(RecoveredNote { statement, ..RecoveredNote::default() });
+        journal.recovered = Some(RecoveredNote {
+            statement,
+            ..RecoveredNote::default()
+        });
         let state = journal.capture.clone();
         self.keep_sidecar(&journal).map_err(io::Error::other)?;
-        Ok(Recovered { state, truncated_bytes: 0 })
+        Ok(Recovered {
+            state,
+            truncated_bytes: 0,
+        })
     }
 
     /// States of the newest finished captures, oldest first.
@@ -354,7 +386,9 @@ impl Store {
 
     fn read_sidecar(&self, path: &Path) -> io::Result<Sidecar> {
         let mut json = Vec::new();
-        File::open(path)?.take(SIDECAR_BYTES_MAX as u64 + 1).read_to_end(&mut json)?;
+        File::open(path)?
+            .take(SIDECAR_BYTES_MAX as u64 + 1)
+            .read_to_end(&mut json)?;
         Sidecar::from_json(&json).map_err(io::Error::other)
     }
 
@@ -393,9 +427,15 @@ struct Counts {
 impl Counts {
     fn of(state: &CaptureState) -> Self {
         if state.file.is_empty() {
-            Self { bytes: 0, packets: 0 }
+            Self {
+                bytes: 0,
+                packets: 0,
+            }
         } else {
-            Self { bytes: state.counts.written_bytes, packets: state.counts.written }
+            Self {
+                bytes: state.counts.written_bytes,
+                packets: state.counts.written,
+            }
         }
     }
 }
@@ -403,7 +443,9 @@ impl Counts {
 /// What a repaired file tells: packets in it, and those that its ids show to be missing between
 /// them.
 fn note(state: &mut CaptureState, scan: &pcapng::Scan) {
-    let matched = scan.last_packet_id.map_or(scan.packets, |id| scan.packets.max(id + 1));
+    let matched = scan
+        .last_packet_id
+        .map_or(scan.packets, |id| scan.packets.max(id + 1));
     let counts = &mut state.counts;
     counts.written = scan.packets;
     counts.read = scan.packets;

@@ -30,7 +30,13 @@ impl StreamSink {
     #[must_use]
     pub fn new(runtime: Handle) -> (Self, ChunkReceiver) {
         let (reader, chunks) = mpsc::channel(CHUNKS);
-        (Self { reader: Some(reader), runtime }, chunks)
+        (
+            Self {
+                reader: Some(reader),
+                runtime,
+            },
+            chunks,
+        )
     }
 }
 
@@ -58,5 +64,10 @@ impl Sink for StreamSink {
 }
 
 fn gone(blocks: Vec<u8>, problem: &str) -> AppendError {
-    AppendError { taken: 0, blocks, reason: StopReason::ReaderGone, problem: problem.to_owned() }
+    AppendError {
+        taken: 0,
+        blocks,
+        reason: StopReason::ReaderGone,
+        problem: problem.to_owned(),
+    }
 }

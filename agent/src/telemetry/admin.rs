@@ -40,8 +40,9 @@ impl FromStr for AdminAddress {
         if let Some(path) = text.strip_prefix("unix:").filter(|path| !path.is_empty()) {
             return Ok(Self::Unix(PathBuf::from(path)));
         }
-        let address: SocketAddr =
-            text.parse().map_err(|_| AddressError::Unknown(text.escape_debug().to_string()))?;
+        let address: SocketAddr = text
+            .parse()
+            .map_err(|_| AddressError::Unknown(text.escape_debug().to_string()))?;
         if address.ip().is_loopback() {
             Ok(Self::Tcp(address))
         } else {
@@ -92,9 +93,9 @@ impl AdminSocket {
     pub fn address(&self) -> String {
         match self {
             Self::Unix(_, path) => format!("unix:{}", path.display()),
-            Self::Tcp(listener) => {
-                listener.local_addr().map_or_else(|error| error.to_string(), |a| a.to_string())
-            }
+            Self::Tcp(listener) => listener
+                .local_addr()
+                .map_or_else(|error| error.to_string(), |a| a.to_string()),
         }
     }
 
@@ -113,10 +114,14 @@ impl AdminSocket {
             .with_state(parts);
         match self {
             Self::Tcp(listener) => {
-                axum::serve(listener, router).with_graceful_shutdown(stop).await?;
+                axum::serve(listener, router)
+                    .with_graceful_shutdown(stop)
+                    .await?;
             }
             Self::Unix(listener, path) => {
-                axum::serve(listener, router).with_graceful_shutdown(stop).await?;
+                axum::serve(listener, router)
+                    .with_graceful_shutdown(stop)
+                    .await?;
                 let _gone = fs::remove_file(path);
             }
         }
@@ -125,7 +130,12 @@ impl AdminSocket {
 }
 
 async fn metrics(State(parts): State<AdminParts>) -> impl IntoResponse {
-    let AdminParts { driver, store, totals, ring_bytes } = parts;
+    let AdminParts {
+        driver,
+        store,
+        totals,
+        ring_bytes,
+    } = parts;
     let captures = driver.list().await;
     let numbers = NodeNumbers {
         sessions_limit: SESSION_SLOTS,
@@ -136,7 +146,10 @@ async fn metrics(State(parts): State<AdminParts>) -> impl IntoResponse {
         records_malformed: totals.malformed.load(Relaxed),
     };
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, content_type)], render(&captures, numbers))
+    (
+        [(header::CONTENT_TYPE, content_type)],
+        render(&captures, numbers),
+    )
 }
 
 #[cfg(test)]
@@ -155,7 +168,10 @@ mod tests {
             ));
         }
         for bad in ["", "unix:", "localhost:9", "9"] {
-            assert!(matches!(bad.parse::<AdminAddress>(), Err(AddressError::Unknown(_))));
+            assert!(matches!(
+                bad.parse::<AdminAddress>(),
+                Err(AddressError::Unknown(_))
+            ));
         }
     }
 }

@@ -49,11 +49,16 @@ pub(super) fn render(captures: &[CaptureState], node: NodeNumbers) -> String {
         .map(|(_, state)| state);
     for CaptureState { id, counts, .. } in told {
         for (state, value) in states(counts) {
-            let labels = PacketLabels { capture: id.to_string(), state };
+            let labels = PacketLabels {
+                capture: id.to_string(),
+                state,
+            };
             packets.get_or_create(&labels).inc_by(value);
         }
         bytes
-            .get_or_create(&CaptureLabels { capture: id.to_string() })
+            .get_or_create(&CaptureLabels {
+                capture: id.to_string(),
+            })
             .inc_by(counts.written_bytes);
     }
     registry.register(
@@ -61,27 +66,54 @@ pub(super) fn render(captures: &[CaptureState], node: NodeNumbers) -> String {
         "Packets of a capture by where they went; see the conservation law",
         packets,
     );
-    registry.register("capture_written_bytes", "Bytes of a capture's file or stream", bytes);
+    registry.register(
+        "capture_written_bytes",
+        "Bytes of a capture's file or stream",
+        bytes,
+    );
 
     let mut gauge = |name: &str, help: &str, value: u64| {
         let gauge = Gauge::<i64>::default();
         gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         registry.register(name, help, gauge);
     };
-    let running = captures.iter().filter(|state| !state.phase.is_final()).count();
+    let running = captures
+        .iter()
+        .filter(|state| !state.phase.is_final())
+        .count();
     gauge("sessions_running", "Captures that run", running as u64);
-    gauge("sessions_limit", "Captures that can run at a time", node.sessions_limit.into());
+    gauge(
+        "sessions_limit",
+        "Captures that can run at a time",
+        node.sessions_limit.into(),
+    );
     gauge("ring_bytes", "Size of the kernel's ring", node.ring_bytes);
-    gauge("store_bytes", "Bytes of captures in the data directory", node.store_bytes);
-    gauge("store_quota_bytes", "Bytes that captures may take there", node.store_quota_bytes);
+    gauge(
+        "store_bytes",
+        "Bytes of captures in the data directory",
+        node.store_bytes,
+    );
+    gauge(
+        "store_quota_bytes",
+        "Bytes that captures may take there",
+        node.store_quota_bytes,
+    );
 
     let mut counter = |name: &str, help: &str, value: u64| {
         let counter = Counter::<u64>::default();
         counter.inc_by(value);
         registry.register(name, help, counter);
     };
-    counter("records_stale", "Ring records of no running session", node.records_stale);
-    counter("records_malformed", "Ring records that did not parse", node.records_malformed);
+    counter(
+        "records_stale",
+        "Ring records of no running session",
+        node.records_stale,
+    );
+    counter(
+        "records_malformed",
+        "Ring records that did not parse",
+        node.records_malformed,
+    );
 
     let mut text = String::new();
     // Writing into a string does not fail.
@@ -132,8 +164,17 @@ mod tests {
 
     #[test]
     fn names_and_help_are_prometheus_ones() {
-        let text = render(&[], NodeNumbers { records_stale: 3, ..NodeNumbers::default() });
-        assert!(text.contains("# TYPE remora_records_stale counter\n"), "{text}");
+        let text = render(
+            &[],
+            NodeNumbers {
+                records_stale: 3,
+                ..NodeNumbers::default()
+            },
+        );
+        assert!(
+            text.contains("# TYPE remora_records_stale counter\n"),
+            "{text}"
+        );
         assert!(text.contains("\nremora_records_stale_total 3\n"), "{text}");
         assert!(text.contains("\nremora_sessions_running 0\n"), "{text}");
         assert!(text.ends_with("# EOF\n"), "{text}");

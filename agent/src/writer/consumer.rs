@@ -35,7 +35,11 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
 enum Command {
     Open(Box<Lane>),
-    Close { slot: Slot, submitted: u64, reply: SyncSender<Box<Lane>> },
+    Close {
+        slot: Slot,
+        submitted: u64,
+        reply: SyncSender<Box<Lane>>,
+    },
 }
 
 /// Records that were no session's.
@@ -64,7 +68,9 @@ impl ConsumerHandle {
     /// # Errors
     /// The consumer is gone.
     pub fn open(&self, lane: Lane) -> Result<(), ConsumerGone> {
-        self.commands.send(Command::Open(Box::new(lane))).map_err(|_gone| ConsumerGone)?;
+        self.commands
+            .send(Command::Open(Box::new(lane)))
+            .map_err(|_gone| ConsumerGone)?;
         self.waker.wake();
         Ok(())
     }
@@ -76,10 +82,17 @@ impl ConsumerHandle {
     pub fn close(&self, slot: Slot, submitted: u64) -> Result<Lane, ConsumerGone> {
         let (reply, answer) = sync_channel(1);
         self.commands
-            .send(Command::Close { slot, submitted, reply })
+            .send(Command::Close {
+                slot,
+                submitted,
+                reply,
+            })
             .map_err(|_gone| ConsumerGone)?;
         self.waker.wake();
-        answer.recv().map(|lane| *lane).map_err(|_gone| ConsumerGone)
+        answer
+            .recv()
+            .map(|lane| *lane)
+            .map_err(|_gone| ConsumerGone)
     }
 }
 
@@ -121,8 +134,9 @@ impl<S: RecordSource> Consumer<S> {
             closing: Vec::new(),
             totals,
         };
-        let thread =
-            thread::Builder::new().name("ring-consumer".to_owned()).spawn(|| consumer.run())?;
+        let thread = thread::Builder::new()
+            .name("ring-consumer".to_owned())
+            .spawn(|| consumer.run())?;
         Ok((handle, thread))
     }
 
@@ -146,7 +160,12 @@ impl<S: RecordSource> Consumer<S> {
 
     /// False when nobody can send a command any more.
     fn take_commands(&mut self) -> bool {
-        let Self { commands, lanes, closing, .. } = self;
+        let Self {
+            commands,
+            lanes,
+            closing,
+            ..
+        } = self;
         let gone = obey(commands, lanes, closing) == TryRecvError::Disconnected;
         self.open = self.lanes.iter().flatten().count();
         !gone
@@ -154,7 +173,14 @@ impl<S: RecordSource> Consumer<S> {
 
     /// Reads a bounded number of records; true if the ring is empty now.
     fn pass(&mut self) -> bool {
-        let Self { source, commands, lanes, closing, totals, .. } = self;
+        let Self {
+            source,
+            commands,
+            lanes,
+            closing,
+            totals,
+            ..
+        } = self;
         for _ in 0..PASS_RECORDS {
             let more = source.next(&mut |bytes| {
                 if hand_out(bytes, lanes, totals, Unknown::Look) {
@@ -172,23 +198,34 @@ impl<S: RecordSource> Consumer<S> {
 
     fn finish_closing(&mut self) {
         let Self { lanes, closing, .. } = self;
-        closing.retain(|Closing { slot, submitted, reply, until }| {
-            let Some(place) = lanes.get_mut(slot.0 as usize) else { return false };
-            let Some(lane) = place.as_ref() else { return false };
-            let missing = submitted.saturating_sub(lane.read());
-            if missing > 0 && Instant::now() < *until {
-                return true;
-            }
-            if missing > 0 {
-                tracing::error!(%slot, missing, "records did not come out of the ring");
-            }
-            if let Some(lane) = place.take()
-                && reply.try_send(lane).is_err()
-            {
-                tracing::error!(%slot, "nobody waits for the closed session");
-            }
-            false
-        });
+        closing.retain(
+            |Closing {
+                 slot,
+                 submitted,
+                 reply,
+                 until,
+             }| {
+                let Some(place) = lanes.get_mut(slot.0 as usize) else {
+                    return false;
+                };
+                let Some(lane) = place.as_ref() else {
+                    return false;
+                };
+                let missing = submitted.saturating_sub(lane.read());
+                if missing > 0 && Instant::now() < *until {
+                    return true;
+                }
+                if missing > 0 {
+                    tracing::error!(%slot, missing, "records did not come out of the ring");
+                }
+                if let Some(lane) = place.take()
+                    && reply.try_send(lane).is_err()
+                {
+                    tracing::error!(%slot, "nobody waits for the closed session");
+                }
+                false
+            },
+        );
         self.open = self.lanes.iter().flatten().count();
     }
 }
@@ -207,9 +244,18 @@ fn obey(
                     *place = Some(lane);
                 }
             }
-            Ok(Command::Close { slot, submitted, reply }) => {
+            Ok(Command::Close {
+                slot,
+                submitted,
+                reply,
+            }) => {
                 let until = Instant::now() + CLOSE_PATIENCE;
-                closing.push(Closing { slot, submitted, reply, until });
+                closing.push(Closing {
+                    slot,
+                    submitted,
+                    reply,
+                    until,
+                });
             }
             Err(end) => return end,
         }
@@ -250,7 +296,11 @@ fn hand_out(
                 }
             }
         }
-        Ok(Record::Gap { slot, parity, packets }) => match current(lanes, slot, parity) {
+        Ok(Record::Gap {
+            slot,
+            parity,
+            packets,
+        }) => match current(lanes, slot, parity) {
             Some(lane) => lane.gap(packets),
             None if unknown == Unknown::Look => return true,
             // Not a packet: what it tells is in the kernel's counters anyway.

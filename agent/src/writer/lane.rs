@@ -178,12 +178,16 @@ impl Lane {
         let data = &frame.data[..frame.data.len().min(self.snaplen - prefix.len())];
         let origlen = header.origlen + frame.added;
         let ingress = (header.direction == DIRECTION_INGRESS) != swap;
-        let comment = (header.gso_size != 0)
-            .then(|| pcapng::gso_comment(header.gso_segs, header.gso_size));
+        let comment =
+            (header.gso_size != 0).then(|| pcapng::gso_comment(header.gso_segs, header.gso_size));
         let meta = PacketMeta {
             interface_id,
             time_ns,
-            direction: if ingress { PacketDirection::Ingress } else { PacketDirection::Egress },
+            direction: if ingress {
+                PacketDirection::Ingress
+            } else {
+                PacketDirection::Egress
+            },
             packet_id: self.next_id,
             drop_count: u64::from(std::mem::take(&mut self.untold)),
             original_len: origlen,
@@ -213,24 +217,31 @@ impl Lane {
 
     /// The kernel says that a limit is reached.
     pub fn limit_reached(&mut self) {
-        self.signal.get_or_insert(if self.packet_limit.is_some_and(|l| self.read() >= l) {
-            StopReason::Packets
-        } else {
-            StopReason::FileBytes
-        });
+        self.signal
+            .get_or_insert(if self.packet_limit.is_some_and(|l| self.read() >= l) {
+                StopReason::Packets
+            } else {
+                StopReason::FileBytes
+            });
     }
 
     /// Hands over what there is, without waiting.
     pub fn flush(&mut self) {
         if let Some(reason) = self.signal {
-            let signal = Signal { slot: self.slot, generation: self.generation, reason };
+            let signal = Signal {
+                slot: self.slot,
+                generation: self.generation,
+                reason,
+            };
             if self.signals.try_send(signal).is_ok() {
                 self.signal = None;
                 // Told once; the session ends by it.
                 self.packet_limit = None;
             }
         }
-        let Some(batch) = self.batch.take() else { return };
+        let Some(batch) = self.batch.take() else {
+            return;
+        };
         match self.to_writer.try_send(ToWriter::Batch(batch)) {
             Ok(()) => {}
             Err(TrySendError::Full(ToWriter::Batch(batch))) => self.batch = Some(batch),
@@ -280,7 +291,11 @@ impl Lane {
 
     /// Makes sure of a batch that takes one more packet.
     fn has_room(&mut self) -> bool {
-        if self.batch.as_ref().is_some_and(|batch| batch.blocks.len() >= BATCH_BYTES) {
+        if self
+            .batch
+            .as_ref()
+            .is_some_and(|batch| batch.blocks.len() >= BATCH_BYTES)
+        {
             self.flush();
         }
         match &self.batch {
@@ -288,7 +303,11 @@ impl Lane {
             None => match self.memory.permit() {
                 Some(permit) => {
                     let blocks = self.empties.try_recv().unwrap_or_default();
-                    self.batch = Some(Batch { blocks, packets: 0, permit });
+                    self.batch = Some(Batch {
+                        blocks,
+                        packets: 0,
+                        permit,
+                    });
                     true
                 }
                 None => false,
@@ -317,8 +336,12 @@ impl<'a> Frame<'a> {
     /// - A VLAN tag that the kernel keeps outside of the bytes is put back (IEEE 802.1Q).
     fn of(packet: &Packet<'a>) -> Self {
         let header = &packet.header;
-        let mut frame =
-            Self { prefix: [0; PREFIX_MAX], prefix_len: 0, data: packet.data, added: 0 };
+        let mut frame = Self {
+            prefix: [0; PREFIX_MAX],
+            prefix_len: 0,
+            data: packet.data,
+            added: 0,
+        };
         if header.link == LINK_IP {
             frame.prefix[MACS..ETHERNET_HEADER].copy_from_slice(&header.protocol.to_be_bytes());
             frame.prefix_len = ETHERNET_HEADER;

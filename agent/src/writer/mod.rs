@@ -96,7 +96,10 @@ pub struct Whole {
 pub fn whole_blocks(blocks: &[u8], limit: usize) -> Whole {
     const ENHANCED_PACKET: u32 = 6;
     let field = |at: usize| {
-        blocks.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes)
+        blocks
+            .get(at..at + 4)
+            .and_then(|b| b.try_into().ok())
+            .map(u32::from_le_bytes)
     };
     let mut whole = Whole::default();
     while let (Some(kind), Some(len)) = (field(whole.bytes), field(whole.bytes + 4)) {
@@ -135,7 +138,10 @@ mod tests {
         }
         for cut in 0..=blocks.len() {
             let packets = ends.iter().filter(|end| **end <= cut).count() - 1;
-            let expected = Whole { bytes: ends[packets], packets: packets as u64 };
+            let expected = Whole {
+                bytes: ends[packets],
+                packets: packets as u64,
+            };
             assert_eq!(whole_blocks(&blocks, cut), expected, "cut at {cut}");
         }
     }

@@ -87,7 +87,8 @@ pub fn open(parts: OutputParts, consumer: ConsumerHandle) -> Result<WriterOutput
         tail,
     } = parts;
     let header_bytes = header.len() as u64;
-    sink.append(header).map_err(|error| StartError::Output(error.problem))?;
+    sink.append(header)
+        .map_err(|error| StartError::Output(error.problem))?;
     Meter::add(&meter.written_bytes, header_bytes);
 
     let (to_writer, batches) = sync_channel(QUEUE_BATCHES);
@@ -121,9 +122,20 @@ pub fn open(parts: OutputParts, consumer: ConsumerHandle) -> Result<WriterOutput
         },
         &taps,
     );
-    consumer.open(lane).map_err(|gone| StartError::Output(gone.to_string()))?;
+    consumer
+        .open(lane)
+        .map_err(|gone| StartError::Output(gone.to_string()))?;
     let overhead = header_bytes + pcapng::STATISTICS_BYTES_MAX as u64;
-    Ok(WriterOutput { slot, consumer, meter, thread, stream, file, tail, overhead })
+    Ok(WriterOutput {
+        slot,
+        consumer,
+        meter,
+        thread,
+        stream,
+        file,
+        tail,
+        overhead,
+    })
 }
 
 impl Output for WriterOutput {
@@ -144,7 +156,13 @@ impl Output for WriterOutput {
     }
 
     fn close(self: Box<Self>, kernel: KernelCounts) -> Closed {
-        let Self { slot, consumer, meter, thread, .. } = *self;
+        let Self {
+            slot,
+            consumer,
+            meter,
+            thread,
+            ..
+        } = *self;
         let mut problem = match consumer.close(slot, kernel.submitted) {
             Ok(lane) => {
                 // What the ring still held back after the consumer's patience: none of it will be
@@ -196,7 +214,11 @@ impl Writer {
     }
 
     fn write(&mut self, batch: Batch) {
-        let Batch { blocks, packets, permit: _permit } = batch;
+        let Batch {
+            blocks,
+            packets,
+            permit: _permit,
+        } = batch;
         let bytes = blocks.len() as u64;
         match self.sink.append(blocks) {
             Ok(empty) => {
@@ -208,7 +230,12 @@ impl Writer {
                     let _full = self.recycle.try_send(empty);
                 }
             }
-            Err(AppendError { taken, blocks, reason, problem }) => {
+            Err(AppendError {
+                taken,
+                blocks,
+                reason,
+                problem,
+            }) => {
                 let written = whole_blocks(&blocks, taken).packets;
                 Meter::add(&self.meter.written, written);
                 Meter::add(&self.meter.written_bytes, taken as u64);
@@ -216,8 +243,11 @@ impl Writer {
                 if self.problem.is_none() {
                     tracing::warn!(slot = %self.slot, %problem, "the output failed");
                     self.problem = Some(problem);
-                    let signal =
-                        Signal { slot: self.slot, generation: self.generation, reason };
+                    let signal = Signal {
+                        slot: self.slot,
+                        generation: self.generation,
+                        reason,
+                    };
                     if self.signals.blocking_send(signal).is_err() {
                         tracing::debug!("nobody is told of the failed output");
                     }
@@ -232,8 +262,7 @@ impl Writer {
         kernel.fill(&mut counts);
         self.meter.fill(&mut counts);
         let end = Timestamp::now();
-        let statistics =
-            Statistics::new(0, &counts, nanoseconds(self.started), nanoseconds(end));
+        let statistics = Statistics::new(0, &counts, nanoseconds(self.started), nanoseconds(end));
         let block = pcapng::interface_statistics(&statistics);
         let bytes = block.len() as u64;
         match self.sink.append(block) {
