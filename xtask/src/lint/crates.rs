@@ -105,7 +105,7 @@ fn arrows(package: &Value) -> Vec<String> {
             let name = dependency["name"].as_str().unwrap_or_default();
             let for_tests = dependency["kind"] == "dev";
             if dependency["path"].is_string() {
-                !to.contains(&name) && !(for_tests && TEST_ARROWS.contains(&(from, name)))
+                !(to.contains(&name) || for_tests && TEST_ARROWS.contains(&(from, name)))
             } else {
                 !for_tests && !may_use(from, name)
             }

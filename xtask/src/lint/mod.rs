@@ -130,7 +130,10 @@ fn clippy(fix: &[&str]) -> Command {
 
 fn ebpf_check(toolchain: &Toolchain) -> Command {
     let mut cargo = build::ebpf_cargo(toolchain, "check");
-    cargo.env("CARGO_BUILD_WARNINGS", "deny");
+    // By cargo rather than by the compiler's flags, which would hold for core too.
+    cargo
+        .args(["-Z", "warnings"])
+        .env("CARGO_BUILD_WARNINGS", "deny");
     cargo
 }
 

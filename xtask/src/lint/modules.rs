@@ -60,7 +60,8 @@ const ARROWS: [(&str, &[&str]); 12] = [
     ("main", &["app", "args", "doctor"]),
     ("app", &EVERYTHING),
     ("doctor", &EVERYTHING),
-    ("args", &[]),
+    // Types that flags are parsed into.
+    ("args", &["telemetry"]),
     ("api", &["session", "supervisor"]),
     ("telemetry", &["session", "sink", "supervisor", "writer"]),
     // These implement the traits that session and writer define.
