@@ -58,26 +58,15 @@ pub(crate) const PEERS: &[Package] = &[
         "ethtool",
         "sets offloads of the test beds' interfaces",
     ),
-    program("iperf3", "iperf3", "throughput across a captured veth"),
     program(
         "bpftool",
         "bpftool",
         "shows that no program, map or link is left behind",
     ),
     program(
-        "python3",
-        "python3",
-        "odd traffic: fragments, big GSO sends",
-    ),
-    program(
-        "curl",
-        "curl",
-        "HTTP traffic and alerts, as Falco would post them",
-    ),
-    program(
         "util-linux",
         "setpriv",
-        "runs the agent with two capabilities alone",
+        "runs the agent with two capabilities alone, in namespaces",
     ),
 ];
 
