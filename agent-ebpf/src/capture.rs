@@ -50,6 +50,14 @@ struct Visit {
     flow: Flow,
 }
 
+/// 0 for the first 292 years of uptime, which neither compiler nor verifier knows: see
+/// [`Flow::decode`].
+#[inline(always)]
+pub(crate) fn zero() -> u32 {
+    // SAFETY: no preconditions.
+    (unsafe { bpf_ktime_get_ns() } >> 63) as u32
+}
+
 /// `L3`: a cgroup program, whose packet starts with the IP header.
 ///
 /// A function of its own, so that its stack and that of the tap look-up are not added up (the
@@ -63,12 +71,11 @@ pub(crate) fn packet<const HOOK: u8, const L3: bool>(skb: &Skb, owner: &Owner) {
     let gso_size = skb.gso_size();
     // SAFETY: no preconditions.
     let now_ns = unsafe { bpf_ktime_get_ns() };
-    // 0 for the next 292 years of uptime, which the verifier does not know.
-    let zero = (now_ns >> 63) as u32;
     let mut visit = Visit {
         now_ns,
         left: owner.sessions,
-        taken: 0,
+        // Not a plain 0: two of them side by side become a loop over the stack.
+        taken: u64::from(zero()),
         parity: 0,
         frame_len: len + if L3 { ETHERNET_HEADER } else { 0 } + if vlan { VLAN_TAG } else { 0 },
         snaplen: 0,
@@ -80,7 +87,7 @@ pub(crate) fn packet<const HOOK: u8, const L3: bool>(skb: &Skb, owner: &Owner) {
         flow: Flow::decode(
             if vlan { ETHERTYPE_VLAN } else { skb.ethertype() },
             &Network::of::<L3>(skb),
-            zero,
+            zero(),
         ),
     };
     each_session(decide::<L3>, &mut visit);
@@ -206,7 +213,7 @@ extern "C" fn decide<const ATOMIC: bool>(_: u64, visit: *mut Visit) -> c_long {
     // SAFETY: as above.
     if unsafe { (*counters).untold } != 0 {
         // SAFETY: as above.
-        tell_gap(visit.now_ns, slot, session, unsafe { &raw mut (*counters).untold });
+        tell_gap(slot, session, unsafe { &raw mut (*counters).untold });
     }
     visit.taken |= 1 << slot;
     visit.parity |= u64::from(session.generation & 1) << slot;
@@ -296,13 +303,7 @@ fn take(slot: u32, session: &Session, cost: u64) -> bool {
         }
         fetch_add(&raw mut (*budget).packets, 1u64.wrapping_neg());
         if swap(&raw mut (*budget).told, 1) == 0
-            && !ring::notice(&RecordHeader {
-                abi: ABI_VERSION,
-                kind: KIND_LIMIT,
-                sessions: 1 << slot,
-                parity: u64::from(session.generation & 1) << slot,
-                ..RecordHeader::default()
-            })
+            && !ring::notice(KIND_LIMIT, slot, session.generation, 0)
         {
             swap(&raw mut (*budget).told, 0);
         }
@@ -326,22 +327,15 @@ fn give_back(slot: u32, session: &Session, cost: u64) {
 
 /// Tells how many packets were lost on this CPU since the last record, before the next one.
 #[inline(always)]
-fn tell_gap(now_ns: u64, slot: u32, session: &Session, untold: *mut u64) {
+fn tell_gap(slot: u32, session: &Session, untold: *mut u64) {
     // SAFETY: `untold` points into a map value. Swapped, so that a program that interrupts this
     // one does not tell the same loss again.
     let lost = unsafe { swap(untold, 0) };
     if lost == 0 {
         return;
     }
-    let told = ring::notice(&RecordHeader {
-        abi: ABI_VERSION,
-        kind: KIND_GAP,
-        time_ns: now_ns,
-        sessions: 1 << slot,
-        parity: u64::from(session.generation & 1) << slot,
-        origlen: if lost > u64::from(u32::MAX) { u32::MAX } else { lost as u32 },
-        ..RecordHeader::default()
-    });
+    let packets = if lost > u64::from(u32::MAX) { u32::MAX } else { lost as u32 };
+    let told = ring::notice(KIND_GAP, slot, session.generation, packets);
     if !told {
         // SAFETY: as above.
         unsafe { fetch_add(untold, lost) };

@@ -4,7 +4,10 @@ use aya_ebpf::{
     bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
     helpers::{bpf_ringbuf_discard, bpf_ringbuf_reserve, bpf_ringbuf_submit},
 };
-use remora_agent_common::record::{HEADER_LEN, RecordHeader, SIZE_CLASSES};
+use remora_agent_common::{
+    ABI_VERSION,
+    record::{HEADER_LEN, RecordHeader, SIZE_CLASSES},
+};
 
 use crate::{maps, skb::Skb};
 
@@ -37,9 +40,10 @@ pub(crate) fn packet(skb: Skb, header: &RecordHeader) -> Outcome {
     }
 }
 
-/// Puts a record without a packet into the ring. False if there is no room.
+/// Puts a record without a packet into the ring: one session, and a number of packets. False if
+/// there is no room.
 #[inline(always)]
-pub(crate) fn notice(header: &RecordHeader) -> bool {
+pub(crate) fn notice(kind: u8, slot: u32, generation: u32, packets: u32) -> bool {
     // SAFETY: the map is a ring buffer, the size a constant.
     let entry = unsafe {
         bpf_ringbuf_reserve((&raw const maps::EVENTS).cast_mut().cast(), HEADER_LEN as u64, 0)
@@ -47,9 +51,19 @@ pub(crate) fn notice(header: &RecordHeader) -> bool {
     if entry.is_null() {
         return false;
     }
-    // SAFETY: the entry has HEADER_LEN bytes, aligned to 8, and is submitted once.
+    let words = entry.cast::<u64>();
+    // Word by word, and volatile: the compiler would make a loop of the zeroes, which the verifier
+    // refuses to an agent without CAP_PERFMON.
+    // SAFETY: the entry has the eight words of a header, and is submitted once.
     unsafe {
-        entry.cast::<RecordHeader>().write(*header);
+        words.write_volatile(ABI_VERSION as u64 | (kind as u64) << 16);
+        words.add(1).write_volatile(0);
+        words.add(2).write_volatile(1 << slot);
+        words.add(3).write_volatile(u64::from(generation & 1) << slot);
+        words.add(4).write_volatile(0);
+        words.add(5).write_volatile(u64::from(packets) << 32);
+        words.add(6).write_volatile(0);
+        words.add(7).write_volatile(0);
         bpf_ringbuf_submit(entry, wakeup());
     }
     true

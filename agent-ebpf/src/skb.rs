@@ -1,6 +1,6 @@
 //! The packet, as both program types see it.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::{
     bindings::__sk_buff,
@@ -89,7 +89,9 @@ impl Network {
 impl NetworkBytes for Network {
     #[inline(always)]
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        let mut bytes = [0u8; N];
+        // Not set to zero first: that would be a loop over the stack, which the verifier refuses to
+        // an agent without CAP_PERFMON.
+        let mut bytes = MaybeUninit::<[u8; N]>::uninit();
         // SAFETY: `bytes` has N bytes; the helper checks the packet's bounds.
         let failed = unsafe {
             bpf_skb_load_bytes(
@@ -99,6 +101,7 @@ impl NetworkBytes for Network {
                 N as u32,
             )
         };
-        if failed == 0 { Some(bytes) } else { None }
+        // SAFETY: the helper has written all of it.
+        if failed == 0 { Some(unsafe { bytes.assume_init() }) } else { None }
     }
 }

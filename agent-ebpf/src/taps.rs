@@ -7,7 +7,7 @@
 //! - at the receiver, if the receiving socket belongs to the same session's tap,
 //! - else at the sender (no such socket, no ports, or a receiver outside of the tap).
 
-use core::mem;
+use core::mem::MaybeUninit;
 
 use aya_ebpf::{
     bindings::{bpf_sock, bpf_sock_tuple},
@@ -24,6 +24,7 @@ use remora_agent_common::{
 };
 
 use crate::{
+    capture::zero,
     maps,
     skb::{Network, Skb},
 };
@@ -156,31 +157,32 @@ fn join(owner: &mut Owner, cgroup_id: u64, loopback: bool) {
 /// Sessions whose tap the receiving socket of a loopback packet belongs to.
 #[inline(never)]
 fn receivers_sessions(skb: &Skb, gate: &Gate) -> u64 {
-    let flow = Flow::decode(skb.ethertype(), &Network::of::<true>(*skb), 0);
+    let flow = Flow::decode(skb.ethertype(), &Network::of::<true>(*skb), zero());
     if flow.ports == 0 {
         return 0;
     }
-    // SAFETY: all-zero bytes are a valid tuple.
-    let mut tuple: bpf_sock_tuple = unsafe { mem::zeroed() };
+    let mut tuple = MaybeUninit::<bpf_sock_tuple>::uninit();
+    let fields = tuple.as_mut_ptr();
     let size = match flow.family {
-        FAMILY_IPV4 => {
-            tuple.__bindgen_anon_1.ipv4.saddr = flow.source[0];
-            tuple.__bindgen_anon_1.ipv4.daddr = flow.destination[0];
-            tuple.__bindgen_anon_1.ipv4.sport = flow.source_port.to_be();
-            tuple.__bindgen_anon_1.ipv4.dport = flow.destination_port.to_be();
+        // SAFETY (both): the fields lie in `tuple`, and all `size` bytes are written.
+        FAMILY_IPV4 => unsafe {
+            (*fields).__bindgen_anon_1.ipv4.saddr = flow.source[0];
+            (*fields).__bindgen_anon_1.ipv4.daddr = flow.destination[0];
+            (*fields).__bindgen_anon_1.ipv4.sport = flow.source_port.to_be();
+            (*fields).__bindgen_anon_1.ipv4.dport = flow.destination_port.to_be();
             12
-        }
-        FAMILY_IPV6 => {
-            tuple.__bindgen_anon_1.ipv6.saddr = flow.source;
-            tuple.__bindgen_anon_1.ipv6.daddr = flow.destination;
-            tuple.__bindgen_anon_1.ipv6.sport = flow.source_port.to_be();
-            tuple.__bindgen_anon_1.ipv6.dport = flow.destination_port.to_be();
+        },
+        FAMILY_IPV6 => unsafe {
+            (*fields).__bindgen_anon_1.ipv6.saddr = flow.source;
+            (*fields).__bindgen_anon_1.ipv6.daddr = flow.destination;
+            (*fields).__bindgen_anon_1.ipv6.sport = flow.source_port.to_be();
+            (*fields).__bindgen_anon_1.ipv6.dport = flow.destination_port.to_be();
             36
-        }
+        },
         _ => return 0,
     };
     // Called by name: a helper behind a pointer is an indirect call, which eBPF has not.
-    let (skb, tuple) = (skb.as_ptr().cast(), &raw mut tuple);
+    let (skb, tuple) = (skb.as_ptr().cast(), fields);
     // SAFETY: the context and the tuple are valid; the size is one of the two that the helpers
     // take.
     let socket = match flow.protocol {

@@ -78,7 +78,22 @@ fn chain(error: &(dyn StdError + 'static)) -> String {
         let _ = write!(text, ": {cause}");
         source = cause.source();
     }
-    text.lines().next().unwrap_or_default().to_owned()
+    verdict(&text)
+}
+
+/// A verifier's log is long; what it did not like stands at its end, before three lines of figures.
+fn verdict(text: &str) -> String {
+    let first = text.lines().next().unwrap_or_default();
+    let figures = ["verification time", "stack depth", "processed ", ": "];
+    let last = text
+        .lines()
+        .skip(1)
+        .filter(|line| !figures.iter().any(|figure| line.starts_with(figure)))
+        .last();
+    match last {
+        Some(last) => format!("{first} … {}", last.trim()),
+        None => first.to_owned(),
+    }
 }
 
 fn is_permission(error: &(dyn StdError + 'static)) -> bool {
