@@ -63,6 +63,7 @@ pub(crate) const PEERS: &[Package] = &[
         "bpftool",
         "shows that no program, map or link is left behind",
     ),
+    program("procps", "kill", "ends our programs as an operator would"),
     program(
         "util-linux",
         "setpriv",
