@@ -139,7 +139,9 @@ impl Flow {
     #[inline(always)]
     fn decode_ipv4(&mut self, packet: &impl NetworkBytes, zero: u32) {
         self.family = FAMILY_IPV4 ^ zero as u8;
-        let Some(header) = packet.load::<20>(0) else { return };
+        let Some(header) = packet.load::<20>(0) else {
+            return;
+        };
         self.protocol = header[9];
         self.source[0] = word(&header, 12);
         self.destination[0] = word(&header, 16);
@@ -152,11 +154,22 @@ impl Flow {
     #[inline(always)]
     fn decode_ipv6(&mut self, packet: &impl NetworkBytes, zero: u32) {
         self.family = FAMILY_IPV6 ^ zero as u8;
-        let Some(header) = packet.load::<40>(0) else { return };
+        let Some(header) = packet.load::<40>(0) else {
+            return;
+        };
         self.protocol = header[6];
-        self.source = [word(&header, 8), word(&header, 12), word(&header, 16), word(&header, 20)];
-        self.destination =
-            [word(&header, 24), word(&header, 28), word(&header, 32), word(&header, 36)];
+        self.source = [
+            word(&header, 8),
+            word(&header, 12),
+            word(&header, 16),
+            word(&header, 20),
+        ];
+        self.destination = [
+            word(&header, 24),
+            word(&header, 28),
+            word(&header, 32),
+            word(&header, 36),
+        ];
         if self.protocol == PROTOCOL_FRAGMENT {
             if let Some([next]) = packet.load::<1>(40) {
                 self.protocol = next;
@@ -169,7 +182,9 @@ impl Flow {
     #[inline(always)]
     fn decode_arp(&mut self, packet: &impl NetworkBytes, zero: u32) {
         self.family = FAMILY_ARP ^ zero as u8;
-        let Some(body) = packet.load::<28>(0) else { return };
+        let Some(body) = packet.load::<28>(0) else {
+            return;
+        };
         self.source[0] = word(&body, 14);
         self.destination[0] = word(&body, 24);
     }
@@ -216,7 +231,11 @@ impl TypedFilter {
     /// Numbers to ask [`TypedFilter::term_matches`] for.
     #[inline(always)]
     pub fn terms(&self) -> u32 {
-        let terms = if self.addresses > self.ports { self.addresses } else { self.ports };
+        let terms = if self.addresses > self.ports {
+            self.addresses
+        } else {
+            self.ports
+        };
         terms as u32
     }
 
@@ -242,7 +261,11 @@ impl PortTerm {
 impl AddressTerm {
     #[inline(always)]
     fn matches(&self, flow: &Flow) -> bool {
-        let family = if flow.family == FAMILY_ARP { FAMILY_IPV4 } else { flow.family };
+        let family = if flow.family == FAMILY_ARP {
+            FAMILY_IPV4
+        } else {
+            flow.family
+        };
         family == self.family
             && ((self.side & SIDE_SOURCE != 0 && self.holds(&flow.source))
                 || (self.side & SIDE_DESTINATION != 0 && self.holds(&flow.destination)))
