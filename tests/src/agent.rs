@@ -16,7 +16,10 @@ use nix::{
 use remora_capture::sidecar::Sidecar;
 use remora_proto::v1;
 use tokio::runtime::Runtime;
-use tonic::{Status, transport::Channel};
+use tonic::{
+    Status,
+    transport::{Channel, Endpoint},
+};
 
 use crate::{
     http, name,
@@ -46,7 +49,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             ring_size: "16MiB".into(),
-            rights: if std::env::var_os("TMP_ROOT").is_some() { Rights::Root } else { Rights::Agent },
+            rights: Rights::Agent,
             data_tmpfs: None,
             arguments: Vec::new(),
         }
@@ -156,14 +159,20 @@ impl<'a> TestAgent<'a> {
         let name = format!("agent-{}", self.starts);
         // A log on the node's directory outlives a full data directory.
         let mut process = Proc::spawn(&mut command, self.directory.path(), &name)?;
-        let what = "an agent that serves";
-        let channel = wait::until_some(START_LIMIT, what, || {
+        let mut refusal = None;
+        let channel = wait::until_some(START_LIMIT, "an agent that serves", || {
             if let Some(status) = process.ended()? {
                 bail!("the agent ended ({status})");
             }
-            Ok(self.runtime.block_on(ready_channel(&self.socket())))
+            match self.runtime.block_on(ready_channel(&self.socket())) {
+                Ok(channel) => Ok(Some(channel)),
+                Err(error) => {
+                    refusal = Some(error);
+                    Ok(None)
+                }
+            }
         })
-        .with_context(|| process.tail())?;
+        .with_context(|| format!("last answer: {refusal:?}, {}", process.tail()))?;
         self.process = Some(process);
         self.channel = Some(channel);
         Ok(())
@@ -242,6 +251,11 @@ impl<'a> TestAgent<'a> {
             .max_encoding_message_size(usize::MAX))
     }
 
+    /// Waits for an answer; an error comes with the agent's log.
+    fn answer<T>(&self, call: impl Future<Output = Result<T, Status>>) -> Result<T> {
+        self.block_on(call).with_context(|| self.tail())
+    }
+
     /// Starts a capture.
     ///
     /// # Errors
@@ -273,7 +287,7 @@ impl<'a> TestAgent<'a> {
     /// The agent's refusal.
     pub fn stop(&self, id: &str) -> Result<v1::CaptureState> {
         let request = v1::StopRequest { id: id.into() };
-        let answer = self.block_on(self.client()?.stop(request))?.into_inner();
+        let answer = self.answer(self.client()?.stop(request))?.into_inner();
         answer.capture.context("no state")
     }
 
@@ -281,7 +295,7 @@ impl<'a> TestAgent<'a> {
     /// The agent's refusal.
     pub fn get(&self, id: &str) -> Result<v1::CaptureState> {
         let request = v1::GetRequest { id: id.into() };
-        self.block_on(self.client()?.get(request))?
+        self.answer(self.client()?.get(request))?
             .into_inner()
             .capture
             .context("no state")
@@ -293,7 +307,7 @@ impl<'a> TestAgent<'a> {
     /// The agent's refusal.
     pub fn list(&self, all: bool) -> Result<Vec<v1::CaptureState>> {
         Ok(self
-            .block_on(self.client()?.list(v1::ListRequest { all }))?
+            .answer(self.client()?.list(v1::ListRequest { all }))?
             .into_inner()
             .captures)
     }
@@ -344,7 +358,7 @@ impl<'a> TestAgent<'a> {
     /// The agent's refusal.
     pub fn stream(&self, id: &str) -> Result<Stream<'_>> {
         let request = v1::StreamRequest { id: id.into() };
-        let messages = self.block_on(self.client()?.stream(request))?.into_inner();
+        let messages = self.answer(self.client()?.stream(request))?.into_inner();
         Ok(Stream {
             runtime: &self.runtime,
             messages,
@@ -409,12 +423,12 @@ impl Stream<'_> {
 }
 
 /// A connection to an agent that answers.
-async fn ready_channel(socket: &Path) -> Option<Channel> {
+async fn ready_channel(socket: &Path) -> Result<Channel> {
     let uri = format!("unix:{}", socket.display());
-    let channel = Channel::from_shared(uri).ok()?.connect().await.ok()?;
+    let channel = Endpoint::from_shared(uri)?.connect().await?;
     let mut client = v1::node_client::NodeClient::new(channel.clone());
-    client.status(v1::StatusRequest {}).await.ok()?;
-    Some(channel)
+    client.status(v1::StatusRequest {}).await?;
+    Ok(channel)
 }
 
 /// The agent's program where uid 65532 can execute it: a checkout below a private home directory

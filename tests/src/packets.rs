@@ -296,26 +296,36 @@ pub fn bag<'a>(packets: impl IntoIterator<Item = &'a Packet>) -> Bag<'a> {
 /// # Errors
 /// They differ; with the first of the packets in which they do.
 pub fn assert_same(ours: &[Packet], theirs: &[Packet]) -> Result<()> {
-    let (mine, other) = (bag(ours), bag(theirs));
-    let beyond = |a: &Bag<'_>, b: &Bag<'_>| -> Vec<String> {
-        a.iter()
-            .filter(|(key, times)| b.get(*key).is_none_or(|there| there < times))
-            .take(DIFFERENCES_SHOWN)
-            .map(|((frame, original_len), times)| {
-                format!("{times} times, length {original_len}, {}", shown(frame))
-            })
-            .collect()
-    };
+    assert_between(ours, theirs, theirs)
+}
+
+/// `ours` has at least what `least` has and at most what `most` has, each as often.
+///
+/// # Errors
+/// It has not; with the first of the packets in which they differ.
+pub fn assert_between(ours: &[Packet], least: &[Packet], most: &[Packet]) -> Result<()> {
+    let (mine, lower, upper) = (bag(ours), bag(least), bag(most));
+    let (missing, foreign) = (beyond(&lower, &mine), beyond(&mine, &upper));
     ensure!(
-        mine == other,
-        "of our {} packets these are not in the other capture: {:#?}\n\
-         of its {} packets these are not in ours: {:#?}",
+        missing.is_empty() && foreign.is_empty(),
+        "{} packets; of the {} that must be there these are missing: {missing:#?}\n\
+         of the {} that may be there these are not, but are here: {foreign:#?}",
         ours.len(),
-        beyond(&mine, &other),
-        theirs.len(),
-        beyond(&other, &mine),
+        least.len(),
+        most.len(),
     );
     Ok(())
+}
+
+/// The first packets that `a` has more often than `b`.
+fn beyond(a: &Bag<'_>, b: &Bag<'_>) -> Vec<String> {
+    a.iter()
+        .filter(|(key, times)| b.get(*key).is_none_or(|there| there < times))
+        .take(DIFFERENCES_SHOWN)
+        .map(|((frame, original_len), times)| {
+            format!("{times} times, length {original_len}, {}", shown(frame))
+        })
+        .collect()
 }
 
 /// The first bytes of a frame, for an error message.

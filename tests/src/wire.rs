@@ -61,6 +61,12 @@ impl Tcpdump {
         Ok(Self { process, file })
     }
 
+    /// Where its packets go; complete after [`Self::stop`].
+    #[must_use]
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
     /// Waits until its file has a frame that `wanted` takes.
     ///
     /// # Errors
