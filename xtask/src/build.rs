@@ -27,7 +27,7 @@ pub(crate) fn build(tools: &BpfTools, profile: Profile) -> anyhow::Result<()> {
     step("building the eBPF object", || build_ebpf(tools))?;
     step("building remora, remora-agent, remora-controller", || {
         let mut cargo = workspace::cargo();
-        cargo.args(["build", "--quiet", "--bins"]);
+        cargo.args(["build", "--bins"]);
         cargo.args([
             "-p",
             "remora-cli",
@@ -61,14 +61,7 @@ pub(crate) fn ebpf_cargo(toolchain: &Toolchain, verb: &str) -> Command {
     let flags = [&arch, "-Ctarget-cpu=v3", "-Clink-arg=--btf"];
     let mut cargo = toolchain.cargo_command();
     cargo.current_dir(workspace::root());
-    cargo.args([
-        verb,
-        "--quiet",
-        "--package",
-        EBPF_PACKAGE,
-        "--target",
-        TARGET,
-    ]);
+    cargo.args([verb, "--package", EBPF_PACKAGE, "--target", TARGET]);
     cargo.args([
         "-Z",
         "build-std=core",

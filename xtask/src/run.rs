@@ -25,15 +25,7 @@ pub(crate) fn run(name: &str, args: &[String], installing: Installing) -> anyhow
     build(&tools, Profile::Release)?;
     step(&format!("building {name}"), || {
         let mut cargo = workspace::cargo();
-        cargo.args([
-            "build",
-            "--quiet",
-            "--release",
-            "-p",
-            "remora-tests",
-            "--bin",
-            name,
-        ]);
+        cargo.args(["build", "--release", "-p", "remora-tests", "--bin", name]);
         run_command(&mut cargo)
     })?;
     let mut program = as_root(bin_dir().join(name));

@@ -18,7 +18,7 @@ use anyhow::{Context as _, ensure};
 use serde_json::Value;
 
 use crate::build::{Profile, build};
-use crate::process::{as_root, line};
+use crate::process::{as_root, line, run};
 use crate::run::{BIN_DIR, bin_dir};
 use crate::setup::{Installing, Purpose, setup};
 use crate::{lint, workspace};
@@ -78,25 +78,20 @@ fn layer(name: &'static str, run: impl FnOnce() -> anyhow::Result<Tally>) -> any
 }
 
 fn unit(filter: Option<&str>) -> anyhow::Result<Tally> {
-    let mut cargo = workspace::cargo();
-    cargo
-        .args(["test", "--quiet", "--no-fail-fast"])
-        .args(filter);
-    run_tests(&mut cargo)
+    let test = |args: &[&str]| {
+        let mut cargo = workspace::cargo();
+        cargo.arg("test").args(args);
+        cargo
+    };
+    // Built in sight, run in dots.
+    run(&mut test(&["--no-run"]))?;
+    run_tests(test(&["--quiet", "--no-fail-fast"]).args(filter))
 }
 
 /// Builds the test programs of the `tests` crate; those of the kernel layer, and the others.
 fn suites() -> anyhow::Result<(Vec<PathBuf>, Vec<PathBuf>)> {
     let mut cargo = workspace::cargo();
-    cargo.args([
-        "test",
-        "--quiet",
-        "-p",
-        "remora-tests",
-        "--lib",
-        "--tests",
-        "--no-run",
-    ]);
+    cargo.args(["test", "-p", "remora-tests", "--lib", "--tests", "--no-run"]);
     cargo
         .args(["--message-format", "json-render-diagnostics"])
         .stderr(Stdio::inherit());

@@ -107,20 +107,14 @@ pub(crate) fn fix() -> anyhow::Result<()> {
 /// to build, and would delay the first `cargo xtask` of everyone by that.
 pub(crate) fn codegen(check: bool) -> Command {
     let mut cargo = workspace::cargo();
-    cargo.args(["run", "--quiet", "-p", "xtask-codegen", "--"]);
+    cargo.args(["run", "-p", "xtask-codegen", "--"]);
     cargo.args(check.then_some("--check"));
     cargo
 }
 
 fn clippy(fix: &[&str]) -> Command {
     let mut cargo = workspace::cargo();
-    cargo.args([
-        "clippy",
-        "--quiet",
-        "--workspace",
-        "--exclude",
-        EBPF_PACKAGE,
-    ]);
+    cargo.args(["clippy", "--workspace", "--exclude", EBPF_PACKAGE]);
     cargo
         .args(["--all-targets", "--all-features"])
         .args(fix)

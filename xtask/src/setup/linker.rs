@@ -55,14 +55,7 @@ pub(super) fn build(toolchain: &Toolchain, installing: Installing) -> anyhow::Re
     let root = root(toolchain)?;
     let mut command = toolchain.cargo_command();
     let (version, features) = (format!("={VERSION}"), format!("llvm-{llvm}"));
-    command.args([
-        "install",
-        "--quiet",
-        NAME,
-        "--version",
-        &version,
-        "--locked",
-    ]);
+    command.args(["install", NAME, "--version", &version, "--locked"]);
     command.args(["--no-default-features", "--features", &features, "--root"]);
     command
         .arg(&root)

@@ -49,7 +49,7 @@ pub(crate) fn setup(purpose: Purpose, installing: Installing) -> anyhow::Result<
     };
     let mut found = toolchain::find()?;
     if found.usable.is_empty() {
-        missing.splice(0..0, toolchain::packages(&found)?);
+        missing.splice(0..0, toolchain::packages(&found, installing)?);
     }
     packages::install(&missing, installing)?;
     if found.usable.is_empty() {

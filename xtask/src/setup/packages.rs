@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 
 use crate::process::{as_root, find, is_root, line, output, run, step};
 
@@ -141,25 +141,17 @@ pub(crate) fn install(packages: &[Package], installing: Installing) -> anyhow::R
     if find("apt-get").is_none() {
         bail!("this is no Debian: install what your distribution calls them, and run this again");
     }
-    let mut command = apt_get();
-    command.args(["install", "--yes", "--no-install-recommends"]);
-    command.args(packages.iter().map(|package| package.name.as_ref()));
-    let by_hand = line(&command);
+    let names = || packages.iter().map(|package| package.name.as_ref());
+    let by_hand = line(as_root("apt-get").arg("install").args(names()));
     if installing == Installing::Refused {
         bail!("--no-install: run `{by_hand}`, then this again");
     }
-    if !is_root() && find("sudo").is_none() {
-        bail!("neither root nor sudo: run `{by_hand}` as root, then this again");
-    }
-    let unknown = || {
-        packages
-            .iter()
-            .any(|package| candidate(&package.name).is_none())
-    };
-    let mut updated = false;
-    if unknown() {
+    let mut command = apt_get()?;
+    command.args(["install", "--yes", "--no-install-recommends"]);
+    command.args(names());
+    let updated = names().any(|name| candidate(name).is_none());
+    if updated {
         update()?;
-        updated = true;
     }
     step("apt-get install", || match run(&mut command) {
         // Lists that have aged name files that the mirror no longer has.
@@ -193,15 +185,19 @@ pub(crate) fn candidate(name: &str) -> Option<String> {
 }
 
 pub(crate) fn update() -> anyhow::Result<()> {
-    step("apt-get update", || run(apt_get().arg("update")))
+    step("apt-get update", || run(apt_get()?.arg("update")))
 }
 
-fn apt_get() -> Command {
+fn apt_get() -> anyhow::Result<Command> {
+    ensure!(
+        is_root() || find("sudo").is_some(),
+        "packages are missing, and here is neither root nor sudo: run `cargo xtask setup` as root"
+    );
     let mut command = as_root("env");
     // No questions (wireshark-common has one), and patience with another apt at work.
     command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet"]);
     command.args(["--option", "DPkg::Lock::Timeout=300"]);
-    command
+    Ok(command)
 }
 
 #[cfg(test)]

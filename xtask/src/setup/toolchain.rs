@@ -13,7 +13,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, bail, ensure};
 
-use super::packages::{Package, candidate, program, update};
+use super::packages::{Installing, Package, candidate, program, update};
 use crate::process::{find_all, output};
 
 pub(crate) const TARGET: &str = "bpfel-unknown-none";
@@ -255,7 +255,7 @@ fn numbers(version: &str) -> Vec<u32> {
 ///
 /// # Errors
 /// The distribution has none that is new enough.
-pub(super) fn packages(found: &Found) -> anyhow::Result<Vec<Package>> {
+pub(super) fn packages(found: &Found, installing: Installing) -> anyhow::Result<Vec<Package>> {
     let choose = || {
         DISTRIBUTION.iter().find(|packages| {
             candidate(&packages[0].name)
@@ -268,18 +268,25 @@ pub(super) fn packages(found: &Found) -> anyhow::Result<Vec<Package>> {
     if let Some(packages) = choose() {
         return Ok(packages.to_vec());
     }
-    update()?;
+    if installing == Installing::Allowed {
+        update()?;
+    }
     choose()
         .map(|packages| packages.to_vec())
         .with_context(|| none_usable(found))
 }
 
 pub(super) fn none_usable(found: &Found) -> String {
+    let rejected: String = found
+        .rejected
+        .iter()
+        .map(|why| format!("\n  {why}"))
+        .collect();
     format!(
-        "no Rust toolchain here can build eBPF programs.\n  {}\n\
-         Install one: `rustup toolchain install nightly --component rust-src`, or name one by \
-         REMORA_BPF_RUSTC and REMORA_BPF_CARGO",
-        found.rejected.join("\n  ")
+        "no Rust toolchain here can build eBPF programs.{rejected}\n\
+         Install one (`rustup toolchain install nightly --component rust-src`, or, on a Debian \
+         whose lists are old, `apt-get update` and this again), or name one by REMORA_BPF_RUSTC \
+         and REMORA_BPF_CARGO"
     )
 }
 
