@@ -142,20 +142,23 @@ pub(crate) fn install(packages: &[Package], installing: Installing) -> anyhow::R
         bail!("this is no Debian: install what your distribution calls them, and run this again");
     }
     let names = || packages.iter().map(|package| package.name.as_ref());
-    let by_hand = line(as_root("apt-get").arg("install").args(names()));
+    let lists_are_old = names().any(|name| candidate(name).is_none());
+    let mut by_hand = line(as_root("apt-get").arg("install").args(names()));
+    if lists_are_old {
+        by_hand = format!("{} && {by_hand}", line(as_root("apt-get").arg("update")));
+    }
     if installing == Installing::Refused {
         bail!("--no-install: run `{by_hand}`, then this again");
     }
     let mut command = apt_get()?;
     command.args(["install", "--yes", "--no-install-recommends"]);
     command.args(names());
-    let updated = names().any(|name| candidate(name).is_none());
-    if updated {
+    if lists_are_old {
         update()?;
     }
     step("apt-get install", || match run(&mut command) {
         // Lists that have aged name files that the mirror no longer has.
-        Err(_) if !updated => update().and_then(|()| run(&mut command)),
+        Err(_) if !lists_are_old => update().and_then(|()| run(&mut command)),
         result => result,
     })
     .with_context(|| format!("cannot install; by hand: `{by_hand}`"))?;

@@ -268,8 +268,11 @@ pub(super) fn packages(found: &Found, installing: Installing) -> anyhow::Result<
     if let Some(packages) = choose() {
         return Ok(packages.to_vec());
     }
-    if installing == Installing::Allowed {
-        update()?;
+    match installing {
+        Installing::Allowed => update()?,
+        // Nothing known at all: the first is the likelier, and it is only said.
+        Installing::Refused if candidate("rustc").is_none() => return Ok(DISTRIBUTION[0].to_vec()),
+        Installing::Refused => {}
     }
     choose()
         .map(|packages| packages.to_vec())
