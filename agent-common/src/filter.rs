@@ -214,69 +214,80 @@ fn word<const N: usize>(bytes: &[u8; N], at: usize) -> u32 {
 
 impl TypedFilter {
     /// The filter's verdict.
+    ///
+    /// Each term's verdict is computed without a branch, and the first that fails ends it: else the
+    /// eBPF verifier would follow every combination of what they compare (a million instructions).
     #[inline(always)]
     pub fn matches(&self, flow: &Flow) -> bool {
-        self.network_matches(flow) && (0..self.terms()).all(|i| self.term_matches(i, flow))
-    }
-
-    /// Family and protocol hold.
-    #[inline(always)]
-    pub fn network_matches(&self, flow: &Flow) -> bool {
-        (self.family == FAMILY_ANY || self.family == flow.family)
-            && (self.protocol == PROTOCOL_ANY
-                || (self.protocol == flow.protocol
-                    && (flow.family == FAMILY_IPV4 || flow.family == FAMILY_IPV6)))
-    }
-
-    /// Numbers to ask [`TypedFilter::term_matches`] for.
-    #[inline(always)]
-    pub fn terms(&self) -> u32 {
-        let terms = if self.addresses > self.ports {
-            self.addresses
-        } else {
-            self.ports
-        };
-        terms as u32
-    }
-
-    /// The port term and the address term number `i` hold, where they are in use. The number is
-    /// masked, so that the eBPF verifier sees its bound.
-    #[inline(always)]
-    pub fn term_matches(&self, i: u32, flow: &Flow) -> bool {
-        let at = i as usize & (TERMS - 1);
-        (i >= self.ports as u32 || self.port[at].matches(flow))
-            && (i >= self.addresses as u32 || self.address[at].matches(flow))
+        if self.family != FAMILY_ANY && self.family != flow.family {
+            return false;
+        }
+        if self.protocol != PROTOCOL_ANY
+            && (self.protocol != flow.protocol
+                || (flow.family != FAMILY_IPV4 && flow.family != FAMILY_IPV6))
+        {
+            return false;
+        }
+        let mut i = 0;
+        while i < TERMS {
+            if self.port[i].miss(flow) & used(i, self.ports) != 0
+                || self.address[i].miss(flow) & used(i, self.addresses) != 0
+            {
+                return false;
+            }
+            i += 1;
+        }
+        true
     }
 }
 
+/// All ones for the terms in use, 0 for the others.
+#[inline(always)]
+fn used(i: usize, terms: u8) -> u64 {
+    ((i as i64 - terms as i64) >> 63) as u64
+}
+
+/// 0 if one of the sides that are looked at does not differ. `differences` have 16 bits.
+#[inline(always)]
+fn miss(side: u8, source_difference: u64, destination_difference: u64) -> u64 {
+    let ignored = !side as u64;
+    let source = source_difference | (ignored & SIDE_SOURCE as u64) << 16;
+    let destination = destination_difference | (ignored & SIDE_DESTINATION as u64) << 16;
+    source * destination
+}
+
 impl PortTerm {
+    /// 0 if it matches.
     #[inline(always)]
-    fn matches(&self, flow: &Flow) -> bool {
-        flow.ports != 0
-            && ((self.side & SIDE_SOURCE != 0 && self.port == flow.source_port)
-                || (self.side & SIDE_DESTINATION != 0 && self.port == flow.destination_port))
+    fn miss(&self, flow: &Flow) -> u64 {
+        let source = (self.port ^ flow.source_port) as u64;
+        let destination = (self.port ^ flow.destination_port) as u64;
+        miss(self.side, source, destination) | (flow.ports ^ 1) as u64
     }
 }
 
 impl AddressTerm {
+    /// 0 if it matches.
     #[inline(always)]
-    fn matches(&self, flow: &Flow) -> bool {
-        let family = if flow.family == FAMILY_ARP {
-            FAMILY_IPV4
-        } else {
-            flow.family
-        };
-        family == self.family
-            && ((self.side & SIDE_SOURCE != 0 && self.holds(&flow.source))
-                || (self.side & SIDE_DESTINATION != 0 && self.holds(&flow.destination)))
+    fn miss(&self, flow: &Flow) -> u64 {
+        // ARP is looked at as IPv4: 1 becomes 4, the others stay.
+        let arp = ((flow.family ^ FAMILY_ARP) as i64 - 1) >> 63;
+        let family = flow.family as i64 + (arp & (FAMILY_IPV4 - FAMILY_ARP) as i64);
+        let family = (family ^ self.family as i64) as u64;
+        miss(
+            self.side,
+            self.difference(&flow.source),
+            self.difference(&flow.destination),
+        ) | family
     }
 
+    /// 0 if the address is in the term's network; at most 16 bits.
     #[inline(always)]
-    fn holds(&self, address: &Address) -> bool {
+    fn difference(&self, address: &Address) -> u64 {
         let difference = ((address[0] & self.mask[0]) ^ self.address[0])
             | ((address[1] & self.mask[1]) ^ self.address[1])
             | ((address[2] & self.mask[2]) ^ self.address[2])
             | ((address[3] & self.mask[3]) ^ self.address[3]);
-        difference == 0
+        (difference >> 16 | difference & 0xffff) as u64
     }
 }

@@ -9,7 +9,7 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use remora_agent_common::{
     ABI_VERSION, SESSION_SLOTS, SNAPLEN_MAX,
-    filter::{Flow, TypedFilter},
+    filter::Flow,
     record::{
         CAPLEN_MAX, ETHERNET_HEADER, HOOK_CGROUP_INGRESS, HOOK_TCX_INGRESS, KIND_GAP, KIND_LIMIT,
         KIND_PACKET, LINK_ETHERNET, LINK_IP, RecordHeader,
@@ -146,52 +146,36 @@ fn each_session(step: Step, visit: &mut Visit) {
     }
 }
 
-/// Takes the lowest session out of `visit.left`. The slot is masked for the verifier.
+/// Whether session `i` is among those to be visited. The loop counts through the slots: to look for
+/// the lowest bit would take branches (which the verifier multiplies) or a table (which takes
+/// CAP_PERFMON). The slot is masked for the verifier.
 #[inline(always)]
-fn next_slot(visit: &mut Visit) -> Option<u32> {
-    if visit.left == 0 {
-        return None;
+fn visited(i: u64, visit: &Visit) -> Visited {
+    let rest = visit.left >> (i & 63);
+    if rest == 0 {
+        Visited::Done
+    } else if rest & 1 == 0 {
+        Visited::Skip
+    } else {
+        Visited::Slot(i as u32 & (SESSION_SLOTS - 1))
     }
-    let slot = trailing_zeros(visit.left) & (SESSION_SLOTS - 1);
-    visit.left &= visit.left - 1;
-    Some(slot)
 }
 
-/// eBPF has no instruction for it, and the compiler's own way needs a table.
-#[inline(always)]
-fn trailing_zeros(mut bits: u64) -> u32 {
-    let mut n = 0;
-    if bits & 0xffff_ffff == 0 {
-        n += 32;
-        bits >>= 32;
-    }
-    if bits & 0xffff == 0 {
-        n += 16;
-        bits >>= 16;
-    }
-    if bits & 0xff == 0 {
-        n += 8;
-        bits >>= 8;
-    }
-    if bits & 0xf == 0 {
-        n += 4;
-        bits >>= 4;
-    }
-    if bits & 3 == 0 {
-        n += 2;
-        bits >>= 2;
-    }
-    if bits & 1 == 0 {
-        n += 1;
-    }
-    n
+enum Visited {
+    Slot(u32),
+    Skip,
+    Done,
 }
 
 /// First round: does the session take the packet?
-extern "C" fn decide<const ATOMIC: bool>(_: u64, visit: *mut Visit) -> c_long {
+extern "C" fn decide<const ATOMIC: bool>(i: u64, visit: *mut Visit) -> c_long {
     // SAFETY: bpf_loop hands on the pointer to the caller's live stack slot.
     let visit = unsafe { &mut *visit };
-    let Some(slot) = next_slot(visit) else { return 1 };
+    let slot = match visited(i, visit) {
+        Visited::Slot(slot) => slot,
+        Visited::Skip => return 0,
+        Visited::Done => return 1,
+    };
     let Some(session) = maps::SESSIONS.get(slot) else { return 1 };
     let Some(counters) = maps::COUNTERS.get_ptr_mut(slot) else { return 1 };
     if visit.now_ns >= session.deadline_ns {
@@ -199,7 +183,7 @@ extern "C" fn decide<const ATOMIC: bool>(_: u64, visit: *mut Visit) -> c_long {
     }
     // SAFETY (here and below): the pointers point into map values.
     unsafe { add::<ATOMIC>(&raw mut (*counters).seen, 1) };
-    if session.directions & visit.direction == 0 || !matches(&session.filter, &visit.flow) {
+    if session.directions & visit.direction == 0 || !session.filter.matches(&visit.flow) {
         return 0;
     }
     // SAFETY: as above.
@@ -223,49 +207,15 @@ extern "C" fn decide<const ATOMIC: bool>(_: u64, visit: *mut Visit) -> c_long {
     0
 }
 
-/// A filter and what it is asked about.
-#[repr(C)]
-struct Question<'a> {
-    filter: &'a TypedFilter,
-    flow: &'a Flow,
-    failed: u64,
-}
-
-/// [`TypedFilter::matches`], with a helper's loop over the terms: the verifier follows each term
-/// once instead of all their combinations (a million instructions).
-#[inline(always)]
-fn matches(filter: &TypedFilter, flow: &Flow) -> bool {
-    if !filter.network_matches(flow) {
-        return false;
-    }
-    let terms = filter.terms();
-    if terms == 0 {
-        return true;
-    }
-    let mut question = Question { filter, flow, failed: 0 };
-    // SAFETY: the callback has the type that bpf_loop calls, and `question` outlives the call.
-    unsafe {
-        bpf_loop(terms, ask_term as *mut c_void, (&raw mut question).cast(), 0);
-    }
-    question.failed == 0
-}
-
-extern "C" fn ask_term(i: u64, question: *mut Question<'_>) -> c_long {
-    // SAFETY: bpf_loop hands on the pointer to the caller's live stack slot.
-    let question = unsafe { &mut *question };
-    if question.filter.term_matches(i as u32, question.flow) {
-        0
-    } else {
-        question.failed = 1;
-        1
-    }
-}
-
 /// Second round: what became of the record, for each session that took the packet.
-extern "C" fn settle<const ATOMIC: bool>(_: u64, visit: *mut Visit) -> c_long {
+extern "C" fn settle<const ATOMIC: bool>(i: u64, visit: *mut Visit) -> c_long {
     // SAFETY: as in `decide`.
     let visit = unsafe { &mut *visit };
-    let Some(slot) = next_slot(visit) else { return 1 };
+    let slot = match visited(i, visit) {
+        Visited::Slot(slot) => slot,
+        Visited::Skip => return 0,
+        Visited::Done => return 1,
+    };
     let Some(counters) = maps::COUNTERS.get_ptr_mut(slot) else { return 1 };
     // SAFETY: the pointers point into map values.
     unsafe {

@@ -77,8 +77,10 @@ fn cgroup<const HOOK: u8>(skb: Skb) {
     if gate.armed == 0 || gate.cgroup_levels == 0 {
         return;
     }
-    let Some(owner) = taps::of_cgroup::<HOOK>(&skb, gate) else { return };
-    capture::packet::<HOOK, true>(&skb, &owner);
+    let mut owner = taps::Owner::none(gate);
+    if taps::of_cgroup::<HOOK>(&skb, gate, &mut owner) {
+        capture::packet::<HOOK, true>(&skb, &owner);
+    }
 }
 
 /// The helpers that are used (`bpf_skb_cgroup_id`, `bpf_ringbuf_*`, `bpf_loop`) are not

@@ -44,6 +44,16 @@ pub(crate) struct Owner {
     pub(crate) sessions: u64,
 }
 
+impl Owner {
+    /// `gate.armed` is at most 64, which neither compiler nor verifier knows: plain zeroes side by
+    /// side would become a loop over the stack, which takes CAP_PERFMON.
+    #[inline(always)]
+    pub(crate) fn none(gate: &Gate) -> Self {
+        let zero = gate.armed >> 31;
+        Self { tap: zero, generation: zero, flip: zero != 0, sessions: u64::from(zero) }
+    }
+}
+
 #[inline(always)]
 pub(crate) fn of_interface(ifindex: u32) -> Option<Owner> {
     let tap = if ifindex < IFINDEX_ARRAY {
@@ -57,15 +67,17 @@ pub(crate) fn of_interface(ifindex: u32) -> Option<Owner> {
     Some(Owner { tap, generation, flip: flags & TAP_FLIP != 0, sessions })
 }
 
-#[inline(always)]
-pub(crate) fn of_cgroup<const HOOK: u8>(skb: &Skb, gate: &Gate) -> Option<Owner> {
+/// Fills in `owner`; false if there is none.
+///
+/// A function of its own, so that its stack is given back before the packet is looked at.
+#[inline(never)]
+pub(crate) fn of_cgroup<const HOOK: u8>(skb: &Skb, gate: &Gate, owner: &mut Owner) -> bool {
     let loopback = skb.ifindex() == LOOPBACK;
-    let mut owner = cgroup_taps(&Sender(*skb), gate.cgroup_levels, loopback)?;
-    if HOOK == HOOK_CGROUP_EGRESS && loopback {
-        let at_receiver = receivers_sessions(skb, gate) & gate.ingress_sessions;
-        owner.sessions &= !at_receiver;
+    cgroup_taps(&Sender(*skb), gate.cgroup_levels, loopback, owner);
+    if HOOK == HOOK_CGROUP_EGRESS && loopback && owner.sessions != 0 {
+        owner.sessions &= !(receivers_sessions(skb, gate) & gate.ingress_sessions);
     }
-    if owner.sessions == 0 { None } else { Some(owner) }
+    owner.sessions != 0
 }
 
 /// Sessions of tap index `tap`, if there are any.
@@ -120,22 +132,23 @@ impl InCgroup for Socket {
 /// The taps of a cgroup and its ancestors: the innermost names the packet, the sessions of all are
 /// joined.
 #[inline(always)]
-fn cgroup_taps(member: &impl InCgroup, levels: u32, loopback: bool) -> Option<Owner> {
-    let mut owner = Owner { tap: 0, generation: 0, flip: false, sessions: 0 };
+fn cgroup_taps(member: &impl InCgroup, levels: u32, loopback: bool, owner: &mut Owner) {
     let own = member.cgroup_id();
-    join(&mut owner, own, loopback);
-    // From the innermost depth outwards; level 0 is the root, which is never a tap.
-    let mut level = CGROUP_LEVELS as i32 - 1;
-    while level > 0 {
-        if levels & (1 << level) != 0 {
-            let id = member.ancestor(level);
-            if id != 0 && id != own {
-                join(&mut owner, id, loopback);
-            }
-        }
-        level -= 1;
+    join(owner, own, loopback);
+    // From the innermost depth outwards; level 0 is the root, which is never a tap. Not a loop: the
+    // verifier loses sight of its counter.
+    macro_rules! ancestors {
+        ($($level:literal)*) => {
+            $(if levels & (1 << $level) != 0 {
+                let id = member.ancestor($level);
+                if id != 0 && id != own {
+                    join(owner, id, loopback);
+                }
+            })*
+            const { assert!([$($level),*].len() == CGROUP_LEVELS as usize - 1) };
+        };
     }
-    if owner.sessions == 0 { None } else { Some(owner) }
+    ancestors!(15 14 13 12 11 10 9 8 7 6 5 4 3 2 1);
 }
 
 #[inline(always)]
@@ -193,9 +206,9 @@ fn receivers_sessions(skb: &Skb, gate: &Gate) -> u64 {
     if socket.is_null() {
         return 0;
     }
-    let sessions =
-        cgroup_taps(&Socket(socket), gate.cgroup_levels, true).map_or(0, |owner| owner.sessions);
+    let mut receiver = Owner::none(gate);
+    cgroup_taps(&Socket(socket), gate.cgroup_levels, true, &mut receiver);
     // SAFETY: it was looked up above and is not used afterwards.
     unsafe { bpf_sk_release(socket.cast()) };
-    sessions
+    receiver.sessions
 }
