@@ -243,6 +243,7 @@ async fn stream(
     source: StreamSource,
     sender: Sender<v1::StreamResponse>,
 ) {
+    let owned = matches!(source, StreamSource::Live(_));
     let sent = match source {
         StreamSource::Live(chunks) => live(chunks, &sender).await,
         StreamSource::Tail(tail) => follow(tail, &sender).await,
@@ -258,8 +259,13 @@ async fn stream(
             };
             let _gone = sender.send(last).await;
         }
-        // For a live stream the writer notices that its reader went.
-        Err(Ended::ReaderGone) => tracing::debug!(capture = %id, "the stream's reader went away"),
+        Err(Ended::ReaderGone) => {
+            tracing::debug!(capture = %id, "the stream's reader went away");
+            // The writer would notice at the next packet, which may never come.
+            if owned && let Err(error) = driver.stop(id, StopReason::ReaderGone).await {
+                tracing::debug!(capture = %id, %error, "the capture had ended");
+            }
+        }
         Err(Ended::Failed(path, error)) => {
             let message = format!("failed to read {}: {error}", path.display());
             let failed = status(Code::Internal, Reason::CaptureNotFound, message);

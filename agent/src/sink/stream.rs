@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use remora_capture::session::StopReason;
-use tokio::{runtime::Handle, sync::mpsc, time::timeout};
+use tokio::{
+    runtime::Handle,
+    sync::mpsc::{self, error::TrySendError},
+    time::timeout,
+};
 
 use crate::{
     session::ChunkReceiver,
@@ -45,13 +49,12 @@ impl Sink for StreamSink {
         let Some(reader) = &self.reader else {
             return Err(gone(blocks, "the stream's reader is gone"));
         };
-        let problem = match self.runtime.block_on(timeout(STALL, reader.reserve())) {
-            Ok(Ok(room)) => {
+        let problem = match room(&self.runtime, reader) {
+            Ok(room) => {
                 room.send(Bytes::from(blocks));
                 return Ok(None);
             }
-            Ok(Err(_closed)) => "the stream's reader went away",
-            Err(_elapsed) => "the stream's reader took nothing for 10 seconds",
+            Err(problem) => problem,
         };
         self.reader = None;
         Err(gone(blocks, problem))
@@ -60,6 +63,25 @@ impl Sink for StreamSink {
     fn finish(&mut self) -> Result<(), String> {
         self.reader = None;
         Ok(())
+    }
+}
+
+/// Room for one batch. The first, the header, comes from the session's own task, which must not
+/// block: there is room for it.
+fn room<'a>(
+    runtime: &Handle,
+    reader: &'a mpsc::Sender<Bytes>,
+) -> Result<mpsc::Permit<'a, Bytes>, &'static str> {
+    const GONE: &str = "the stream's reader went away";
+    match reader.try_reserve() {
+        Ok(room) => Ok(room),
+        Err(TrySendError::Closed(())) => Err(GONE),
+        Err(TrySendError::Full(())) => {
+            match runtime.block_on(async { timeout(STALL, reader.reserve()).await }) {
+                Ok(room) => room.map_err(|_closed| GONE),
+                Err(_elapsed) => Err("the stream's reader took nothing for 10 seconds"),
+            }
+        }
     }
 }
 
