@@ -412,6 +412,7 @@ fn a_stream_that_nobody_reads_drops_its_own_packets_and_no_others() -> Result<()
     })
     .with_context(|| agent.tail())?;
     let counts = last.counts.context("no counts")?;
+    println!("{counts:?}: {:?} {}", last.stop_reason(), last.message);
     proof::law(&counts)?;
     assert!(
         counts.dropped_queue > 0,
