@@ -1,7 +1,7 @@
 //! `remora-agent`.
 #![forbid(unsafe_code)]
 
-use std::process::ExitCode;
+use std::{io::IsTerminal as _, process::ExitCode};
 
 use clap::Parser as _;
 use remora_agent::{
@@ -26,7 +26,8 @@ fn main() -> ExitCode {
     };
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     if log_json {
         subscriber.json().init();
     } else {

@@ -1,7 +1,7 @@
 //! The gRPC services on the agent's Unix socket: decode, check the caller, ask the driver, encode.
 //!
-//! - [`capture`]: `remora.v1.Capture`.
-//! - [`node`]: `remora.v1.Node`.
+//! - [`capture`] is the service `remora.v1.Capture`.
+//! - [`node`] is the service `remora.v1.Node`.
 //! - [`peer`]: who may call.
 //! - [`server`]: the socket and its services, with health and reflection.
 

@@ -15,7 +15,7 @@
 use std::{
     fs::{self, DirBuilder, File},
     io::{self, Read as _, Write as _},
-    os::unix::fs::DirBuilderExt as _,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -31,7 +31,7 @@ use remora_capture::{
     sidecar::{CaptureFile, Clock, Recovered as RecoveredNote, SIDECAR_BYTES_MAX, Sidecar, Tool},
 };
 
-use super::file::{FileSink, create};
+use super::file::{FILE_MODE, FileSink, create};
 use crate::{
     clock::ClockOffset,
     node::NodeFacts,
@@ -121,6 +121,7 @@ impl Store {
             .create(true)
             .truncate(false)
             .write(true)
+            .mode(FILE_MODE)
             .open(directory.join("lock"))
             .map_err(failed("open the lock of the data directory"))?;
         let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock)

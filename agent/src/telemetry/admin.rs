@@ -42,7 +42,7 @@ impl FromStr for AdminAddress {
         }
         let address: SocketAddr = text
             .parse()
-            .map_err(|_| AddressError::Unknown(text.escape_debug().to_string()))?;
+            .map_err(|_neither| AddressError::Unknown(text.escape_debug().to_string()))?;
         if address.ip().is_loopback() {
             Ok(Self::Tcp(address))
         } else {
