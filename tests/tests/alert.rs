@@ -117,7 +117,10 @@ fn assert_provenance(
 ) -> Result<()> {
     let spec = agent.get(id)?.spec.context("no spec")?;
     let trigger = spec.trigger.context("no trigger")?;
-    assert_eq!(trigger.source, "falco");
+    assert_eq!(
+        trigger.source, "falcosidekick",
+        "who sent it, by its User-Agent"
+    );
     assert_eq!(trigger.priority, "Critical");
     assert_eq!(trigger.alert, alert);
     let text = std::str::from_utf8(alert)?;

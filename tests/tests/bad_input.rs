@@ -134,7 +134,6 @@ fn bad_targets_are_refused() -> Result<()> {
         ),
         ("a cgroup id that is not there", Target::CgroupId(u64::MAX)),
         ("a dead process", Target::Pid(dead.id())),
-        ("a pid beyond all pids", Target::Pid(u32::MAX)),
         (
             "a unit that is not there",
             Target::Unit("remora-test-none.service".into()),
@@ -178,6 +177,7 @@ fn bad_targets_are_refused() -> Result<()> {
             Target::ContainerId("../../../../etc".into()),
         ),
         ("process 0".to_owned(), Target::Pid(0)),
+        ("a pid beyond all pids".to_owned(), Target::Pid(u32::MAX)),
         (
             "a long path".to_owned(),
             Target::CgroupPath(format!("/{}", "x".repeat(1 << 16))),
@@ -369,7 +369,6 @@ fn values_out_of_range_are_refused() -> Result<()> {
             "a duration of too many nanoseconds",
             duration(0, 2_000_000_000),
         ),
-        ("a duration of zero", duration(0, 0)),
         ("an endless duration", duration(i64::MAX, 0)),
         ("8 days", duration(8 * 86_400, 0)),
         (
@@ -572,8 +571,13 @@ fn the_command_line_says_on_one_line_what_is_wrong_and_ends_with_1() -> Result<(
         let stderr = String::from_utf8_lossy(&output.stderr);
         let case = format!("{arguments:?}");
         assert_eq!(output.status.code(), Some(1), "{case}: {stderr}");
-        assert_eq!(stderr.trim_end().lines().count(), 1, "{case}: {stderr}");
-        assert!(stderr.contains(word), "{case}: {stderr}");
+        // The reason is on one line; a filter is shown below it, with a mark at the word.
+        let (reason, rest) = stderr.split_once('\n').context("no whole line")?;
+        assert!(reason.contains(word), "{case}: {stderr}");
+        assert!(
+            rest.is_empty() || rest.trim_end().ends_with('^'),
+            "{case}: {stderr}"
+        );
         assert!(output.stdout.is_empty(), "{case}");
         assert_printable(&case, &stderr)?;
         assert!(!Path::new(file).exists(), "{case}: made a file");
