@@ -6,7 +6,7 @@
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     process,
     sync::{
         Once,
@@ -46,6 +46,18 @@ pub fn directory() -> anyhow::Result<tempfile::TempDir> {
         .tempdir()?)
 }
 
+/// Namespaces, cgroups and directories of this run that are still there.
+#[must_use]
+pub fn left() -> Vec<String> {
+    let mine = format!("{PREFIX}{}-", process::id());
+    let cgroups = cgroup::root().map(Path::to_owned).unwrap_or_default();
+    [PathBuf::from("/run/netns"), cgroups, std::env::temp_dir()]
+        .iter()
+        .flat_map(|directory| names(directory))
+        .filter(|name| name.starts_with(&mine))
+        .collect()
+}
+
 /// The name was given by a run whose process is gone.
 fn is_orphan(name: &str) -> bool {
     name.strip_prefix(PREFIX)
@@ -53,15 +65,20 @@ fn is_orphan(name: &str) -> bool {
         .is_some_and(|pid| !pid.is_empty() && !Path::new("/proc").join(pid).exists())
 }
 
-fn orphans(directory: &Path) -> Vec<String> {
+fn names(directory: &Path) -> Vec<String> {
     let Ok(entries) = fs::read_dir(directory) else {
         return Vec::new();
     };
     entries
         .flatten()
         .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter(|name| is_orphan(name))
         .collect()
+}
+
+fn orphans(directory: &Path) -> Vec<String> {
+    let mut names = names(directory);
+    names.retain(|name| is_orphan(name));
+    names
 }
 
 /// Best effort: what cannot be removed is somebody else's already.

@@ -99,7 +99,8 @@ impl Tcpdump {
 /// # Errors
 /// One of them does not like the file.
 pub fn assert_readable(file: &Path) -> Result<()> {
-    run::output(run::command("tshark").args(["-n", "-r"]).arg(file))?;
+    // Quiet: it reads every block, and printing is what takes its time.
+    run::output(run::command("tshark").args(["-n", "-q", "-r"]).arg(file))?;
     run::output(run::command("capinfos").arg(file))?;
     run::output(run::command("tcpdump").args(["-n", "-r"]).arg(file))?;
     Ok(())

@@ -25,7 +25,8 @@ pub(crate) fn run(name: &str, args: &[String], installing: Installing) -> anyhow
     build(&tools, Profile::Release)?;
     step(&format!("building {name}"), || {
         let mut cargo = workspace::cargo();
-        cargo.args(["build", "--release", "-p", "remora-tests", "--bin", name]);
+        // All of them: the demo and the benchmark run tools of the same package.
+        cargo.args(["build", "--release", "-p", "remora-tests", "--bins"]);
         run_command(&mut cargo)
     })?;
     let mut program = as_root(bin_dir().join(name));

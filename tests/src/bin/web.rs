@@ -62,12 +62,13 @@ fn answer(stream: TcpStream) -> Result<()> {
     let body_len = content_length(&read_head(&mut reader)?);
     std::io::copy(&mut reader.by_ref().take(body_len), &mut std::io::sink())?;
     let page = "<!doctype html><title>shop</title><p>Nothing to see here.\n";
-    write!(
-        &stream,
+    // One segment each: a conversation that fits on a screen.
+    let answer = format!(
         "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {}\r\n\
          Connection: close\r\n\r\n{page}",
         page.len()
-    )?;
+    );
+    (&stream).write_all(answer.as_bytes())?;
     // The client closes first: its port waits, not the server's.
     reader.read_to_end(&mut Vec::new())?;
     Ok(())
@@ -95,12 +96,12 @@ fn on_order(at: SocketAddr, request_line: &str, body: &str) -> Result<()> {
         let stream = TcpStream::connect_timeout(&at, LIMIT)
             .with_context(|| format!("failed to connect to {at}"))?;
         stream.set_read_timeout(Some(LIMIT))?;
-        write!(
-            &stream,
+        let request = format!(
             "{request_line}\r\nHost: {}\r\nContent-Length: {}\r\n\r\n{body}",
             at.ip(),
             body.len()
-        )?;
+        );
+        (&stream).write_all(request.as_bytes())?;
         let mut reader = BufReader::new(&stream);
         let head = read_head(&mut reader)?;
         ensure!(head.starts_with("HTTP/1.1 200"), "{at} answered {head}");

@@ -24,7 +24,9 @@ use anyhow::{Context as _, Result, ensure};
 use remora_proto::v1;
 use remora_tests::{
     agent::TestAgent,
+    bpf::Objects,
     controller::{self, TestController, c2_alert},
+    name,
     netns::Netns,
     node::{Node, Pod},
     packets::Packet,
@@ -53,6 +55,8 @@ const RULES: &str = r#"
   actions:
     - action: Capture C2 endpoint
 "#;
+/// Lines of tshark's that are shown: the first call home, and the start of the next.
+const LINES_SHOWN: usize = 12;
 /// Ends the witness's file.
 const END: &[u8] = b"remora demo: end";
 const LIMIT: Duration = Duration::from_secs(10);
@@ -64,12 +68,12 @@ fn main() -> ExitCode {
     }
     let screen = Screen::new();
     // What `run` made is gone when it returns, also by an error.
-    match run(&screen) {
+    match run(&screen).and_then(|(kept, objects)| clean(&objects).map(|()| kept)) {
         Ok(kept) => {
             screen.heading("Done");
             screen.step(
                 "cleaned up",
-                "no namespace, cgroup, program or process is left",
+                "no namespace, cgroup, eBPF object or process is left",
             );
             screen.note(format!("the file stays: {}", kept.display()));
             ExitCode::SUCCESS
@@ -120,7 +124,17 @@ struct Stage {
     node: Node,
 }
 
-fn run(screen: &Screen) -> Result<PathBuf> {
+/// Nothing that the demo made is left.
+fn clean(objects: &Objects) -> Result<()> {
+    let left = name::left();
+    ensure!(left.is_empty(), "left behind: {left:?}");
+    wait::until(LIMIT, "the agent's eBPF objects to go", || {
+        Ok(objects.still_there()?.is_empty())
+    })
+}
+
+/// Answers what is kept, and what of the kernel's was used.
+fn run(screen: &Screen) -> Result<(PathBuf, Objects)> {
     screen.title("Remora demo: from a Falco alert to a capture file");
     screen.heading("The scene");
     let stage = Stage::set(screen)?;
@@ -129,6 +143,7 @@ fn run(screen: &Screen) -> Result<PathBuf> {
         "remora-agent",
         "uid 65532, CAP_BPF and CAP_NET_ADMIN alone, no_new_privs",
     );
+    let objects = Objects::of_process(agent.pid()?)?;
     let controller = TestController::start(&agent, RULES)?;
     screen.step(
         "controller",
@@ -141,9 +156,11 @@ fn run(screen: &Screen) -> Result<PathBuf> {
 
     screen.heading("The conversation, as tshark prints it");
     let lines = wire::tshark(&incident.proven.path, &["-N", "n"])?;
-    for line in lines.lines() {
+    for line in lines.lines().take(LINES_SHOWN) {
         screen.quote(line.trim_end());
     }
+    let more = lines.lines().count().saturating_sub(LINES_SHOWN);
+    screen.note(format!("and {more} more packets of the same kind"));
 
     screen.heading("The account");
     account::account(screen, &stage, &incident)?;
@@ -154,7 +171,7 @@ fn run(screen: &Screen) -> Result<PathBuf> {
         "sidecar beside it; {:.1} s in all",
         screen.seconds()
     ));
-    Ok(kept)
+    Ok((kept, objects))
 }
 
 impl Stage {
@@ -281,7 +298,8 @@ fn play(
         .as_ref()
         .map(|spec| spec.filter.clone())
         .unwrap_or_default();
-    screen.step("filter", format!("{filter} (on {})", state.resolved_target));
+    screen.step("filter", filter);
+    screen.step("target", state.resolved_target);
 
     for _ in 0..BEACONS {
         malware.request()?;
