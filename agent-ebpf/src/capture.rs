@@ -80,12 +80,20 @@ pub(crate) fn packet<const HOOK: u8, const L3: bool>(skb: &Skb, owner: &Owner) {
         frame_len: len + if L3 { ETHERNET_HEADER } else { 0 } + if vlan { VLAN_TAG } else { 0 },
         snaplen: 0,
         gso: gso_size != 0,
-        direction: if ingress { DIRECTION_INGRESS } else { DIRECTION_EGRESS },
+        direction: if ingress {
+            DIRECTION_INGRESS
+        } else {
+            DIRECTION_EGRESS
+        },
         outcome: Outcome::Submitted,
         // The file's frame of a packet with a tag starts with the tag's EtherType, so to libpcap
         // it is neither IP nor ARP.
         flow: Flow::decode(
-            if vlan { ETHERTYPE_VLAN } else { skb.ethertype() },
+            if vlan {
+                ETHERTYPE_VLAN
+            } else {
+                skb.ethertype()
+            },
             &Network::of::<L3>(skb),
             zero(),
         ),
@@ -119,7 +127,11 @@ pub(crate) fn packet<const HOOK: u8, const L3: bool>(skb: &Skb, owner: &Owner) {
         vlan_tci: if vlan { skb.vlan_tci() as u16 } else { 0 },
         direction: visit.direction,
         packet_type: skb.pkt_type() as u8,
-        vlan_proto: if vlan { u16::from_be(skb.vlan_proto() as u16) } else { 0 },
+        vlan_proto: if vlan {
+            u16::from_be(skb.vlan_proto() as u16)
+        } else {
+            0
+        },
         link: if L3 { LINK_IP } else { LINK_ETHERNET },
         reserved: 0,
         protocol: skb.ethertype(),
@@ -128,7 +140,10 @@ pub(crate) fn packet<const HOOK: u8, const L3: bool>(skb: &Skb, owner: &Owner) {
     visit.outcome = ring::packet(skb, &header);
     if visit.outcome == Outcome::CopyError {
         let ctx = SkBuffContext::new(skb.as_ptr());
-        debug!(&ctx, "copy error: hook {} len {} caplen {}", HOOK, len, caplen);
+        debug!(
+            &ctx,
+            "copy error: hook {} len {} caplen {}", HOOK, len, caplen
+        );
     }
     visit.left = visit.taken;
     each_session(settle::<L3>, &mut visit);
@@ -142,7 +157,12 @@ fn each_session(step: Step, visit: &mut Visit) {
     // SAFETY: the callback has the type that bpf_loop calls (kernel/bpf/bpf_iter.c, v5.17), and
     // `visit` outlives the call.
     unsafe {
-        bpf_loop(SESSION_SLOTS, step as *mut c_void, (&raw mut *visit).cast(), 0);
+        bpf_loop(
+            SESSION_SLOTS,
+            step as *mut c_void,
+            (&raw mut *visit).cast(),
+            0,
+        );
     }
 }
 
@@ -176,8 +196,12 @@ extern "C" fn decide<const ATOMIC: bool>(i: u64, visit: *mut Visit) -> c_long {
         Visited::Skip => return 0,
         Visited::Done => return 1,
     };
-    let Some(session) = maps::SESSIONS.get(slot) else { return 1 };
-    let Some(counters) = maps::COUNTERS.get_ptr_mut(slot) else { return 1 };
+    let Some(session) = maps::SESSIONS.get(slot) else {
+        return 1;
+    };
+    let Some(counters) = maps::COUNTERS.get_ptr_mut(slot) else {
+        return 1;
+    };
     if visit.now_ns >= session.deadline_ns {
         return 0;
     }
@@ -216,7 +240,9 @@ extern "C" fn settle<const ATOMIC: bool>(i: u64, visit: *mut Visit) -> c_long {
         Visited::Skip => return 0,
         Visited::Done => return 1,
     };
-    let Some(counters) = maps::COUNTERS.get_ptr_mut(slot) else { return 1 };
+    let Some(counters) = maps::COUNTERS.get_ptr_mut(slot) else {
+        return 1;
+    };
     // SAFETY: the pointers point into map values.
     unsafe {
         if visit.outcome == Outcome::Submitted {
@@ -230,8 +256,14 @@ extern "C" fn settle<const ATOMIC: bool>(i: u64, visit: *mut Visit) -> c_long {
         add::<ATOMIC>(&raw mut (*counters).copy_error, 1 - lost);
         add::<ATOMIC>(&raw mut (*counters).untold, 1);
     }
-    let Some(session) = maps::SESSIONS.get(slot) else { return 1 };
-    give_back(slot, session, block_cost(min(visit.frame_len, session.snaplen), visit.gso));
+    let Some(session) = maps::SESSIONS.get(slot) else {
+        return 1;
+    };
+    give_back(
+        slot,
+        session,
+        block_cost(min(visit.frame_len, session.snaplen), visit.gso),
+    );
     0
 }
 
@@ -242,7 +274,9 @@ fn take(slot: u32, session: &Session, cost: u64) -> bool {
     if session.packet_limit == u64::MAX && session.byte_limit == u64::MAX {
         return true;
     }
-    let Some(budget) = maps::BUDGETS.get_ptr_mut(slot) else { return false };
+    let Some(budget) = maps::BUDGETS.get_ptr_mut(slot) else {
+        return false;
+    };
     // SAFETY: the pointers point into a map value.
     unsafe {
         if fetch_add(&raw mut (*budget).packets, 1) < session.packet_limit {
@@ -268,7 +302,9 @@ fn give_back(slot: u32, session: &Session, cost: u64) {
     if session.packet_limit == u64::MAX && session.byte_limit == u64::MAX {
         return;
     }
-    let Some(budget) = maps::BUDGETS.get_ptr_mut(slot) else { return };
+    let Some(budget) = maps::BUDGETS.get_ptr_mut(slot) else {
+        return;
+    };
     // SAFETY: the pointers point into a map value.
     unsafe {
         fetch_add(&raw mut (*budget).bytes, cost.wrapping_neg());
@@ -285,7 +321,11 @@ fn tell_gap(slot: u32, session: &Session, untold: *mut u64) {
     if lost == 0 {
         return;
     }
-    let packets = if lost > u64::from(u32::MAX) { u32::MAX } else { lost as u32 };
+    let packets = if lost > u64::from(u32::MAX) {
+        u32::MAX
+    } else {
+        lost as u32
+    };
     let told = ring::notice(KIND_GAP, slot, session.generation, packets);
     if !told {
         // SAFETY: as above.

@@ -13,7 +13,10 @@
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]
-#![allow(internal_features, reason = "the only way to atomics with a result on this target")]
+#![allow(
+    internal_features,
+    reason = "the only way to atomics with a result on this target"
+)]
 
 mod capture;
 mod counters;
@@ -63,17 +66,23 @@ pub(crate) fn cgroup_egress(ctx: SkBuffContext) -> i32 {
 
 #[inline(always)]
 fn tcx<const HOOK: u8>(skb: Skb) {
-    let Some(gate) = maps::GATE.get(0) else { return };
+    let Some(gate) = maps::GATE.get(0) else {
+        return;
+    };
     if gate.armed == 0 {
         return;
     }
-    let Some(owner) = taps::of_interface(skb.ifindex()) else { return };
+    let Some(owner) = taps::of_interface(skb.ifindex()) else {
+        return;
+    };
     capture::packet::<HOOK, false>(&skb, &owner);
 }
 
 #[inline(always)]
 fn cgroup<const HOOK: u8>(skb: Skb) {
-    let Some(gate) = maps::GATE.get(0) else { return };
+    let Some(gate) = maps::GATE.get(0) else {
+        return;
+    };
     if gate.armed == 0 || gate.cgroup_levels == 0 {
         return;
     }

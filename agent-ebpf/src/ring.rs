@@ -46,7 +46,11 @@ pub(crate) fn packet(skb: Skb, header: &RecordHeader) -> Outcome {
 pub(crate) fn notice(kind: u8, slot: u32, generation: u32, packets: u32) -> bool {
     // SAFETY: the map is a ring buffer, the size a constant.
     let entry = unsafe {
-        bpf_ringbuf_reserve((&raw const maps::EVENTS).cast_mut().cast(), HEADER_LEN as u64, 0)
+        bpf_ringbuf_reserve(
+            (&raw const maps::EVENTS).cast_mut().cast(),
+            HEADER_LEN as u64,
+            0,
+        )
     };
     if entry.is_null() {
         return false;
@@ -59,7 +63,9 @@ pub(crate) fn notice(kind: u8, slot: u32, generation: u32, packets: u32) -> bool
         words.write_volatile(ABI_VERSION as u64 | (kind as u64) << 16);
         words.add(1).write_volatile(0);
         words.add(2).write_volatile(1 << slot);
-        words.add(3).write_volatile(u64::from(generation & 1) << slot);
+        words
+            .add(3)
+            .write_volatile(u64::from(generation & 1) << slot);
         words.add(4).write_volatile(0);
         words.add(5).write_volatile(u64::from(packets) << 32);
         words.add(6).write_volatile(0);
@@ -72,9 +78,8 @@ pub(crate) fn notice(kind: u8, slot: u32, generation: u32, packets: u32) -> bool
 #[inline(always)]
 fn record<const SIZE: usize>(skb: Skb, header: &RecordHeader) -> Outcome {
     // SAFETY: the map is a ring buffer, the size a constant.
-    let entry = unsafe {
-        bpf_ringbuf_reserve((&raw const maps::EVENTS).cast_mut().cast(), SIZE as u64, 0)
-    };
+    let entry =
+        unsafe { bpf_ringbuf_reserve((&raw const maps::EVENTS).cast_mut().cast(), SIZE as u64, 0) };
     if entry.is_null() {
         return Outcome::Lost;
     }

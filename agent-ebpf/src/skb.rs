@@ -82,7 +82,10 @@ impl Network {
     /// `L3`: the packet's bytes start with the network header.
     #[inline(always)]
     pub(crate) fn of<const L3: bool>(skb: Skb) -> Self {
-        Self { skb, offset: if L3 { 0 } else { ETHERNET_HEADER } }
+        Self {
+            skb,
+            offset: if L3 { 0 } else { ETHERNET_HEADER },
+        }
     }
 }
 
@@ -102,6 +105,10 @@ impl NetworkBytes for Network {
             )
         };
         // SAFETY: the helper has written all of it.
-        if failed == 0 { Some(unsafe { bytes.assume_init() }) } else { None }
+        if failed == 0 {
+            Some(unsafe { bytes.assume_init() })
+        } else {
+            None
+        }
     }
 }

@@ -50,7 +50,12 @@ impl Owner {
     #[inline(always)]
     pub(crate) fn none(gate: &Gate) -> Self {
         let zero = gate.armed >> 31;
-        Self { tap: zero, generation: zero, flip: zero != 0, sessions: u64::from(zero) }
+        Self {
+            tap: zero,
+            generation: zero,
+            flip: zero != 0,
+            sessions: u64::from(zero),
+        }
     }
 }
 
@@ -63,8 +68,15 @@ pub(crate) fn of_interface(ifindex: u32) -> Option<Owner> {
         *unsafe { maps::IFINDEX_TAPS_HIGH.get(&ifindex) }?
     };
     let sessions = armed(tap)?;
-    let &Tap { generation, flags, .. } = maps::TAPS.get(tap)?;
-    Some(Owner { tap, generation, flip: flags & TAP_FLIP != 0, sessions })
+    let &Tap {
+        generation, flags, ..
+    } = maps::TAPS.get(tap)?;
+    Some(Owner {
+        tap,
+        generation,
+        flip: flags & TAP_FLIP != 0,
+        sessions,
+    })
 }
 
 /// Fills in `owner`; false if there is none.
@@ -154,9 +166,13 @@ fn cgroup_taps(member: &impl InCgroup, levels: u32, loopback: bool, owner: &mut 
 #[inline(always)]
 fn join(owner: &mut Owner, cgroup_id: u64, loopback: bool) {
     // SAFETY: as for IFINDEX_TAPS_HIGH.
-    let Some(&tap) = (unsafe { maps::CGROUP_TAPS.get(&cgroup_id) }) else { return };
+    let Some(&tap) = (unsafe { maps::CGROUP_TAPS.get(&cgroup_id) }) else {
+        return;
+    };
     let Some(sessions) = armed(tap) else { return };
-    let Some(entry) = maps::TAPS.get(tap) else { return };
+    let Some(entry) = maps::TAPS.get(tap) else {
+        return;
+    };
     if entry.flags & TAP_LOOPBACK_ONLY != 0 && !loopback {
         return;
     }

@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::Context as _;
 use jiff::Timestamp;
-use remora_proto::v1;
+use remora_capture::session::TapInfo;
 use tokio::{
     runtime::Handle,
     signal::unix::{Signal, SignalKind, signal},
@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use crate::{
-    api::{PeerPolicy, ServerParts, StatusSource, serve, server::Socket},
+    api::{NodeNumbers, PeerPolicy, ServerParts, StatusSource, serve, server::Socket},
     args::RunArgs,
     clock,
     kernel::{self, KernelSide, LoadOptions},
@@ -32,7 +32,7 @@ use crate::{
     session::{Driver, DriverHandle, DriverParts, LinkEnd, driver},
     sink::{SessionOutputs, Store},
     supervisor::Supervisor,
-    target::{CgroupRoot, LinkEvent, LinkWatcher, Resolver, link_end},
+    target::{CgroupRoot, Interface, LinkEvent, LinkWatcher, Resolver, link_end},
     telemetry::{AdminParts, AdminSocket},
     writer::{Consumer, memory::Memory},
 };
@@ -126,9 +126,13 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         node: node.clone(),
         started: Timestamp::now(),
         ring_bytes: args.ring_size,
-        store,
-        totals,
-        taps: Arc::new(move || attached(&kernel)),
+        numbers: Arc::new(move || NodeNumbers {
+            store_bytes: store.used_bytes(),
+            store_quota_bytes: store.quota_bytes(),
+            records_stale: totals.stale.load(Ordering::Relaxed),
+            records_malformed: totals.malformed.load(Ordering::Relaxed),
+            taps: attached(&kernel),
+        }),
     };
     let server = ServerParts {
         driver: handle.clone(),
@@ -240,29 +244,43 @@ fn watch_links(kernel: KernelSide) -> anyhow::Result<LinkWatch> {
 
 fn link_event(kernel: &KernelSide, event: LinkEvent) {
     match event {
-        LinkEvent::Up(interface) | LinkEvent::Changed(interface) => {
-            let end = link_end(interface.kind);
-            if end != LinkEnd::VethHost {
-                return;
-            }
-            if let Err(error) = kernel.ensure_interface(interface.ifindex, &interface.name, end) {
-                tracing::debug!(interface = %interface.name, %error, "not attached");
-            }
+        LinkEvent::Up(interface) => attach(kernel, &interface),
+        // Another name is harmless, but the other end may be in another pod now: whoever captures
+        // here is told that its tap is gone, and the interface is bound anew.
+        LinkEvent::Changed(interface) => {
+            kernel.interface_gone(interface.ifindex);
+            attach(kernel, &interface);
         }
         LinkEvent::Gone { ifindex } => kernel.interface_gone(ifindex),
-        LinkEvent::Resync => tracing::warn!("events of interfaces were lost; looking at all again"),
+        // Any of them may be another device now; those that are there are told as up again.
+        LinkEvent::Resync => {
+            tracing::warn!("events of interfaces were lost; binding all of them anew");
+            for (ifindex, _) in kernel.interfaces() {
+                kernel.interface_gone(ifindex);
+            }
+        }
     }
 }
 
-fn attached(kernel: &KernelSide) -> Vec<v1::Tap> {
+fn attach(kernel: &KernelSide, interface: &Interface) {
+    let end = link_end(interface.kind);
+    if end != LinkEnd::VethHost {
+        return;
+    }
+    if let Err(error) = kernel.ensure_interface(interface.ifindex, &interface.name, end) {
+        tracing::debug!(interface = %interface.name, %error, "not attached");
+    }
+}
+
+fn attached(kernel: &KernelSide) -> Vec<TapInfo> {
     kernel
         .interfaces()
         .into_iter()
-        .map(|(ifindex, _)| v1::Tap {
+        .map(|(ifindex, _)| TapInfo {
             hook: "tcx".to_owned(),
             interface: interface_name(ifindex),
             ifindex,
-            ..v1::Tap::default()
+            ..TapInfo::default()
         })
         .collect()
 }

@@ -4,8 +4,6 @@
 
 use std::{fs, io::Write as _, process::ExitCode};
 
-use remora_proto::v1;
-
 use crate::{
     args::DoctorArgs,
     kernel::{self, LoadOptions, load::RING_BYTES_MIN},
@@ -73,12 +71,8 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
         }
     }
     let all = findings.iter().all(|finding| finding.missing.is_none());
-    let api = v1::node_server::SERVICE_NAME.trim_end_matches(".Node");
     if all {
-        writeln!(
-            out,
-            "\nThis machine can run the agent (API {api}): `remora-agent run`."
-        )?;
+        writeln!(out, "\nThis machine can run the agent: `remora-agent run`.")?;
     }
     Ok(if all {
         ExitCode::SUCCESS

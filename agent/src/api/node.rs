@@ -1,15 +1,25 @@
 //! `remora.v1.Node`.
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::sync::Arc;
 
 use remora_agent_common::SESSION_SLOTS;
+use remora_capture::session::TapInfo;
 use remora_proto::v1::{self, node_server::Node};
 use tonic::{Request, Response, Status};
 
 use super::PeerPolicy;
-use crate::{
-    clock::ClockOffset, node::NodeFacts, session::DriverHandle, sink::Store, writer::RecordTotals,
-};
+use crate::{clock::ClockOffset, node::NodeFacts, session::DriverHandle};
+
+/// What changes of the node while it runs.
+#[derive(Clone, Debug, Default)]
+pub struct NodeNumbers {
+    pub store_bytes: u64,
+    pub store_quota_bytes: u64,
+    pub records_stale: u64,
+    pub records_malformed: u64,
+    /// Interfaces that programs are attached to.
+    pub taps: Vec<TapInfo>,
+}
 
 /// What `Status` is answered from.
 #[derive(Clone)]
@@ -17,10 +27,7 @@ pub struct StatusSource {
     pub node: NodeFacts,
     pub started: jiff::Timestamp,
     pub ring_bytes: u64,
-    pub store: Arc<Store>,
-    pub totals: Arc<RecordTotals>,
-    /// Interfaces that programs are attached to now.
-    pub taps: Arc<dyn Fn() -> Vec<v1::Tap> + Send + Sync>,
+    pub numbers: Arc<dyn Fn() -> NodeNumbers + Send + Sync>,
 }
 
 pub(super) struct NodeService {
@@ -48,10 +55,15 @@ impl Node for NodeService {
             node,
             started,
             ring_bytes,
-            store,
-            totals,
-            taps,
+            numbers,
         } = &self.source;
+        let NodeNumbers {
+            store_bytes,
+            store_quota_bytes,
+            records_stale,
+            records_malformed,
+            taps,
+        } = numbers();
         Ok(Response::new(v1::StatusResponse {
             node: node.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -60,13 +72,13 @@ impl Node for NodeService {
             sessions_running: u32::try_from(running).unwrap_or(u32::MAX),
             sessions_limit: SESSION_SLOTS,
             ring_bytes: *ring_bytes,
-            store_bytes: store.used_bytes(),
-            store_quota_bytes: store.quota_bytes(),
-            taps: taps(),
+            store_bytes,
+            store_quota_bytes,
+            taps: taps.iter().map(Into::into).collect(),
             clock_offset_ns: clock.offset_ns,
             clock_error_ns: clock.error_ns,
-            records_stale: totals.stale.load(Relaxed),
-            records_malformed: totals.malformed.load(Relaxed),
+            records_stale,
+            records_malformed,
         }))
     }
 }

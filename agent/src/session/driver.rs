@@ -420,7 +420,9 @@ impl Driver {
         let gone: Vec<_> = self
             .sessions()
             .filter(|(_, session)| {
-                let unbound = !session.taps.iter().any(|tap| self.taps.is_bound(tap.id));
+                // One lost tap is the end: what passes there now is seen by nobody, and counted by
+                // nobody.
+                let unbound = session.taps.iter().any(|tap| !self.taps.is_bound(tap.id));
                 unbound || !self.targets.still_there(&session.place)
             })
             .map(|(slot, _)| slot)
