@@ -95,24 +95,40 @@ impl Objects {
     }
 }
 
-/// A program on a TCX hook that is not Remora's: it drops IPv4 UDP or TCP packets to one port and
-/// passes the others on. That it runs shows in what no longer arrives.
+/// A program on a TCX hook that is not Remora's.
 #[derive(Debug)]
 pub struct ForeignTcx {
     ebpf: Ebpf,
     link: Option<SchedClassifierLinkId>,
 }
 
-const FOREIGN_NAME: &str = "foreign_drop";
+const FOREIGN_NAME: &str = "foreign";
+
+/// Opcode, registers (source, then destination in the low half), offset, immediate value.
+type Instruction = (u8, u8, i16, i32);
 
 impl ForeignTcx {
-    /// Attaches it where packets enter the host through `interface`, after whatever is there.
+    /// Attaches one that drops IPv4 UDP or TCP packets to one port and passes the others on, where
+    /// packets enter the host through `interface`, after whatever is there. That it runs shows in
+    /// what no longer arrives.
     ///
     /// # Errors
     /// The kernel has no TCX (before 6.6), or there is no such interface.
     pub fn attach(netns: &Netns, interface: &str, dropped_port: u16) -> Result<Self> {
-        let mut ebpf = Ebpf::load(&dropping_object(dropped_port)?)
-            .context("failed to load the foreign program")?;
+        Self::attach_program(netns, interface, &dropping(dropped_port))
+    }
+
+    /// Attaches one that passes every packet on and does nothing else: what a hook costs by itself.
+    ///
+    /// # Errors
+    /// As [`Self::attach`].
+    pub fn attach_empty(netns: &Netns, interface: &str) -> Result<Self> {
+        Self::attach_program(netns, interface, &EMPTY)
+    }
+
+    fn attach_program(netns: &Netns, interface: &str, program: &[Instruction]) -> Result<Self> {
+        let mut ebpf =
+            Ebpf::load(&object(program)?).context("failed to load the foreign program")?;
         let program: &mut SchedClassifier = ebpf
             .program_mut(FOREIGN_NAME)
             .context("no foreign program")?
@@ -162,8 +178,6 @@ impl ForeignTcx {
     }
 }
 
-/// An object file with one classifier, assembled here so that the test needs no compiler:
-///
 /// ```text
 /// r6 = r1                      LD_ABS takes the packet from r6
 /// r0 = be16 at byte 36         destination port after Ethernet and IPv4 without options
@@ -171,9 +185,8 @@ impl ForeignTcx {
 /// r0 = 2; exit                 TC_ACT_SHOT
 /// pass: r0 = -1; exit          TCX_NEXT
 /// ```
-fn dropping_object(port: u16) -> Result<Vec<u8>> {
-    // Opcode, registers (source, then destination in the low half), offset, immediate value.
-    let instructions: [(u8, u8, i16, i32); 7] = [
+fn dropping(port: u16) -> [Instruction; 7] {
+    [
         (0xbf, 0x16, 0, 0),
         (0x28, 0x00, 0, 36),
         (0x55, 0x00, 2, port.into()),
@@ -181,9 +194,18 @@ fn dropping_object(port: u16) -> Result<Vec<u8>> {
         (0x95, 0x00, 0, 0),
         (0xb7, 0x00, 0, -1),
         (0x95, 0x00, 0, 0),
-    ];
+    ]
+}
+
+/// ```text
+/// r0 = -1; exit                TCX_NEXT
+/// ```
+const EMPTY: [Instruction; 2] = [(0xb7, 0x00, 0, -1), (0x95, 0x00, 0, 0)];
+
+/// An object file with one classifier, assembled here so that nobody needs a compiler.
+fn object(instructions: &[Instruction]) -> Result<Vec<u8>> {
     let mut code = Vec::new();
-    for (opcode, registers, offset, immediate) in instructions {
+    for &(opcode, registers, offset, immediate) in instructions {
         code.extend_from_slice(&[opcode, registers]);
         code.extend_from_slice(&offset.to_le_bytes());
         code.extend_from_slice(&immediate.to_le_bytes());

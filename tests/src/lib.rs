@@ -6,7 +6,8 @@
 //!   pod "api" ── veth-api ─┴─ br0 10.77.0.1/24 ── forwarding ── up-c2 ── "c2" 198.51.100.23
 //! ```
 //! - [`name`]: unique names, and what a killed run left behind is swept by the next.
-//! - [`run`], [`wait`]: commands and processes with deadlines; conditions instead of sleeps.
+//! - [`run`], [`wait`], [`signals`]: commands and processes with deadlines; conditions instead of
+//!   sleeps; an orderly end on Ctrl-C.
 //! - [`netns`], [`veth`], [`cgroup`], [`node`]: namespaces, cables, cgroups; nodes and pods of them.
 //! - [`agent`], [`controller`]: the built programs, started as a user would.
 //! - [`packets`], [`numbered`], [`wire`]: what a file holds, by `pcap-file`, by number, and by
@@ -30,6 +31,7 @@ pub mod numbered;
 pub mod packets;
 pub mod proof;
 pub mod run;
+pub mod signals;
 pub mod traffic;
 pub mod veth;
 pub mod wait;

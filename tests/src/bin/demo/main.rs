@@ -15,7 +15,6 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::ExitCode,
-    thread,
     time::{Duration, Instant},
 };
 
@@ -32,7 +31,7 @@ use remora_tests::{
     packets::Packet,
     proof::{self, Proven},
     run::Proc,
-    traffic, wait, wire,
+    signals, traffic, wait, wire,
     wire::Tcpdump,
 };
 use screen::Screen;
@@ -62,7 +61,7 @@ const END: &[u8] = b"remora demo: end";
 const LIMIT: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
-    if let Err(error) = listen_for_signals() {
+    if let Err(error) = signals::interrupt_waits() {
         eprintln!("demo: {error:#}");
         return ExitCode::FAILURE;
     }
@@ -87,32 +86,6 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// On SIGINT and SIGTERM every wait fails, so that the demo unwinds.
-fn listen_for_signals() -> Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let guard = runtime.enter();
-    let (mut interrupt, mut terminate) = (
-        signal(SignalKind::interrupt())?,
-        signal(SignalKind::terminate())?,
-    );
-    drop(guard);
-    thread::Builder::new()
-        .name("signals".into())
-        .spawn(move || {
-            runtime.block_on(async {
-                tokio::select! {
-                    _ = interrupt.recv() => {}
-                    _ = terminate.recv() => {}
-                }
-            });
-            wait::interrupt();
-        })?;
-    Ok(())
 }
 
 /// The stage, in the order in which it must go.

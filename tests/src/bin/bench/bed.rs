@@ -1,0 +1,152 @@
+//! Two paths that differ in nothing but who looks at them.
+
+use std::{net::Ipv4Addr, time::Duration};
+
+use anyhow::{Context as _, Result};
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
+use remora_tests::{
+    node::{Node, Pod},
+    run,
+    traffic::{self, Sink},
+    veth::{self, End},
+};
+
+/// The generator's CPU, with the whole way of a packet.
+const TRAFFIC_CPU: &str = "0";
+/// Everything else's: this program's and what it starts.
+const CAPTURE_CPU: usize = 1;
+/// Before the generator's and the capturer's peers of the machine.
+const TRAFFIC_NICE: &str = "-15";
+const CAPTURE_NICE: &str = "-10";
+const PORT: u16 = 9000;
+const TWIN_NODE: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 1);
+const TWIN_POD: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 10);
+/// Both paths know their neighbours after it.
+const WARM_UP: Duration = Duration::from_millis(100);
+
+/// What one path's packets took.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Path {
+    pub(crate) sent: u64,
+    /// Nanoseconds of a packet: median and lower quartile over all system calls of 64.
+    pub(crate) median_ns: f64,
+    pub(crate) p25_ns: f64,
+}
+
+/// One run of the generator.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sample {
+    pub(crate) captured: Path,
+    pub(crate) twin: Path,
+}
+
+/// The bed.
+#[derive(Debug)]
+pub(crate) struct Bed {
+    // Dropped in this order.
+    _sinks: [Sink; 2],
+    source: Pod,
+    other: Pod,
+    node: Node,
+    _twin: Node,
+}
+
+impl Bed {
+    /// Lays both paths and moves this program, with all that it will start, to the capturer's CPU.
+    ///
+    /// # Errors
+    /// Not root, or one CPU only.
+    pub(crate) fn lay() -> Result<Self> {
+        run::require_root()?;
+        let mut cpus = CpuSet::new();
+        cpus.set(CAPTURE_CPU)?;
+        sched_setaffinity(Pid::from_raw(0), &cpus).context(
+            "the benchmark takes two CPUs: the generator's 0, and 1 for whoever captures",
+        )?;
+        let me = std::process::id().to_string();
+        run::output(run::command("renice").args(["-n", CAPTURE_NICE, "-p", &me]))?;
+
+        let (node, twin) = (Node::new()?, Node::new()?);
+        let (source, other) = (node.pod("source")?, node.pod("other")?);
+        let bridge = "br0";
+        veth::lay(
+            &End {
+                netns: twin.netns(),
+                interface: source.interface(),
+                mac: [2, 0, 0, 0, 5, 1],
+                ipv4: None,
+                ipv6: None,
+            },
+            &End {
+                netns: source.netns(),
+                interface: "eth1",
+                mac: [2, 0, 0, 0, 6, 1],
+                ipv4: Some((TWIN_POD, 24)),
+                ipv6: None,
+            },
+        )?;
+        let netns = twin.netns();
+        netns.ip(&format!("link set {} master {bridge}", source.interface()))?;
+        netns.ip(&format!("addr add {TWIN_NODE}/24 dev {bridge}"))?;
+        let sink = |node: &Node| traffic::sink(PORT, node.directory(), |tool| node.command(tool));
+        let bed = Self {
+            _sinks: [sink(&node)?, sink(&twin)?],
+            source,
+            other,
+            node,
+            _twin: twin,
+        };
+        bed.run(64, WARM_UP)?;
+        Ok(bed)
+    }
+
+    /// Where the capture is.
+    pub(crate) fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// The one interface that is captured.
+    pub(crate) fn interface(&self) -> &str {
+        self.source.interface()
+    }
+
+    /// A pod on the same node without traffic.
+    pub(crate) fn other(&self) -> &Pod {
+        &self.other
+    }
+
+    /// Sends on both paths in turn; `size` is the Ethernet frame's without FCS, in bytes.
+    ///
+    /// # Errors
+    /// The generator fails.
+    pub(crate) fn run(&self, size: usize, length: Duration) -> Result<Sample> {
+        let text = run::output(
+            self.source
+                .command("nice")
+                .args(["-n", TRAFFIC_NICE])
+                .arg(run::tool("udptwin")?)
+                .arg(format!("{}:{PORT}", self.node.address()))
+                .arg(format!("{TWIN_NODE}:{PORT}"))
+                .args(["--size", &size.to_string()])
+                .args(["--seconds", &length.as_secs_f64().to_string()])
+                .args(["--cpu", TRAFFIC_CPU]),
+        )?;
+        let value: serde_json::Value =
+            serde_json::from_str(text.trim()).with_context(|| format!("udptwin printed {text}"))?;
+        let path = |name: &str| -> Option<Path> {
+            let path = &value[name];
+            Some(Path {
+                sent: path["sent"].as_u64()?,
+                median_ns: path["median_ns"].as_f64()?,
+                p25_ns: path["p25_ns"].as_f64()?,
+            })
+        };
+        Ok(Sample {
+            captured: path("first").with_context(|| format!("udptwin printed {text}"))?,
+            twin: path("twin").with_context(|| format!("udptwin printed {text}"))?,
+        })
+    }
+}

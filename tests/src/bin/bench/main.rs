@@ -1,0 +1,157 @@
+//! The twin-path benchmark: what a packet of a pod costs while somebody captures, beside a path that
+//! is alike but for the capture.
+//!
+//! ```text
+//!               node "captured": agent or tcpdump, on veth-source only
+//!         eth0 ── veth-source ── br0 10.77.0.1 ── udpsink
+//!  pod "source"
+//!         eth1 ── veth-source ── br0 10.78.0.1 ── udpsink
+//!               node "twin": nobody looks here
+//! ```
+//! `udptwin` in the pod sends on both paths in turn, 5 ms each, and times every `sendmmsg(2)`: the
+//! whole way to the socket runs inside it. Within one run the difference of the two medians is what
+//! the capture adds to a packet, whatever else the machine does meanwhile. The row `control`, with
+//! nothing on either path, says how far that holds.
+//!
+//! It says what it measured and judges nothing.
+#![forbid(unsafe_code)]
+
+mod bed;
+mod machine;
+mod report;
+mod rounds;
+mod row;
+mod tcpdump;
+mod usage;
+
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt as _, chown},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Parser;
+use machine::Machine;
+use remora_tests::{name, signals, wait};
+use report::Report;
+
+/// Longest single run: what it captures must fit into memory.
+const SECONDS_MAX: f64 = 5.0;
+const RUNS_MAX: usize = 100;
+
+/// Measures what a packet costs while a capture runs, in nanoseconds and against tcpdump
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask bench")]
+struct Args {
+    /// 3 runs of 0.6 s each, under a minute in all; without it 5 of 1 s
+    #[arg(long)]
+    quick: bool,
+    /// Runs of each row
+    #[arg(long, value_name = "N")]
+    runs: Option<usize>,
+    /// Length of each run, at most 5
+    #[arg(long, value_name = "S")]
+    seconds: Option<f64>,
+    /// Print JSON instead of the table
+    #[arg(long)]
+    json: bool,
+    /// Write the document with the figures, too
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "docs/performance.md")]
+    markdown: Option<PathBuf>,
+}
+
+/// How much is measured.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    runs: usize,
+    length: Duration,
+}
+
+impl Args {
+    fn plan(&self) -> Result<Plan> {
+        let (runs, seconds) = if self.quick { (3, 0.6) } else { (5, 1.0) };
+        let (runs, seconds) = (self.runs.unwrap_or(runs), self.seconds.unwrap_or(seconds));
+        ensure!(
+            (1..=RUNS_MAX).contains(&runs),
+            "--runs must be 1 to {RUNS_MAX}"
+        );
+        ensure!(
+            (0.05..=SECONDS_MAX).contains(&seconds),
+            "--seconds must be 0.05 to {SECONDS_MAX}"
+        );
+        Ok(Plan {
+            runs,
+            length: Duration::from_secs_f64(seconds),
+        })
+    }
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match signals::interrupt_waits().and_then(|()| run(&args)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) if wait::is_interrupted() => {
+            eprintln!("bench: interrupted; all that it made is removed");
+            ExitCode::from(130)
+        }
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<()> {
+    let plan = args.plan()?;
+    let machine = Machine::look()?;
+    eprintln!("{machine}");
+    let rows = rounds::measure(plan)?;
+    let left = name::left();
+    ensure!(left.is_empty(), "left behind: {left:?}");
+
+    let report = Report {
+        machine,
+        load_after: machine::load()?,
+        plan,
+        rows,
+    };
+    let json = report.json()?;
+    if args.json {
+        println!("{json}");
+    } else {
+        print!("{}", report.table());
+    }
+    let directory = Path::new(&std::env::var_os("REMORA_BIN_DIR").context("no REMORA_BIN_DIR")?)
+        .parent()
+        .context("REMORA_BIN_DIR has no parent")?
+        .join("bench");
+    let file = directory.join(format!("{}.json", report.machine.date_for_files()));
+    write(&file, &format!("{json}\n"))?;
+    eprintln!("JSON: {}", file.display());
+    if let Some(file) = &args.markdown {
+        write(file, &report.markdown())?;
+        eprintln!("document: {}", file.display());
+    }
+    Ok(())
+}
+
+/// Writes a file that belongs to whoever the directory belongs to, not to root.
+fn write(file: &Path, text: &str) -> Result<()> {
+    let failed = || format!("failed to write {}", file.display());
+    let directory = match file.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    if !directory.exists() {
+        let above = directory.parent().with_context(failed)?;
+        let owner = fs::metadata(above).with_context(failed)?;
+        fs::create_dir(directory).with_context(failed)?;
+        chown(directory, Some(owner.uid()), Some(owner.gid())).with_context(failed)?;
+    }
+    fs::write(file, text).with_context(failed)?;
+    let owner = fs::metadata(directory).with_context(failed)?;
+    chown(file, Some(owner.uid()), Some(owner.gid())).with_context(failed)
+}
