@@ -675,3 +675,49 @@ fn nothing_from_before_the_filter_was_set_leaks_in() -> Result<()> {
     sender.stop()?;
     Ok(())
 }
+
+#[test]
+fn the_nodes_loopback_interface_gives_each_packet_once_and_a_tun_is_refused() -> Result<()> {
+    let node = Node::new()?;
+    let agent = TestAgent::start(&node)?;
+    let _sink = traffic::sink(9000, node.directory(), |tool| node.command(tool))?;
+    let state = agent.capture(v1::CaptureSpec {
+        filter: "udp port 9000".into(),
+        ..spec(Target::Interface("lo".into()))
+    })?;
+    let stream = Stream {
+        rate: 5000,
+        ..Stream::new([127, 0, 0, 1].into(), 9000, 500)
+    };
+    let sent = stream.send(|tool| node.command(tool))?;
+    let proven = proof::prove(&agent, &agent.stop(&state.id)?)?;
+    proof::complete(&proven.counts)?;
+    let numbers = Numbers::collect(1, proven.capture.frames());
+    assert_eq!(numbers.missing(sent), []);
+    assert_eq!(numbers.duplicates(), 0);
+
+    run::output(node.command("ip").args([
+        "link",
+        "add",
+        "tunnel0",
+        "type",
+        "sit",
+        "remote",
+        "192.0.2.1",
+    ]))
+    .or_else(|_no_module| {
+        run::output(
+            node.command("ip")
+                .args(["tuntap", "add", "tunnel0", "mode", "tun"]),
+        )
+    })?;
+    let refused = agent
+        .capture(spec(Target::Interface("tunnel0".into())))
+        .expect_err("packets without Ethernet headers");
+    assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
+    assert!(
+        refused.message().contains("no Ethernet headers"),
+        "{refused}"
+    );
+    Ok(())
+}

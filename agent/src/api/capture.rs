@@ -1,15 +1,13 @@
 //! `remora.v1.Capture`.
 
-use std::{
-    collections::HashSet,
-    io::SeekFrom,
-    path::{Path, PathBuf},
-    pin::Pin,
-};
+use std::{collections::HashSet, io, path::PathBuf, pin::Pin};
 
 use bytes::Bytes;
 use futures_util::Stream;
-use remora_capture::session::{CaptureId, CaptureState, StopReason};
+use remora_capture::{
+    pcapng::whole_blocks,
+    session::{CaptureId, CaptureState, StopReason},
+};
 use remora_proto::{
     convert::{ConvertError, Start},
     limits::STREAM_BLOCKS_BYTES_MAX,
@@ -18,7 +16,7 @@ use remora_proto::{
 };
 use tokio::{
     fs::File,
-    io::{AsyncReadExt as _, AsyncSeekExt as _},
+    io::AsyncReadExt as _,
     sync::{broadcast, mpsc},
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -29,7 +27,8 @@ use crate::session::{DriverHandle, Order, StreamSource, Tail};
 
 /// Messages of a stream that wait for its connection.
 const MESSAGES: usize = 4;
-/// Bytes read from a file at a time; a pcapng file's blocks need not end there.
+/// Bytes read from a file at a time; with the start of the largest block before them they fit a
+/// message.
 const FILE_CHUNK: usize = STREAM_BLOCKS_BYTES_MAX / 2;
 
 pub(super) struct CaptureService {
@@ -247,7 +246,7 @@ async fn stream(
     let sent = match source {
         StreamSource::Live(chunks) => live(chunks, &sender).await,
         StreamSource::Tail(tail) => follow(tail, &sender).await,
-        StreamSource::File(path) => whole(&path, &sender).await,
+        StreamSource::File(path) => whole(path, &sender).await,
     };
     match sent {
         Ok(()) => {
@@ -276,7 +275,7 @@ async fn stream(
 
 enum Ended {
     ReaderGone,
-    Failed(PathBuf, std::io::Error),
+    Failed(PathBuf, io::Error),
 }
 
 async fn live(
@@ -298,50 +297,85 @@ async fn live(
 /// Follows a file as it grows; what is beyond `length` is not whole yet.
 async fn follow(tail: Tail, sender: &Sender<v1::StreamResponse>) -> Result<(), Ended> {
     let Tail { path, mut length } = tail;
-    let failed = |error| Ended::Failed(path.clone(), error);
-    let mut file = File::open(&path).await.map_err(failed)?;
-    let mut sent = 0;
+    // It is renamed (`.part` goes) when it is closed, which may be now.
+    let closed = path.with_extension("");
+    let mut file = match BlockFile::open(path).await {
+        Err(Ended::Failed(_, error)) if error.kind() == io::ErrorKind::NotFound => {
+            BlockFile::open(closed).await?
+        }
+        opened => opened?,
+    };
     loop {
         let until = *length.borrow_and_update();
-        while sent < until {
-            let chunk = usize::try_from(until - sent)
-                .unwrap_or(FILE_CHUNK)
-                .min(FILE_CHUNK);
-            let mut bytes = vec![0; chunk];
-            file.read_exact(&mut bytes).await.map_err(failed)?;
-            sent += chunk as u64;
-            send_blocks(sender, bytes.into()).await?;
-        }
+        file.send_until(until, sender).await?;
         tokio::select! {
             changed = length.changed() => if changed.is_err() {
                 // The writer is done; what it wrote last may be beyond what was seen above.
-                let rest = *length.borrow();
-                if rest == sent {
-                    return Ok(());
-                }
-                if rest < sent {
-                    return Err(failed(std::io::ErrorKind::UnexpectedEof.into()));
-                }
+                let end = *length.borrow();
+                return file.send_until(end, sender).await;
             },
             () = sender.closed() => return Err(Ended::ReaderGone),
         }
     }
 }
 
-async fn whole(path: &Path, sender: &Sender<v1::StreamResponse>) -> Result<(), Ended> {
-    let failed = |error| Ended::Failed(path.to_owned(), error);
-    let mut file = File::open(path).await.map_err(failed)?;
-    file.seek(SeekFrom::Start(0)).await.map_err(failed)?;
-    loop {
-        let mut bytes = Vec::with_capacity(FILE_CHUNK);
-        let read = (&mut file)
-            .take(FILE_CHUNK as u64)
-            .read_to_end(&mut bytes)
-            .await;
-        if read.map_err(failed)? == 0 {
-            return Ok(());
+async fn whole(path: PathBuf, sender: &Sender<v1::StreamResponse>) -> Result<(), Ended> {
+    let mut file = BlockFile::open(path).await?;
+    let metadata = file.file.metadata().await;
+    let length = metadata.map_err(|error| file.failed(error))?.len();
+    file.send_until(length, sender).await
+}
+
+/// A capture's file, read in chunks that end where a block ends.
+struct BlockFile {
+    path: PathBuf,
+    file: File,
+    read: u64,
+    /// The start of a block whose end is in the next chunk.
+    rest: Vec<u8>,
+}
+
+impl BlockFile {
+    async fn open(path: PathBuf) -> Result<Self, Ended> {
+        match File::open(&path).await {
+            Ok(file) => Ok(Self {
+                path,
+                file,
+                read: 0,
+                rest: Vec::new(),
+            }),
+            Err(error) => Err(Ended::Failed(path, error)),
         }
-        send_blocks(sender, bytes.into()).await?;
+    }
+
+    fn failed(&self, error: io::Error) -> Ended {
+        Ended::Failed(self.path.clone(), error)
+    }
+
+    /// Sends the blocks up to `until`, where one ends.
+    async fn send_until(
+        &mut self,
+        until: u64,
+        sender: &Sender<v1::StreamResponse>,
+    ) -> Result<(), Ended> {
+        while self.read < until {
+            let chunk = usize::try_from(until - self.read)
+                .unwrap_or(FILE_CHUNK)
+                .min(FILE_CHUNK);
+            let mut bytes = std::mem::take(&mut self.rest);
+            let start = bytes.len();
+            bytes.resize(start + chunk, 0);
+            let read = self.file.read_exact(&mut bytes[start..]).await;
+            read.map_err(|error| self.failed(error))?;
+            self.read += chunk as u64;
+            self.rest = bytes.split_off(whole_blocks(&bytes, bytes.len()).bytes);
+            send_blocks(sender, bytes.into()).await?;
+        }
+        if self.rest.is_empty() {
+            Ok(())
+        } else {
+            Err(self.failed(io::ErrorKind::UnexpectedEof.into()))
+        }
     }
 }
 

@@ -30,14 +30,26 @@ macro_rules! pod {
 }
 pod!(Gate, Tap, Session, Budget, SessionCounters);
 
-/// What the kernel is told of a session; `swap`: its directions are for the interface's eyes, but
-/// the tap sees with the pod's.
-pub(super) fn session(arming: &Arming, swap: bool) -> Session {
+/// How a session's directions are told to its taps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Eyes {
+    Same,
+    /// The session's are for the interface's eyes, the tap sees with the pod's.
+    Swapped,
+    /// Packets pass twice; both means once.
+    Once,
+}
+
+/// What the kernel is told of a session.
+pub(super) fn session(arming: &Arming, eyes: Eyes) -> Session {
     let spec = &arming.spec;
-    let directions = match (spec.direction, swap) {
+    let directions = match (spec.direction, eyes) {
+        (Direction::Both, Eyes::Once) => DIRECTION_INGRESS,
         (Direction::Both, _) => DIRECTION_INGRESS | DIRECTION_EGRESS,
-        (Direction::Ingress, false) | (Direction::Egress, true) => DIRECTION_INGRESS,
-        (Direction::Egress, false) | (Direction::Ingress, true) => DIRECTION_EGRESS,
+        (Direction::Egress, Eyes::Swapped) => DIRECTION_INGRESS,
+        (Direction::Ingress, Eyes::Swapped) => DIRECTION_EGRESS,
+        (Direction::Ingress, _) => DIRECTION_INGRESS,
+        (Direction::Egress, _) => DIRECTION_EGRESS,
     };
     Session {
         deadline_ns: arming.deadline_ns.unwrap_or(u64::MAX),

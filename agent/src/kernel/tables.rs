@@ -20,7 +20,7 @@ use remora_capture::session::TapInfo;
 
 use super::{
     KernelError, grace,
-    layouts::{Layout, session},
+    layouts::{Eyes, Layout, session},
     load::take_map,
     taps::{Point, TapTable, Unbound},
 };
@@ -236,10 +236,14 @@ impl Tables {
         let mut maps = self.maps();
         let slot = arming.slot.0;
         // All taps of a place see with the same eyes.
-        let swap = taps
-            .iter()
-            .any(|t| t.end == LinkEnd::VethHost && t.view == View::Interface);
-        let entry = session(arming, swap);
+        let eyes = match taps.first() {
+            Some(tap) if tap.end == LinkEnd::Loopback => Eyes::Once,
+            Some(tap) if tap.end == LinkEnd::VethHost && tap.view == View::Interface => {
+                Eyes::Swapped
+            }
+            _ => Eyes::Same,
+        };
+        let entry = session(arming, eyes);
         let zeroes = PerCpuValues::try_from(vec![Layout(SessionCounters::default()); maps.cpus])
             .map_err(|error| KernelError::Io("clear the counters", error))?;
         maps.counters
@@ -312,6 +316,7 @@ impl Tables {
                 cgroup_id: 0,
                 description: match end {
                     LinkEnd::VethHost => "host end of the pod's veth".to_owned(),
+                    LinkEnd::Loopback => "loopback interface, each packet once".to_owned(),
                     LinkEnd::Other => "interface".to_owned(),
                 },
             },

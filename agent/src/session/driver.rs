@@ -259,6 +259,7 @@ impl Driver {
             caller: order.caller,
             resolved_target: place.description.clone(),
         };
+        let begun = std::time::Instant::now();
         let meter = Arc::new(Meter::default());
         let mut output = self.outputs.open(Opening {
             slot,
@@ -282,6 +283,7 @@ impl Driver {
                     .saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
             }),
         };
+        let opened = begun.elapsed();
         let armed = Instant::now();
         if let Err(error) = self.taps.arm(&arming, taps) {
             // Blocks for as long as an empty file takes to close: this is the rare way.
@@ -304,6 +306,7 @@ impl Driver {
         if let Some(entry) = self.slots.get_mut(slot.0 as usize) {
             entry.session = Some(session);
         }
+        tracing::debug!(?opened, armed = ?begun.elapsed() - opened, "opened and armed");
         tracing::info!(capture = %state.id, target = %state.resolved_target, "capturing");
         Ok(state)
     }

@@ -126,8 +126,11 @@ impl DriverHandle {
         let (targets, taps) = (Arc::clone(&self.targets), Arc::clone(&self.taps));
         let target = order.spec.target.clone();
         let (place, bound) = tokio::task::spawn_blocking(move || {
+            let begun = std::time::Instant::now();
             let place = targets.resolve(&target)?;
+            let resolved = begun.elapsed();
             let bound = taps.bind(&place)?;
+            tracing::debug!(?resolved, bound = ?begun.elapsed() - resolved, "found the target");
             Ok::<_, StartError>((place, bound))
         })
         .await

@@ -83,6 +83,9 @@ pub struct InterfacePlace {
 pub enum LinkEnd {
     /// The host end of a veth whose other end is in another network namespace.
     VethHost,
+    /// Each packet passes twice, out and then in; a session that wants both takes it once, going
+    /// in.
+    Loopback,
     Other,
 }
 

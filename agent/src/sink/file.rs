@@ -9,11 +9,11 @@ use std::{
 };
 
 use nix::fcntl::{FallocateFlags, fallocate};
-use remora_capture::session::StopReason;
+use remora_capture::{pcapng::whole_blocks, session::StopReason};
 use tokio::sync::watch;
 
 use super::store::Usage;
-use crate::writer::{AppendError, Sink, whole_blocks};
+use crate::writer::{AppendError, Sink};
 
 /// Files of captures are secret.
 pub(super) const FILE_MODE: u32 = 0o600;

@@ -44,6 +44,11 @@ pub enum InterfaceKind {
     /// The end of a veth whose other end is in another network namespace: what comes in here is
     /// what the pod sends.
     Veth,
+    /// Each packet passes twice: out, then in.
+    Loopback,
+    /// Packets have no Ethernet header (tun, wireguard, …).
+    NoEthernet,
+    /// Any other, with Ethernet headers.
     Other,
 }
 

@@ -18,6 +18,11 @@ const RTM_GETLINK: u16 = 18;
 const RTM_NEWNSID: u16 = 88;
 const RTM_GETNSID: u16 = 90;
 
+/// Offset of the link-layer type in `struct ifinfomsg`.
+const IFI_TYPE: usize = 2;
+/// linux/if_arp.h.
+const ARPHRD_ETHER: u16 = 1;
+const ARPHRD_LOOPBACK: u16 = 772;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_EXT_MASK: u16 = 29;
@@ -222,7 +227,11 @@ fn decode_link(kind: u16, payload: &[u8]) -> Result<Body, DecodeError> {
     }
     let kind = match peer_netns {
         Some(_) if is_veth => InterfaceKind::Veth,
-        _ => InterfaceKind::Other,
+        _ => match u16::from_ne_bytes(fixed(payload, IFI_TYPE)?) {
+            ARPHRD_ETHER => InterfaceKind::Other,
+            ARPHRD_LOOPBACK => InterfaceKind::Loopback,
+            _ => InterfaceKind::NoEthernet,
+        },
     };
     Ok(Body::NewLink(Link {
         interface: Interface {
@@ -278,7 +287,8 @@ mod tests {
     }
 
     fn link(family: u8, ifindex: u32, attributes: &[DefaultNla]) -> Vec<u8> {
-        let mut payload = vec![family, 0, 0, 0];
+        let mut payload = vec![family, 0];
+        payload.extend_from_slice(&ARPHRD_ETHER.to_ne_bytes());
         payload.extend_from_slice(&ifindex.to_ne_bytes());
         payload.resize(IFINFOMSG, 0);
         payload.extend_from_slice(&emit(attributes));

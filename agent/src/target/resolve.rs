@@ -6,7 +6,7 @@ use remora_capture::session::Target;
 use super::{
     cgroup::{Cgroup, Monitors},
     error::{ResolveError, shown},
-    links::Interface,
+    links::{Interface, InterfaceKind},
     placement::{Placement, Sharer, placement_of, veths_to},
     root::CgroupRoot,
     rtnl::RouteSocket,
@@ -279,6 +279,15 @@ fn interface(name: &str) -> Result<Resolved, ResolveError> {
         ));
     };
     let interface = link.interface;
+    if interface.kind == InterfaceKind::NoEthernet {
+        return Err(ResolveError::unsupported(
+            format!(
+                "interface `{}` has no Ethernet headers, which all captures have",
+                shown(name)
+            ),
+            "capture the cgroup, process or unit that uses it",
+        ));
+    }
     Ok(Resolved {
         cgroup: None,
         cgroup_scope: CgroupScope::None,

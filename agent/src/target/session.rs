@@ -79,7 +79,8 @@ fn place(resolved: Resolved, view: View) -> Place {
 pub fn link_end(kind: InterfaceKind) -> LinkEnd {
     match kind {
         InterfaceKind::Veth => LinkEnd::VethHost,
-        InterfaceKind::Other => LinkEnd::Other,
+        InterfaceKind::Loopback => LinkEnd::Loopback,
+        InterfaceKind::Other | InterfaceKind::NoEthernet => LinkEnd::Other,
     }
 }
 
@@ -91,6 +92,6 @@ fn start_error(error: ResolveError) -> StartError {
         ResolveError::Ambiguous { .. } | ResolveError::Unsupported { .. } => {
             StartError::TargetUnsupported(message)
         }
-        ResolveError::Io { .. } => StartError::Kernel(message),
+        ResolveError::Io { source, .. } => StartError::Kernel(format!("{message}: {source}")),
     }
 }

@@ -25,7 +25,6 @@ use super::{
     AppendError, ConsumerHandle, Sink,
     lane::{Batch, Lane, LaneParts, QUEUE_BATCHES, ToWriter},
     memory::Memory,
-    whole_blocks,
 };
 use crate::session::{
     BoundTap, ChunkReceiver, Closed, KernelCounts, Meter, Output, Signal, Slot, StartError, Tail,
@@ -236,7 +235,7 @@ impl Writer {
                 reason,
                 problem,
             }) => {
-                let written = whole_blocks(&blocks, taken).packets;
+                let written = pcapng::whole_blocks(&blocks, taken).packets;
                 Meter::add(&self.meter.written, written);
                 Meter::add(&self.meter.written_bytes, taken as u64);
                 Meter::add(&self.meter.dropped_io, packets.saturating_sub(written));

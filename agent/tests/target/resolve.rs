@@ -401,7 +401,7 @@ fn an_interface_is_a_host_end_or_another() -> Result<()> {
     for (name, kind) in [
         ("vpod", InterfaceKind::Veth),
         ("both0", InterfaceKind::Other),
-        ("lo", InterfaceKind::Other),
+        ("lo", InterfaceKind::Loopback),
     ] {
         let resolved = resolve(&format!("interface:{name}"))?;
         assert_eq!(

@@ -110,7 +110,7 @@ fn uid_65532_with_two_capabilities_finds_the_same() -> Result<()> {
             CgroupScope::All
         ),
         format!("resolved interface:vpod  {:?} vpod", CgroupScope::None),
-        "link lo Other".to_owned(),
+        "link lo Loopback".to_owned(),
         "link vpod Veth".to_owned(),
         "link vshared Veth".to_owned(),
     ] {

@@ -48,7 +48,7 @@ fn the_first_events_are_the_links_that_exist() -> Result<()> {
             _ => None,
         })
         .collect();
-    assert_eq!(kinds.get("lo"), Some(&InterfaceKind::Other));
+    assert_eq!(kinds.get("lo"), Some(&InterfaceKind::Loopback));
     assert_eq!(kinds.get("vpod"), Some(&InterfaceKind::Veth));
     assert_eq!(watcher.next(Duration::from_millis(20))?, None);
     Ok(())

@@ -19,6 +19,7 @@ mod cold;
 mod packet;
 mod read;
 mod repair;
+mod whole;
 
 pub use blocks::{BLOCK_BYTES_MAX, Block, BlockKind, Blocks, Tear};
 pub use cold::{
@@ -28,6 +29,7 @@ pub use cold::{
 pub use packet::{PacketDirection, PacketMeta, encode_packet, gso_comment};
 pub use read::{Packet, ReadError, packets, read_packets};
 pub use repair::{Scan, count_packets, repair, scan};
+pub use whole::{Whole, whole_blocks};
 
 /// Longest text of a comment or any other option, in bytes: its length is a `u16`.
 pub const OPTION_BYTES_MAX: usize = u16::MAX as usize;
