@@ -99,7 +99,7 @@ impl Objects {
 #[derive(Debug)]
 pub struct ForeignTcx {
     ebpf: Ebpf,
-    link: Option<SchedClassifierLinkId>,
+    links: Vec<SchedClassifierLinkId>,
 }
 
 const FOREIGN_NAME: &str = "foreign";
@@ -115,18 +115,30 @@ impl ForeignTcx {
     /// # Errors
     /// The kernel has no TCX (before 6.6), or there is no such interface.
     pub fn attach(netns: &Netns, interface: &str, dropped_port: u16) -> Result<Self> {
-        Self::attach_program(netns, interface, &dropping(dropped_port))
+        Self::attach_program(
+            netns,
+            interface,
+            &dropping(dropped_port),
+            &[TcAttachType::Ingress],
+        )
     }
 
-    /// Attaches one that passes every packet on and does nothing else: what a hook costs by itself.
+    /// Attaches one to both directions that passes every packet on and does nothing else: what a hook
+    /// costs by itself.
     ///
     /// # Errors
     /// As [`Self::attach`].
     pub fn attach_empty(netns: &Netns, interface: &str) -> Result<Self> {
-        Self::attach_program(netns, interface, &EMPTY)
+        let both = [TcAttachType::Ingress, TcAttachType::Egress];
+        Self::attach_program(netns, interface, &EMPTY, &both)
     }
 
-    fn attach_program(netns: &Netns, interface: &str, program: &[Instruction]) -> Result<Self> {
+    fn attach_program(
+        netns: &Netns,
+        interface: &str,
+        program: &[Instruction],
+        directions: &[TcAttachType],
+    ) -> Result<Self> {
         let mut ebpf =
             Ebpf::load(&object(program)?).context("failed to load the foreign program")?;
         let program: &mut SchedClassifier = ebpf
@@ -134,19 +146,18 @@ impl ForeignTcx {
             .context("no foreign program")?
             .try_into()?;
         program.load()?;
-        let link = netns.enter(|| {
-            program
-                .attach_with_options(
-                    interface,
-                    TcAttachType::Ingress,
-                    TcAttachOptions::TcxOrder(LinkOrder::last()),
-                )
-                .context("failed to attach the foreign program")
+        let links = netns.enter(|| {
+            directions
+                .iter()
+                .map(|&direction| {
+                    let last = TcAttachOptions::TcxOrder(LinkOrder::last());
+                    program
+                        .attach_with_options(interface, direction, last)
+                        .context("failed to attach the foreign program")
+                })
+                .collect()
         })?;
-        Ok(Self {
-            ebpf,
-            link: Some(link),
-        })
+        Ok(Self { ebpf, links })
     }
 
     /// The kernel's id of the program.
@@ -165,15 +176,16 @@ impl ForeignTcx {
     /// Takes it off again.
     ///
     /// # Errors
-    /// It was off.
+    /// The kernel refuses.
     pub fn detach(mut self) -> Result<()> {
-        let link = self.link.take().context("already detached")?;
         let program: &mut SchedClassifier = self
             .ebpf
             .program_mut(FOREIGN_NAME)
             .context("no foreign program")?
             .try_into()?;
-        program.detach(link)?;
+        for link in self.links {
+            program.detach(link)?;
+        }
         Ok(())
     }
 }

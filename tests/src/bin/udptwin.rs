@@ -7,9 +7,11 @@
 #![forbid(unsafe_code)]
 
 use std::{
+    fs::File,
     io::IoSlice,
     net::{Ipv4Addr, SocketAddrV4, UdpSocket},
     os::fd::AsRawFd as _,
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -17,7 +19,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use nix::{
     errno::Errno,
-    sched::{CpuSet, sched_setaffinity},
+    sched::{CloneFlags, CpuSet, sched_setaffinity, setns},
     sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, sendmmsg},
     unistd::Pid,
 };
@@ -37,6 +39,12 @@ struct Args {
     first: SocketAddrV4,
     /// Where its twin leads
     twin: SocketAddrV4,
+    /// Network namespace the first path starts in, like /run/netns/NAME
+    #[arg(long, value_name = "FILE")]
+    first_netns: PathBuf,
+    /// Network namespace its twin starts in
+    #[arg(long, value_name = "FILE")]
+    twin_netns: PathBuf,
     /// Bytes of the Ethernet frame (without FCS), 64 to 1514
     #[arg(long, default_value_t = 64)]
     size: usize,
@@ -50,6 +58,7 @@ struct Args {
 
 /// One of the two.
 struct Path {
+    socket: UdpSocket,
     to: SockaddrIn,
     sent: u64,
     /// Nanoseconds of each whole batch.
@@ -77,6 +86,22 @@ fn main() -> Result<()> {
     Ok(())
 }
 
+impl Path {
+    fn new(netns: &PathBuf, to: SocketAddrV4) -> Result<Self> {
+        let file =
+            File::open(netns).with_context(|| format!("no namespace {}", netns.display()))?;
+        setns(file, CloneFlags::CLONE_NEWNET)
+            .with_context(|| format!("cannot enter {}", netns.display()))?;
+        Ok(Self {
+            // It stays in the namespace in which it was made.
+            socket: UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).context("failed to bind")?,
+            to: to.into(),
+            sent: 0,
+            calls: Vec::new(),
+        })
+    }
+}
+
 fn told(mut path: Path) -> Result<serde_json::Value> {
     path.calls.sort_unstable();
     let quantile = |part: f64| -> Result<f64> {
@@ -92,14 +117,12 @@ fn told(mut path: Path) -> Result<serde_json::Value> {
 }
 
 fn send(args: &Args) -> Result<[Path; 2]> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).context("failed to bind")?;
     let mut payloads = vec![vec![0u8; args.size - HEADERS]; BATCH];
     let mut headers = MultiHeaders::preallocate(BATCH, None);
-    let mut paths = [args.first, args.twin].map(|to| Path {
-        to: to.into(),
-        sent: 0,
-        calls: Vec::new(),
-    });
+    let mut paths = [
+        Path::new(&args.first_netns, args.first)?,
+        Path::new(&args.twin_netns, args.twin)?,
+    ];
     let mut turn = 0u16;
     let begun = Instant::now();
     let end = begun + Duration::from_secs_f64(args.seconds);
@@ -122,7 +145,7 @@ fn send(args: &Args) -> Result<[Path; 2]> {
                 .collect();
             let call = Instant::now();
             let result = sendmmsg(
-                socket.as_raw_fd(),
+                path.socket.as_raw_fd(),
                 &mut headers,
                 &slices,
                 addresses,

@@ -8,6 +8,7 @@ use nix::{
     unistd::Pid,
 };
 use remora_tests::{
+    name,
     node::{Node, Pod},
     run,
     traffic::{self, Sink},
@@ -43,15 +44,37 @@ pub(crate) struct Sample {
     pub(crate) twin: Path,
 }
 
+/// Which way the packets go. It makes a difference to the peer: a packet that leaves an interface
+/// is cloned for each socket of a packet reader before its filter runs, one that comes in is not
+/// (`dev_queue_xmit_nit` and `deliver_skb`, net/core/dev.c, v6.18).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Way {
+    /// From the node to the pod: out of the captured interface.
+    In,
+    /// From the pod to the node: into the captured interface.
+    Out,
+}
+
+impl Way {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::In => "into the pod",
+            Self::Out => "out of the pod",
+        }
+    }
+}
+
 /// The bed.
 #[derive(Debug)]
 pub(crate) struct Bed {
     // Dropped in this order.
-    _sinks: [Sink; 2],
-    source: Pod,
+    _sinks: [Sink; 3],
+    pod: Pod,
     other: Pod,
     node: Node,
-    _twin: Node,
+    twin: Node,
+    /// Of the pod's sink: those of the nodes' have the same name.
+    _logs: tempfile::TempDir,
 }
 
 impl Bed {
@@ -70,18 +93,18 @@ impl Bed {
         run::output(run::command("renice").args(["-n", CAPTURE_NICE, "-p", &me]))?;
 
         let (node, twin) = (Node::new()?, Node::new()?);
-        let (source, other) = (node.pod("source")?, node.pod("other")?);
+        let (pod, other) = (node.pod("subject")?, node.pod("other")?);
         let bridge = "br0";
         veth::lay(
             &End {
                 netns: twin.netns(),
-                interface: source.interface(),
+                interface: pod.interface(),
                 mac: [2, 0, 0, 0, 5, 1],
                 ipv4: None,
                 ipv6: None,
             },
             &End {
-                netns: source.netns(),
+                netns: pod.netns(),
                 interface: "eth1",
                 mac: [2, 0, 0, 0, 6, 1],
                 ipv4: Some((TWIN_POD, 24)),
@@ -89,17 +112,22 @@ impl Bed {
             },
         )?;
         let netns = twin.netns();
-        netns.ip(&format!("link set {} master {bridge}", source.interface()))?;
+        netns.ip(&format!("link set {} master {bridge}", pod.interface()))?;
         netns.ip(&format!("addr add {TWIN_NODE}/24 dev {bridge}"))?;
+        let logs = name::directory()?;
         let sink = |node: &Node| traffic::sink(PORT, node.directory(), |tool| node.command(tool));
+        let pods_sink = traffic::sink(PORT, logs.path(), |tool| pod.command(tool))?;
         let bed = Self {
-            _sinks: [sink(&node)?, sink(&twin)?],
-            source,
+            _sinks: [sink(&node)?, sink(&twin)?, pods_sink],
+            pod,
             other,
             node,
-            _twin: twin,
+            twin,
+            _logs: logs,
         };
-        bed.run(64, WARM_UP)?;
+        for way in [Way::In, Way::Out] {
+            bed.run(way, 64, WARM_UP)?;
+        }
         Ok(bed)
     }
 
@@ -110,7 +138,7 @@ impl Bed {
 
     /// The one interface that is captured.
     pub(crate) fn interface(&self) -> &str {
-        self.source.interface()
+        self.pod.interface()
     }
 
     /// A pod on the same node without traffic.
@@ -122,14 +150,28 @@ impl Bed {
     ///
     /// # Errors
     /// The generator fails.
-    pub(crate) fn run(&self, size: usize, length: Duration) -> Result<Sample> {
+    pub(crate) fn run(&self, way: Way, size: usize, length: Duration) -> Result<Sample> {
+        let (mut command, ends, netns) = match way {
+            Way::In => (
+                self.node.command("nice"),
+                [self.pod.ipv4().into(), TWIN_POD.into()],
+                [self.node.netns(), self.twin.netns()],
+            ),
+            Way::Out => (
+                self.pod.command("nice"),
+                [self.node.address(), TWIN_NODE.into()],
+                [self.pod.netns(), self.pod.netns()],
+            ),
+        };
         let text = run::output(
-            self.source
-                .command("nice")
+            command
                 .args(["-n", TRAFFIC_NICE])
                 .arg(run::tool("udptwin")?)
-                .arg(format!("{}:{PORT}", self.node.address()))
-                .arg(format!("{TWIN_NODE}:{PORT}"))
+                .args(ends.map(|end| format!("{end}:{PORT}")))
+                .arg("--first-netns")
+                .arg(netns[0].path())
+                .arg("--twin-netns")
+                .arg(netns[1].path())
                 .args(["--size", &size.to_string()])
                 .args(["--seconds", &length.as_secs_f64().to_string()])
                 .args(["--cpu", TRAFFIC_CPU]),

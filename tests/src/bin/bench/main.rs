@@ -2,14 +2,14 @@
 //! is alike but for the capture.
 //!
 //! ```text
-//!               node "captured": agent or tcpdump, on veth-source only
-//!         eth0 ── veth-source ── br0 10.77.0.1 ── udpsink
-//!  pod "source"
-//!         eth1 ── veth-source ── br0 10.78.0.1 ── udpsink
-//!               node "twin": nobody looks here
+//!                node: agent or tcpdump, of this pod on veth-subject only
+//!          eth0 ── veth-subject ── br0 10.77.0.1
+//!  pod "subject"
+//!          eth1 ── veth-subject ── br0 10.78.0.1
+//!                twin node: nobody looks here
 //! ```
-//! `udptwin` in the pod sends on both paths in turn, 5 ms each, and times every `sendmmsg(2)`: the
-//! whole way to the socket runs inside it. Within one run the difference of the two medians is what
+//! `udptwin` sends on both paths in turn, from the nodes to the pod or the other way, 5 ms each, and
+//! times every `sendmmsg(2)`: the whole way to the socket, which drops it, runs inside the call. Within one run the difference of the two medians is what
 //! the capture adds to a packet, whatever else the machine does meanwhile. The row `control`, with
 //! nothing on either path, says how far that holds.
 //!
@@ -33,6 +33,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use bed::Way;
 use clap::Parser;
 use machine::Machine;
 use remora_tests::{name, signals, wait};
@@ -46,7 +47,7 @@ const RUNS_MAX: usize = 100;
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask bench")]
 struct Args {
-    /// 3 runs of 0.6 s each, under a minute in all; without it 5 of 1 s
+    /// 3 runs of 0.6 s a row, into the pod, under a minute in all; without it 5 of 1 s, both ways
     #[arg(long)]
     quick: bool,
     /// Runs of each row
@@ -55,6 +56,9 @@ struct Args {
     /// Length of each run, at most 5
     #[arg(long, value_name = "S")]
     seconds: Option<f64>,
+    /// Which way the packets go [default: in with --quick, else both]
+    #[arg(long, value_enum)]
+    way: Option<Way>,
     /// Print JSON instead of the table
     #[arg(long)]
     json: bool,
@@ -66,6 +70,7 @@ struct Args {
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
 struct Plan {
+    ways: &'static [Way],
     runs: usize,
     length: Duration,
 }
@@ -82,7 +87,14 @@ impl Args {
             (0.05..=SECONDS_MAX).contains(&seconds),
             "--seconds must be 0.05 to {SECONDS_MAX}"
         );
+        let ways: &[Way] = match self.way {
+            Some(Way::In) => &[Way::In],
+            Some(Way::Out) => &[Way::Out],
+            None if self.quick => &[Way::In],
+            None => &[Way::In, Way::Out],
+        };
         Ok(Plan {
+            ways,
             runs,
             length: Duration::from_secs_f64(seconds),
         })

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     Plan,
+    bed::{Path, Way},
     machine::Machine,
     rounds::SIZES,
     row::{Row, Run, Subject},
@@ -61,8 +62,16 @@ fn cells(row: &Row) -> [String; 10] {
 }
 
 impl Report {
-    fn of_size(&self, size: usize) -> impl Iterator<Item = &Row> {
-        self.rows.iter().filter(move |row| row.size == size)
+    /// One table each: its heading and its rows.
+    fn tables(&self) -> impl Iterator<Item = (String, impl Iterator<Item = &Row>)> {
+        let kinds = |&way: &Way| SIZES.map(|size| (way, size));
+        self.plan.ways.iter().flat_map(kinds).map(|(way, size)| {
+            let rows = self.rows.iter();
+            (
+                format!("Frames of {size} bytes, {}", way.name()),
+                rows.filter(move |row| (row.way, row.size) == (way, size)),
+            )
+        })
     }
 
     /// What the controls say of this measurement.
@@ -71,9 +80,9 @@ impl Report {
             .rows
             .iter()
             .filter(|row| row.subject == Subject::Control)
-            .map(|row| (row.size, row.median(Run::speed_ratio)))
+            .map(|row| (row, row.median(Run::speed_ratio)))
             .filter(|(_, ratio)| !CONTROL.contains(ratio))
-            .map(|(size, ratio)| format!("{ratio:.3} at {size} B"))
+            .map(|(row, ratio)| format!("{ratio:.3} at {} B {}", row.size, row.way.name()))
             .collect();
         if off.is_empty() {
             "Control within 2 %: the figures hold.".into()
@@ -101,8 +110,8 @@ impl Report {
     /// Aligned, for a terminal.
     pub(crate) fn table(&self) -> String {
         let mut text = String::new();
-        for size in SIZES {
-            let lines: Vec<_> = self.of_size(size).map(cells).collect();
+        for (title, rows) in self.tables() {
+            let lines: Vec<_> = rows.map(cells).collect();
             let mut widths = COLUMNS.map(|column| column.chars().count());
             for line in &lines {
                 for (width, cell) in widths.iter_mut().zip(line) {
@@ -110,7 +119,7 @@ impl Report {
                 }
             }
             let heading = COLUMNS.map(str::to_owned);
-            let _ = writeln!(text, "\nFrames of {size} bytes");
+            let _ = writeln!(text, "\n{title}");
             for line in std::iter::once(&heading).chain(&lines) {
                 let _ = write!(text, "  {:<width$}", line[0], width = widths[0]);
                 for (cell, width) in line.iter().zip(widths).skip(1) {
@@ -161,11 +170,11 @@ impl Report {
             self.conditions(),
             self.verdict(),
         );
-        for size in SIZES {
-            let _ = write!(text, "\n### Frames of {size} bytes\n\n");
+        for (title, rows) in self.tables() {
+            let _ = write!(text, "\n### {title}\n\n");
             let _ = writeln!(text, "| {} |", COLUMNS.join(" | "));
             let _ = writeln!(text, "|---{}|", "|--:".repeat(COLUMNS.len() - 1));
-            for row in self.of_size(size) {
+            for row in rows {
                 let _ = writeln!(text, "| {} |", cells(row).join(" | "));
             }
         }
@@ -178,7 +187,7 @@ fn row_json(row: &Row) -> Value {
         .runs
         .iter()
         .map(|run| {
-            let path = |path: crate::bed::Path| {
+            let path = |path: Path| {
                 json!({ "sent": path.sent, "median_ns": path.median_ns, "p25_ns": path.p25_ns })
             };
             json!({
@@ -192,6 +201,7 @@ fn row_json(row: &Row) -> Value {
         })
         .collect();
     json!({
+        "way": row.way.name(),
         "subject": row.subject.name(),
         "frame_bytes": row.size,
         "ns_added": row.median(Run::ns_added),
@@ -216,9 +226,10 @@ a minute and prints the same table; each run also leaves its raw figures in `tar
 
 ## Method
 
-One generator in a pod sends UDP packets on two paths in turn, 5 ms each: veth, bridge, a socket of
-the node that drops them. Both paths are alike, into two node namespaces with the same set-up, and
-only the first one's veth is captured. Every `sendmmsg(2)` of 64 packets is timed; a packet's whole
+One generator sends UDP packets on two paths in turn, 5 ms each: socket, bridge, veth, and a socket
+of a pod that drops them (*into the pod*), or from that pod to its nodes (*out of the pod*). Both
+paths are alike, between the pod and two node namespaces with the same set-up, and only the first
+one's veth is captured. Every `sendmmsg(2)` of 64 packets is timed; a packet's whole
 way to the socket runs inside that call, on the generator's CPU 0. The capturer has CPU 1 and writes
 to tmpfs. Medians of both paths within one run are compared, so what else the machine does cancels
 out; the table has the median of several runs.
@@ -241,6 +252,8 @@ What the figures do not tell:
 
 - The agent also has programs at the cgroup2 root, which run for sockets on both paths: what they
   cost is in *twin ns* of the agent's rows, not in *ns added*.
+- A packet that leaves an interface is cloned for tcpdump before its filter runs, one that comes in is
+  not: tcpdump costs more *into the pod*, which leaves the node by the captured veth.
 - One packet passes one captured veth here. Between two pods of a node it passes two, and the agent
   is on both.
 - One sender on one CPU; no TCP, no segmentation offload, no disk.

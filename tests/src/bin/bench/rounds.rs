@@ -13,7 +13,7 @@ use remora_tests::{
 
 use crate::{
     Plan,
-    bed::{Bed, Sample},
+    bed::{Bed, Sample, Way},
     row::{Caught, Row, Run, Subject},
     tcpdump::Tcpdump,
     usage::{self, Usage},
@@ -30,7 +30,7 @@ const TMPFS: &str = "/dev/shm";
 const TMPFS_SIZE: &str = "6g";
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Measures all; rows in the order of [`Subject::ALL`], by size.
+/// Measures all; rows in the order of [`Subject::ALL`], by way and size.
 ///
 /// # Errors
 /// A part of the bed cannot be made, or a capturer fails.
@@ -39,33 +39,38 @@ pub(crate) fn measure(plan: Plan) -> Result<Vec<Row>> {
     let directory = tempfile::Builder::new()
         .prefix("remora-bench-")
         .tempdir_in(TMPFS)?;
-    let mut rows: Vec<Row> = SIZES
-        .into_iter()
-        .flat_map(|size| {
-            Subject::ALL.map(|subject| Row {
+    let mut rows = Vec::new();
+    for &way in plan.ways {
+        for size in SIZES {
+            rows.extend(Subject::ALL.map(|subject| Row {
+                way,
                 subject,
                 size,
                 runs: Vec::new(),
-            })
-        })
-        .collect();
+            }));
+        }
+    }
     for number in 1..=plan.runs {
-        eprintln!("round {number} of {}", plan.runs);
-        let mut round = Round {
-            bed: &bed,
-            length: plan.length,
-            directory: directory.path(),
-            rows: &mut rows,
-        };
-        round.without_capturer()?;
-        round.agent()?;
-        round.tcpdump()?;
+        for &way in plan.ways {
+            eprintln!("round {number} of {}, {}", plan.runs, way.name());
+            let mut round = Round {
+                bed: &bed,
+                way,
+                length: plan.length,
+                directory: directory.path(),
+                rows: &mut rows,
+            };
+            round.without_capturer()?;
+            round.agent()?;
+            round.tcpdump()?;
+        }
     }
     Ok(rows)
 }
 
 struct Round<'a> {
     bed: &'a Bed,
+    way: Way,
     length: Duration,
     /// On tmpfs.
     directory: &'a Path,
@@ -77,7 +82,7 @@ impl Round<'_> {
         ensure!(!wait::is_interrupted(), "interrupted");
         self.rows
             .iter_mut()
-            .find(|row| (row.subject, row.size) == (subject, size))
+            .find(|row| (row.way, row.subject, row.size) == (self.way, subject, size))
             .context("no such row")?
             .runs
             .push(run);
@@ -85,7 +90,7 @@ impl Round<'_> {
     }
 
     fn send(&self, size: usize) -> Result<Sample> {
-        self.bed.run(size, self.length)
+        self.bed.run(self.way, size, self.length)
     }
 
     fn without_capturer(&mut self) -> Result<()> {

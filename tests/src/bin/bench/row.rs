@@ -1,6 +1,9 @@
 //! What was measured, by subject and frame size.
 
-use crate::{bed::Sample, usage::Usage};
+use crate::{
+    bed::{Sample, Way},
+    usage::Usage,
+};
 
 /// What is on the captured path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +89,7 @@ impl Run {
 /// All runs of one subject with one frame size; never none.
 #[derive(Clone, Debug)]
 pub(crate) struct Row {
+    pub(crate) way: Way,
     pub(crate) subject: Subject,
     /// Bytes of the Ethernet frame without FCS.
     pub(crate) size: usize,
@@ -190,6 +194,7 @@ mod tests {
     #[test]
     fn a_row_tells_medians_of_differences_within_runs_and_sums_of_packets() {
         let row = Row {
+            way: Way::In,
             subject: Subject::AgentFull,
             size: 64,
             runs: vec![
