@@ -113,6 +113,8 @@ impl Bed {
         )?;
         let netns = twin.netns();
         netns.ip(&format!("link set {} master {bridge}", pod.interface()))?;
+        // One address and one route, as the other node has.
+        netns.ip(&format!("addr del {}/24 dev {bridge}", twin.address()))?;
         netns.ip(&format!("addr add {TWIN_NODE}/24 dev {bridge}"))?;
         let logs = name::directory()?;
         let sink = |node: &Node| traffic::sink(PORT, node.directory(), |tool| node.command(tool));
