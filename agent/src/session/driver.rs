@@ -12,7 +12,7 @@ use tokio::{
 
 use super::{
     Arming, BoundTap, ChunkReceiver, DRAIN_SLOW, DriverHandle, LookupError, Meter, Opening, Output,
-    Outputs, Place, Signal, Slot, StartError, Started, StreamSource, Tail, Taps, Targets,
+    Outputs, Place, Ready, Signal, Slot, StartError, Started, StreamSource, Tail, Taps, Targets,
     handle::{Arm, Reply, Request},
     registry::Registry,
 };
@@ -67,6 +67,7 @@ struct SlotState {
 /// A session between arming and its final counts.
 struct Running {
     state: CaptureState,
+    afterwards: Afterwards,
     place: Place,
     taps: Arc<[BoundTap]>,
     meter: Arc<Meter>,
@@ -78,8 +79,18 @@ struct Running {
     deadline: Option<Instant>,
 }
 
+/// What is left of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Afterwards {
+    /// Its account.
+    Keep,
+    /// Nothing: it did not start.
+    Forget,
+}
+
 struct Drained {
     slot: Slot,
+    afterwards: Afterwards,
     state: CaptureState,
 }
 
@@ -159,13 +170,14 @@ impl Driver {
             }
             Request::Arm { arm, reply } => {
                 let started = self.arm(*arm);
-                if let Err(Ok(started)) = reply.send(started)
+                if let Err(Ok((started, _))) = reply.send(started)
                     && !started.existing
                 {
                     // Nobody knows of it: it would run for nothing.
                     self.stop_id(started.state.id, StopReason::ReaderGone);
                 }
             }
+            Request::Abort { id, reply } => self.abort(id, reply),
             Request::Stop { id, reason, reply } => {
                 self.stop_id(id, reason);
                 self.answer_when_final(id, reply);
@@ -192,7 +204,7 @@ impl Driver {
         }
     }
 
-    fn arm(&mut self, arm: Arm) -> Result<Started, StartError> {
+    fn arm(&mut self, arm: Arm) -> Result<(Started, Option<Ready>), StartError> {
         let Arm { order, place, taps } = arm;
         // A second call with the same key may have been on its way at the same time.
         let known = order
@@ -203,20 +215,24 @@ impl Driver {
             .and_then(|id| self.fresh(id));
         if let Some(state) = known {
             self.taps.release(&taps);
-            return Ok(Started {
+            let started = Started {
                 state,
                 existing: true,
-            });
+            };
+            return Ok((started, None));
         }
         let key = order.key.clone();
         match self.arm_new(order, place, &taps) {
-            Ok(state) => {
+            Ok((state, ready)) => {
                 self.registry.insert(state.clone(), key);
                 self.publish(&state);
-                Ok(Started {
-                    state,
-                    existing: false,
-                })
+                Ok((
+                    Started {
+                        state,
+                        existing: false,
+                    },
+                    ready,
+                ))
             }
             Err(error) => {
                 self.taps.release(&taps);
@@ -225,12 +241,26 @@ impl Driver {
         }
     }
 
+    /// Ends a capture whose output could not be opened; it leaves nothing behind.
+    fn abort(&mut self, id: CaptureId, reply: Reply<CaptureState>) {
+        if let Some(session) = self
+            .slots
+            .iter_mut()
+            .filter_map(|entry| entry.session.as_mut())
+            .find(|session| session.state.id == id)
+        {
+            session.afterwards = Afterwards::Forget;
+        }
+        self.stop_id(id, StopReason::IoError);
+        self.answer_when_final(id, reply);
+    }
+
     fn arm_new(
         &mut self,
         order: super::Order,
         place: Place,
         taps: &[BoundTap],
-    ) -> Result<CaptureState, StartError> {
+    ) -> Result<(CaptureState, Option<Ready>), StartError> {
         if self.draining.is_some() {
             return Err(StartError::Draining);
         }
@@ -288,10 +318,13 @@ impl Driver {
         if let Err(error) = self.taps.arm(&arming, taps) {
             // Blocks for as long as an empty file takes to close: this is the rare way.
             let _closed = output.close(super::KernelCounts::default());
+            self.outputs.forget(state.id);
             return Err(error);
         }
+        let ready = output.take_ready();
         let session = Running {
             state: state.clone(),
+            afterwards: Afterwards::Keep,
             place,
             taps: taps.into(),
             stream: output.take_stream(),
@@ -308,7 +341,7 @@ impl Driver {
         }
         tracing::debug!(?opened, armed = ?begun.elapsed() - opened, "opened and armed");
         tracing::info!(capture = %state.id, target = %state.resolved_target, "capturing");
-        Ok(state)
+        Ok((state, ready))
     }
 
     /// Begins a session's end, unless it has begun.
@@ -331,6 +364,7 @@ impl Driver {
         session.stream = None;
 
         let mut state = session.state.clone();
+        let afterwards = session.afterwards;
         let bound = Arc::clone(&session.taps);
         let meter = Arc::clone(&session.meter);
         let (taps, outputs) = (Arc::clone(&self.taps), Arc::clone(&self.outputs));
@@ -343,7 +377,9 @@ impl Driver {
             let closed = output.close(taps.counts(slot));
             taps.release(&bound);
             conclude(&mut state, closed, &meter);
-            if let Err(problem) = outputs.keep(&state) {
+            if afterwards == Afterwards::Forget {
+                outputs.forget(state.id);
+            } else if let Err(problem) = outputs.keep(&state) {
                 tracing::error!(capture = %state.id, %problem, "the capture's account is not kept");
                 state.message = join(&state.message, &problem);
             }
@@ -351,11 +387,20 @@ impl Driver {
                 tracing::warn!(capture = %state.id, took = ?begun.elapsed(), "slow to finish");
             }
             // The driver outlives its sessions.
-            let _gone = done.blocking_send(Drained { slot, state });
+            let _gone = done.blocking_send(Drained {
+                slot,
+                afterwards,
+                state,
+            });
         });
     }
 
-    fn finished(&mut self, Drained { slot, state }: Drained) {
+    fn finished(&mut self, drained: Drained) {
+        let Drained {
+            slot,
+            afterwards,
+            state,
+        } = drained;
         if let Some(entry) = self.slots.get_mut(slot.0 as usize) {
             entry.session = None;
         }
@@ -367,7 +412,10 @@ impl Driver {
         } else {
             tracing::error!(capture = %state.id, written, missing, reason, "finished with losses");
         }
-        self.registry.update(state.clone());
+        match afterwards {
+            Afterwards::Keep => self.registry.update(state.clone()),
+            Afterwards::Forget => self.registry.remove(state.id),
+        }
         self.publish(&state);
         for reply in self.waiting.remove(&state.id).unwrap_or_default() {
             let _gone = reply.send(Ok(state.clone()));

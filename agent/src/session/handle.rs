@@ -5,7 +5,9 @@ use std::{path::PathBuf, sync::Arc};
 use remora_capture::session::{CaptureId, CaptureState, SessionSpec, StopReason};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use super::{BoundTap, ChunkReceiver, IDEMPOTENCY_KEY_MAX, Place, StartError, Tail, Taps, Targets};
+use super::{
+    BoundTap, ChunkReceiver, IDEMPOTENCY_KEY_MAX, Place, Ready, StartError, Tail, Taps, Targets,
+};
 
 /// A request to capture.
 #[derive(Clone, Debug)]
@@ -54,7 +56,12 @@ pub(super) enum Request {
     },
     Arm {
         arm: Box<Arm>,
-        reply: oneshot::Sender<Result<Started, StartError>>,
+        reply: oneshot::Sender<Result<(Started, Option<Ready>), StartError>>,
+    },
+    /// The output could not be opened.
+    Abort {
+        id: CaptureId,
+        reply: Reply<CaptureState>,
     },
     Stop {
         id: CaptureId,
@@ -140,9 +147,23 @@ impl DriverHandle {
             place,
             taps: bound,
         });
-        self.ask(|reply| Request::Arm { arm, reply })
+        let (started, ready) = self
+            .ask(|reply| Request::Arm { arm, reply })
             .await
-            .ok_or(StartError::Draining)?
+            .ok_or(StartError::Draining)??;
+        // It is armed; the answer waits for the capture to be on the disk's record.
+        let opened = match ready {
+            None => Ok(()),
+            Some(ready) => ready
+                .await
+                .unwrap_or_else(|_ended| Err(StartError::Output("the writer ended".to_owned()))),
+        };
+        if let Err(error) = opened {
+            let id = started.state.id;
+            let _ended = self.lookup(|reply| Request::Abort { id, reply }).await;
+            return Err(error);
+        }
+        Ok(started)
     }
 
     /// Stops a capture; its counts are final when this returns.

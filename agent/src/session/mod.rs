@@ -17,7 +17,9 @@ mod registry;
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
-use remora_capture::session::{CaptureState, Counts, SessionSpec, StopReason, TapInfo, Target};
+use remora_capture::session::{
+    CaptureId, CaptureState, Counts, SessionSpec, StopReason, TapInfo, Target,
+};
 use tokio::sync::watch;
 
 pub use driver::{Driver, DriverParts};
@@ -212,11 +214,15 @@ pub struct Opening<'a> {
 
 /// Where packets of sessions go.
 pub trait Outputs: Send + Sync + 'static {
-    /// Makes the output ready to take records of `opening.slot`.
+    /// Makes the output ready to take records of `opening.slot`. Waits for no disk: whether the
+    /// file could be made is what [`Output::take_ready`] tells.
     ///
     /// # Errors
     /// [`StartError::Quota`] or [`StartError::Output`], and nothing is left behind.
     fn open(&self, opening: Opening<'_>) -> Result<Box<dyn Output>, StartError>;
+
+    /// Removes what was made for a capture that did not start.
+    fn forget(&self, id: CaptureId);
 
     /// Keeps the final account of a capture. Blocks.
     ///
@@ -239,6 +245,10 @@ pub trait Output: Send {
     /// The file as it grows, if it has one.
     fn tail(&self) -> Option<Tail>;
 
+    /// Tells once whether the file, its account and its header are on the disk. Until then, and
+    /// if not, packets are taken and queued, or counted as dropped.
+    fn take_ready(&mut self) -> Option<Ready>;
+
     /// Its stream, which can be taken once.
     fn take_stream(&mut self) -> Option<ChunkReceiver>;
 
@@ -257,6 +267,9 @@ pub struct Tail {
 
 /// Whole pcapng blocks on their way to a stream's reader.
 pub type ChunkReceiver = tokio::sync::mpsc::Receiver<bytes::Bytes>;
+
+/// Whether an output could be opened.
+pub type Ready = tokio::sync::oneshot::Receiver<Result<(), StartError>>;
 
 /// How an output ended.
 #[derive(Debug)]

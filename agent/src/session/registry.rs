@@ -47,6 +47,11 @@ impl Registry {
         }
     }
 
+    /// Forgets a capture that did not start.
+    pub(super) fn remove(&mut self, id: CaptureId) {
+        self.entries.remove(&id);
+    }
+
     pub(super) fn get(&self, id: CaptureId) -> Option<&CaptureState> {
         self.entries.get(&id)
     }

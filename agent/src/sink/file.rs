@@ -76,7 +76,8 @@ impl FileSink {
         path: PathBuf,
         reserve: (PathBuf, u64),
         usage: Arc<Usage>,
-    ) -> io::Result<(Self, watch::Receiver<u64>)> {
+        length: watch::Sender<u64>,
+    ) -> io::Result<Self> {
         let file = create(&part)?;
         let reserve = match Reserve::keep(reserve.0, reserve.1) {
             Ok(reserve) => reserve,
@@ -85,18 +86,14 @@ impl FileSink {
                 return Err(error);
             }
         };
-        let (length, watched) = watch::channel(0);
-        Ok((
-            Self {
-                file,
-                part,
-                path,
-                length,
-                usage,
-                reserve: Some(reserve),
-            },
-            watched,
-        ))
+        Ok(Self {
+            file,
+            part,
+            path,
+            length,
+            usage,
+            reserve: Some(reserve),
+        })
     }
 
     fn write(&mut self, blocks: &[u8]) -> Result<(), (usize, io::Error)> {

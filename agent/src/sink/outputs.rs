@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use remora_capture::{
     pcapng::{self, Interface, Section},
-    session::{CaptureState, Destination, Target},
+    session::{CaptureId, CaptureState, Destination, Target},
 };
 use tokio::{runtime::Handle, sync::mpsc};
 
@@ -16,7 +16,7 @@ use crate::{
     writer::{
         ConsumerHandle, Sink,
         memory::Memory,
-        output::{self, OutputParts},
+        output::{self, OpenSink, OutputParts},
     },
 };
 
@@ -42,17 +42,23 @@ impl Outputs for SessionOutputs {
         } = opening;
         let clock = ClockOffset::measure();
         let header = header(state, notes, &self.node);
-        let (sink, stream, file, tail): (Box<dyn Sink>, _, _, _) = match state.spec.destination {
+        let (sink, stream, file, tail): (OpenSink, _, _, _) = match state.spec.destination {
             Destination::Store => {
-                let (sink, file, tail) = self.store.create(state)?;
-                (Box::new(sink), None, Some(file), Some(tail))
+                let (prepared, file, tail) = self.store.prepare(state)?;
+                let store = Arc::clone(&self.store);
+                let state = state.clone();
+                let open = move || -> Result<Box<dyn Sink>, StartError> {
+                    Ok(Box::new(store.create(&state, prepared)?))
+                };
+                (Box::new(open), None, Some(file), Some(tail))
             }
             Destination::Stream => {
                 let (sink, chunks) = StreamSink::new(self.runtime.clone());
-                (Box::new(sink), Some(chunks), None, None)
+                let open = move || -> Result<Box<dyn Sink>, StartError> { Ok(Box::new(sink)) };
+                (Box::new(open), Some(chunks), None, None)
             }
         };
-        let opened = output::open(
+        let output = output::open(
             OutputParts {
                 slot,
                 generation,
@@ -71,14 +77,12 @@ impl Outputs for SessionOutputs {
                 tail,
             },
             self.consumer.clone(),
-        );
-        match opened {
-            Ok(output) => Ok(Box::new(output)),
-            Err(error) => {
-                self.store.forget(state.id);
-                Err(error)
-            }
-        }
+        )?;
+        Ok(Box::new(output))
+    }
+
+    fn forget(&self, id: CaptureId) {
+        self.store.forget(id);
     }
 
     fn keep(&self, state: &CaptureState) -> Result<(), String> {

@@ -30,6 +30,7 @@ use remora_capture::{
     session::{CaptureId, CaptureState, Phase, StopReason},
     sidecar::{CaptureFile, Clock, Recovered as RecoveredNote, SIDECAR_BYTES_MAX, Sidecar, Tool},
 };
+use tokio::sync::watch;
 
 use super::file::{FILE_MODE, FileSink, create};
 use crate::{
@@ -159,11 +160,15 @@ impl Store {
         self.directory.join(file)
     }
 
-    /// Makes a capture's files; answers the sink, the name the file will have, and its tail.
+    /// Room for a capture, the name its file will have, and the file as it will grow. Touches no
+    /// disk.
     ///
     /// # Errors
-    /// [`StartError::Quota`] or [`StartError::Output`]; nothing is left behind.
-    pub fn create(&self, state: &CaptureState) -> Result<(FileSink, String, Tail), StartError> {
+    /// [`StartError::Quota`].
+    pub fn prepare(
+        &self,
+        state: &CaptureState,
+    ) -> Result<(watch::Sender<u64>, String, Tail), StartError> {
         if self.used_bytes() >= self.quota_bytes() {
             return Err(StartError::Quota(format!(
                 "the data directory holds {} of {} bytes; remove captures or raise --quota",
@@ -171,35 +176,51 @@ impl Store {
                 self.quota_bytes()
             )));
         }
+        let (sender, length) = watch::channel(0);
+        let path = self.file(state.id, PART);
+        Ok((
+            sender,
+            format!("{}.{CAPTURE}", state.id),
+            Tail { path, length },
+        ))
+    }
+
+    /// Makes the files of a capture that was prepared.
+    ///
+    /// # Errors
+    /// [`StartError::Output`]; nothing is left behind.
+    pub fn create(
+        &self,
+        state: &CaptureState,
+        length: watch::Sender<u64>,
+    ) -> Result<FileSink, StartError> {
         let id = state.id;
-        let failed = |error: io::Error| {
-            self.forget(id);
-            StartError::Output(format!(
-                "failed to make a file in {}: {error}",
-                self.directory.display()
-            ))
-        };
         let journal = self.sidecar(state, 0, 0).to_json();
         // The final account is a little longer than the journal.
         let reserve = RESERVE_BYTES + 2 * journal.len() as u64;
         create(&self.file(id, OPEN))
             .and_then(|mut file| file.write_all(&journal))
-            .map_err(failed)?;
-        let file = format!("{id}.{CAPTURE}");
-        let part = self.file(id, PART);
-        let (sink, length) = FileSink::create(
-            part.clone(),
-            self.path(&file),
-            (self.file(id, RESERVE), reserve),
-            Arc::clone(&self.usage),
-        )
-        .map_err(failed)?;
-        Ok((sink, file, Tail { path: part, length }))
+            .and_then(|()| {
+                FileSink::create(
+                    self.file(id, PART),
+                    self.file(id, CAPTURE),
+                    (self.file(id, RESERVE), reserve),
+                    Arc::clone(&self.usage),
+                    length,
+                )
+            })
+            .map_err(|error| {
+                self.forget(id);
+                StartError::Output(format!(
+                    "failed to make a file in {}: {error}",
+                    self.directory.display()
+                ))
+            })
     }
 
     /// Removes what [`Store::create`] made of a capture that did not start.
     pub fn forget(&self, id: CaptureId) {
-        self.remove(id, &[PART, RESERVE, OPEN]);
+        self.remove(id, &[PART, RESERVE, OPEN, CAPTURE]);
     }
 
     fn remove(&self, id: CaptureId, endings: &[&str]) {

@@ -18,8 +18,9 @@ use std::{
 use jiff::Timestamp;
 use remora_capture::{
     pcapng::{self, Statistics},
-    session::Counts,
+    session::{Counts, StopReason},
 };
+use tokio::sync::oneshot;
 
 use super::{
     AppendError, ConsumerHandle, Sink,
@@ -27,8 +28,12 @@ use super::{
     memory::Memory,
 };
 use crate::session::{
-    BoundTap, ChunkReceiver, Closed, KernelCounts, Meter, Output, Signal, Slot, StartError, Tail,
+    BoundTap, ChunkReceiver, Closed, KernelCounts, Meter, Output, Ready, Signal, Slot, StartError,
+    Tail,
 };
+
+/// Makes the sink; called on the writer's thread, so that arming waits for no disk.
+pub type OpenSink = Box<dyn FnOnce() -> Result<Box<dyn Sink>, StartError> + Send>;
 
 /// Where an output's blocks go and what it is made for.
 pub struct OutputParts {
@@ -44,7 +49,7 @@ pub struct OutputParts {
     pub started: Timestamp,
     /// The blocks before the first packet.
     pub header: Vec<u8>,
-    pub sink: Box<dyn Sink>,
+    pub sink: OpenSink,
     pub stream: Option<ChunkReceiver>,
     /// Name of the file in the store.
     pub file: Option<String>,
@@ -57,16 +62,17 @@ pub struct WriterOutput {
     consumer: ConsumerHandle,
     meter: Arc<Meter>,
     thread: JoinHandle<Option<String>>,
+    ready: Option<Ready>,
     stream: Option<ChunkReceiver>,
     file: Option<String>,
     tail: Option<Tail>,
     overhead: u64,
 }
 
-/// Writes the header, starts the thread, and gives the consumer the lane.
+/// Starts the thread, which opens the sink and writes the header, and gives the consumer the lane.
 ///
 /// # Errors
-/// The sink does not take the header, or the thread cannot be made.
+/// The thread cannot be made, or the consumer is gone.
 pub fn open(parts: OutputParts, consumer: ConsumerHandle) -> Result<WriterOutput, StartError> {
     let OutputParts {
         slot,
@@ -80,20 +86,17 @@ pub fn open(parts: OutputParts, consumer: ConsumerHandle) -> Result<WriterOutput
         signals,
         started,
         header,
-        mut sink,
+        sink,
         stream,
         file,
         tail,
     } = parts;
     let header_bytes = header.len() as u64;
-    sink.append(header)
-        .map_err(|error| StartError::Output(error.problem))?;
-    Meter::add(&meter.written_bytes, header_bytes);
-
     let (to_writer, batches) = sync_channel(QUEUE_BATCHES);
     let (recycle, empties) = sync_channel(QUEUE_BATCHES);
-    let writer = Writer {
-        sink,
+    let (ready_sender, ready) = oneshot::channel();
+    let opening = Writer {
+        sink: Box::new(Broken(String::new())),
         meter: Arc::clone(&meter),
         recycle,
         signals: signals.clone(),
@@ -104,7 +107,7 @@ pub fn open(parts: OutputParts, consumer: ConsumerHandle) -> Result<WriterOutput
     };
     let thread = std::thread::Builder::new()
         .name(format!("writer-{slot}"))
-        .spawn(move || writer.run(&batches))
+        .spawn(move || opening.open(sink, header, ready_sender).run(&batches))
         .map_err(|error| StartError::Output(format!("failed to start a writer: {error}")))?;
     let lane = Lane::new(
         LaneParts {
@@ -130,6 +133,7 @@ pub fn open(parts: OutputParts, consumer: ConsumerHandle) -> Result<WriterOutput
         consumer,
         meter,
         thread,
+        ready: Some(ready),
         stream,
         file,
         tail,
@@ -148,6 +152,10 @@ impl Output for WriterOutput {
 
     fn tail(&self) -> Option<Tail> {
         self.tail.clone()
+    }
+
+    fn take_ready(&mut self) -> Option<Ready> {
+        self.ready.take()
     }
 
     fn take_stream(&mut self) -> Option<ChunkReceiver> {
@@ -196,7 +204,56 @@ struct Writer {
     problem: Option<String>,
 }
 
+/// The sink of an output that could not be opened: what came meanwhile is dropped, and counted.
+struct Broken(String);
+
+impl Sink for Broken {
+    fn append(&mut self, blocks: Vec<u8>) -> Result<Option<Vec<u8>>, AppendError> {
+        let Self(problem) = self;
+        Err(AppendError {
+            taken: 0,
+            blocks,
+            reason: StopReason::IoError,
+            problem: problem.clone(),
+        })
+    }
+
+    fn finish(&mut self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
 impl Writer {
+    /// Opens the sink, writes the header, and tells whether that went well.
+    fn open(
+        mut self,
+        sink: OpenSink,
+        header: Vec<u8>,
+        ready: oneshot::Sender<Result<(), StartError>>,
+    ) -> Self {
+        let bytes = header.len() as u64;
+        let opened = sink().and_then(|mut sink| match sink.append(header) {
+            Ok(_) => Ok(sink),
+            Err(error) => Err(StartError::Output(error.problem)),
+        });
+        let told = match opened {
+            Ok(sink) => {
+                self.sink = sink;
+                Meter::add(&self.meter.written_bytes, bytes);
+                Ok(())
+            }
+            Err(error) => {
+                // Told to the starter, who ends the session; no signal besides.
+                self.problem = Some(error.to_string());
+                self.sink = Box::new(Broken(error.to_string()));
+                Err(error)
+            }
+        };
+        // A starter that went away has nobody to tell; the session has its problem anyway.
+        let _gone = ready.send(told);
+        self
+    }
+
     /// Returns the first problem.
     fn run(mut self, batches: &Receiver<ToWriter>) -> Option<String> {
         while let Ok(message) = batches.recv() {
