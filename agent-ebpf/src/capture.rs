@@ -50,12 +50,10 @@ struct Visit {
     flow: Flow,
 }
 
-/// 0 for the first 292 years of uptime, which neither compiler nor verifier knows: see
-/// [`Flow::decode`].
+/// 0, for no packet has 2 GiB, but neither compiler nor verifier knows: see [`Flow::decode`].
 #[inline(always)]
-pub(crate) fn zero() -> u32 {
-    // SAFETY: no preconditions.
-    (unsafe { bpf_ktime_get_ns() } >> 63) as u32
+pub(crate) fn zero(skb: &Skb) -> u32 {
+    skb.len() >> 31
 }
 
 /// `L3`: a cgroup program, whose packet starts with the IP header.
@@ -75,7 +73,7 @@ pub(crate) fn packet<const HOOK: u8, const L3: bool>(skb: &Skb, owner: &Owner) {
         now_ns,
         left: owner.sessions,
         // Not a plain 0: two of them side by side become a loop over the stack.
-        taken: u64::from(zero()),
+        taken: u64::from(zero(&skb)),
         parity: 0,
         frame_len: len + if L3 { ETHERNET_HEADER } else { 0 } + if vlan { VLAN_TAG } else { 0 },
         snaplen: 0,
@@ -95,7 +93,7 @@ pub(crate) fn packet<const HOOK: u8, const L3: bool>(skb: &Skb, owner: &Owner) {
                 skb.ethertype()
             },
             &Network::of::<L3>(skb),
-            zero(),
+            zero(&skb),
         ),
     };
     each_session(decide::<L3>, &mut visit);

@@ -186,7 +186,7 @@ fn join(owner: &mut Owner, cgroup_id: u64, loopback: bool) {
 /// Sessions whose tap the receiving socket of a loopback packet belongs to.
 #[inline(never)]
 fn receivers_sessions(skb: &Skb, gate: &Gate) -> u64 {
-    let flow = Flow::decode(skb.ethertype(), &Network::of::<true>(*skb), zero());
+    let flow = Flow::decode(skb.ethertype(), &Network::of::<true>(*skb), zero(skb));
     if flow.ports == 0 {
         return 0;
     }
