@@ -25,8 +25,7 @@ use crate::{
     taps::Owner,
 };
 
-/// Bytes that the file's frame may have beyond the packet's: a VLAN tag put back, or the
-/// synthetic Ethernet header.
+/// Bytes of a VLAN tag, which the file's frame has beyond the packet's own.
 const VLAN_TAG: u32 = 4;
 /// Whatever the tag's own (802.1Q or 802.1ad): not an address family.
 const ETHERTYPE_VLAN: u16 = 0x8100;
@@ -35,7 +34,7 @@ const ETHERTYPE_VLAN: u16 = 0x8100;
 #[repr(C)]
 struct Visit {
     now_ns: u64,
-    /// Sessions still to be visited.
+    /// Sessions that the round visits.
     left: u64,
     /// Sessions that took the packet.
     taken: u64,

@@ -24,11 +24,11 @@ use tokio::{
 };
 
 use crate::{
-    api::{NodeNumbers, PeerPolicy, ServerParts, StatusSource, serve, server::Socket},
+    api::{PeerPolicy, ServerParts, StatusSource, serve, server::Socket},
     args::RunArgs,
     clock,
     kernel::{self, KernelSide, LoadOptions},
-    node::NodeFacts,
+    node::{AskNumbers, NodeFacts, NodeNumbers},
     session::{Driver, DriverHandle, DriverParts, LinkEnd, driver},
     sink::{SessionOutputs, Store},
     supervisor::Supervisor,
@@ -105,6 +105,14 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     });
     let links = watch_links(kernel.clone())?;
 
+    let numbers: AskNumbers = Arc::new(move || NodeNumbers {
+        ring_bytes: ring_bytes.into(),
+        store_bytes: store.used_bytes(),
+        store_quota_bytes: store.quota_bytes(),
+        records_stale: totals.stale.load(Ordering::Relaxed),
+        records_malformed: totals.malformed.load(Ordering::Relaxed),
+        taps: attached(&kernel),
+    });
     let socket = Socket::bind(&args.socket, &peers).await?;
     if let Some(address) = &args.metrics {
         let socket = AdminSocket::bind(address)
@@ -113,9 +121,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         tracing::info!(address = socket.address(), "serving metrics");
         let parts = AdminParts {
             driver: handle.clone(),
-            store: Arc::clone(&store),
-            totals: Arc::clone(&totals),
-            ring_bytes: args.ring_size,
+            numbers: Arc::clone(&numbers),
         };
         supervisor.spawn(
             "metrics",
@@ -125,14 +131,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let status = StatusSource {
         node: node.clone(),
         started: Timestamp::now(),
-        ring_bytes: args.ring_size,
-        numbers: Arc::new(move || NodeNumbers {
-            store_bytes: store.used_bytes(),
-            store_quota_bytes: store.quota_bytes(),
-            records_stale: totals.stale.load(Ordering::Relaxed),
-            records_malformed: totals.malformed.load(Ordering::Relaxed),
-            taps: attached(&kernel),
-        }),
+        numbers,
     };
     let server = ServerParts {
         driver: handle.clone(),

@@ -1,7 +1,26 @@
 //! What the agent says of the machine it runs on.
 
+use std::sync::Arc;
+
 use anyhow::Context as _;
 use nix::{sys::utsname::uname, unistd::gethostname};
+use remora_capture::session::TapInfo;
+
+/// What changes while the agent runs.
+#[derive(Clone, Debug, Default)]
+pub struct NodeNumbers {
+    pub ring_bytes: u64,
+    pub store_bytes: u64,
+    pub store_quota_bytes: u64,
+    /// Ring records of no running session.
+    pub records_stale: u64,
+    pub records_malformed: u64,
+    /// Interfaces that programs are attached to.
+    pub taps: Vec<TapInfo>,
+}
+
+/// Asks for the numbers of this moment.
+pub type AskNumbers = Arc<dyn Fn() -> NodeNumbers + Send + Sync>;
 
 /// Names for files and status.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,6 +11,6 @@ mod node;
 pub mod peer;
 pub mod server;
 
-pub use node::{NodeNumbers, StatusSource};
+pub use node::StatusSource;
 pub use peer::PeerPolicy;
 pub use server::{ServerParts, serve};

@@ -1,33 +1,22 @@
 //! `remora.v1.Node`.
 
-use std::sync::Arc;
-
 use remora_agent_common::SESSION_SLOTS;
-use remora_capture::session::TapInfo;
 use remora_proto::v1::{self, node_server::Node};
 use tonic::{Request, Response, Status};
 
 use super::PeerPolicy;
-use crate::{clock::ClockOffset, node::NodeFacts, session::DriverHandle};
-
-/// What changes of the node while it runs.
-#[derive(Clone, Debug, Default)]
-pub struct NodeNumbers {
-    pub store_bytes: u64,
-    pub store_quota_bytes: u64,
-    pub records_stale: u64,
-    pub records_malformed: u64,
-    /// Interfaces that programs are attached to.
-    pub taps: Vec<TapInfo>,
-}
+use crate::{
+    clock::ClockOffset,
+    node::{AskNumbers, NodeFacts, NodeNumbers},
+    session::DriverHandle,
+};
 
 /// What `Status` is answered from.
 #[derive(Clone)]
 pub struct StatusSource {
     pub node: NodeFacts,
     pub started: jiff::Timestamp,
-    pub ring_bytes: u64,
-    pub numbers: Arc<dyn Fn() -> NodeNumbers + Send + Sync>,
+    pub numbers: AskNumbers,
 }
 
 pub(super) struct NodeService {
@@ -54,10 +43,10 @@ impl Node for NodeService {
         let StatusSource {
             node,
             started,
-            ring_bytes,
             numbers,
         } = &self.source;
         let NodeNumbers {
+            ring_bytes,
             store_bytes,
             store_quota_bytes,
             records_stale,
@@ -71,7 +60,7 @@ impl Node for NodeService {
             started: Some(timestamp(*started)),
             sessions_running: u32::try_from(running).unwrap_or(u32::MAX),
             sessions_limit: SESSION_SLOTS,
-            ring_bytes: *ring_bytes,
+            ring_bytes,
             store_bytes,
             store_quota_bytes,
             taps: taps.iter().map(Into::into).collect(),

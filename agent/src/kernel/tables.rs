@@ -26,7 +26,6 @@ use super::{
 };
 use crate::session::{
     Arming, BoundTap, CgroupScope, InterfacePlace, KernelCounts, LinkEnd, Slot, TapHook, TapId,
-    View,
 };
 
 /// All maps but the ring, and what userspace knows of the taps. Every method takes microseconds.
@@ -238,9 +237,7 @@ impl Tables {
         // All taps of a place see with the same eyes.
         let eyes = match taps.first() {
             Some(tap) if tap.end == LinkEnd::Loopback => Eyes::Once,
-            Some(tap) if tap.end == LinkEnd::VethHost && tap.view == View::Interface => {
-                Eyes::Swapped
-            }
+            Some(tap) if tap.is_swapped() => Eyes::Swapped,
             _ => Eyes::Same,
         };
         let entry = session(arming, eyes);

@@ -1,6 +1,6 @@
 //! The one task that owns the sessions.
 
-use std::{collections::HashMap, num::NonZeroU64, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use remora_agent_common::SESSION_SLOTS;
@@ -11,10 +11,11 @@ use tokio::{
 };
 
 use super::{
-    Arming, BoundTap, ChunkReceiver, DRAIN_SLOW, DriverHandle, LookupError, Meter, Opening, Output,
-    Outputs, Place, Ready, Signal, Slot, StartError, Started, StreamSource, Tail, Taps, Targets,
+    Arming, BoundTap, DRAIN_SLOW, DriverHandle, LookupError, Meter, Opening, Outputs, Place, Ready,
+    Signal, Slot, StartError, Started, StreamSource, Taps, Targets,
     handle::{Arm, Reply, Request},
     registry::Registry,
+    running::{Afterwards, Drained, Running, SlotState, conclude, join},
 };
 
 /// Requests that wait for the driver, each of which it answers in microseconds.
@@ -56,42 +57,6 @@ pub struct Driver {
     slots: Vec<SlotState>,
     waiting: HashMap<CaptureId, Vec<Reply<CaptureState>>>,
     draining: Option<Vec<oneshot::Sender<()>>>,
-}
-
-#[derive(Default)]
-struct SlotState {
-    generation: u32,
-    session: Option<Running>,
-}
-
-/// A session between arming and its final counts.
-struct Running {
-    state: CaptureState,
-    afterwards: Afterwards,
-    place: Place,
-    taps: Arc<[BoundTap]>,
-    meter: Arc<Meter>,
-    /// `None` once it is draining.
-    output: Option<Box<dyn Output>>,
-    stream: Option<ChunkReceiver>,
-    tail: Option<Tail>,
-    armed: Instant,
-    deadline: Option<Instant>,
-}
-
-/// What is left of a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Afterwards {
-    /// Its account.
-    Keep,
-    /// Nothing: it did not start.
-    Forget,
-}
-
-struct Drained {
-    slot: Slot,
-    afterwards: Afterwards,
-    state: CaptureState,
 }
 
 /// A channel for [`Signal`]s, to be made before the driver: outputs are given its sender.
@@ -569,39 +534,6 @@ impl Driver {
         self.sessions()
             .filter_map(|(_, session)| session.deadline)
             .min()
-    }
-}
-
-/// The final state of a session from how its output ended.
-fn conclude(state: &mut CaptureState, closed: super::Closed, meter: &Meter) {
-    let super::Closed { counts, problem } = closed;
-    state.counts = counts;
-    state.finished = Some(Timestamp::now());
-    state.first_packet = meter.first_packet();
-    state.last_packet = meter.last_packet();
-    state.message = problem.unwrap_or_default();
-    if state.stop_reason == Some(StopReason::FileBytes) && at_packet_limit(state) {
-        state.stop_reason = Some(StopReason::Packets);
-    }
-    state.phase = if state.message.is_empty() {
-        Phase::Finished
-    } else {
-        Phase::Failed
-    };
-    if !state.counts.balanced() {
-        tracing::error!(capture = %state.id, counts = ?state.counts, "the counts do not add up");
-    }
-}
-
-fn at_packet_limit(state: &CaptureState) -> bool {
-    state.spec.limits.packets.map(NonZeroU64::get) == Some(state.counts.submitted)
-}
-
-fn join(first: &str, second: &str) -> String {
-    if first.is_empty() {
-        second.to_owned()
-    } else {
-        format!("{first}; {second}")
     }
 }
 

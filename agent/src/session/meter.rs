@@ -49,6 +49,27 @@ impl Meter {
         counts.written_bytes = written_bytes.load(Relaxed);
     }
 
+    /// Counts what of `submitted` packets was never read as malformed: no record of it was found.
+    pub fn count_unread(&self, submitted: u64) {
+        let unread = submitted.saturating_sub(self.read.load(Relaxed));
+        Self::add(&self.read, unread);
+        Self::add(&self.malformed, unread);
+    }
+
+    /// Counts what was read and then neither written nor counted as dropped by the output.
+    pub fn count_unwritten(&self) {
+        let ends = [
+            &self.written,
+            &self.dropped_queue,
+            &self.dropped_io,
+            &self.malformed,
+            &self.stale,
+        ];
+        let ended = ends.iter().map(|counter| counter.load(Relaxed)).sum();
+        let unwritten = self.read.load(Relaxed).saturating_sub(ended);
+        Self::add(&self.dropped_io, unwritten);
+    }
+
     pub fn first_packet(&self) -> Option<Timestamp> {
         timestamp(self.first_packet_ns.load(Relaxed))
     }
@@ -63,5 +84,34 @@ fn timestamp(ns: u64) -> Option<Timestamp> {
         None
     } else {
         Timestamp::from_nanosecond(i128::from(ns)).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_broken_thread_took_along_is_counted_and_nothing_else() {
+        let meter = Meter::default();
+        Meter::add(&meter.read, 10);
+        Meter::add(&meter.written, 6);
+        Meter::add(&meter.stale, 1);
+        meter.count_unread(12);
+        meter.count_unwritten();
+        let mut counts = Counts {
+            matched: 12,
+            submitted: 12,
+            ..Counts::default()
+        };
+        meter.fill(&mut counts);
+        assert!(counts.balanced(), "{counts:?}");
+        assert_eq!((counts.malformed, counts.dropped_io), (2, 3));
+
+        meter.count_unread(12);
+        meter.count_unwritten();
+        let before = counts;
+        meter.fill(&mut counts);
+        assert_eq!(counts, before, "a balanced meter is left as it is");
     }
 }

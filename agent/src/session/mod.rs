@@ -14,6 +14,7 @@ pub mod driver;
 mod handle;
 pub mod meter;
 mod registry;
+mod running;
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
@@ -107,6 +108,14 @@ pub struct BoundTap {
     pub hook: TapHook,
     pub view: View,
     pub end: LinkEnd,
+}
+
+impl BoundTap {
+    /// The session's directions are for the interface's eyes, but the tap sees with the pod's.
+    #[must_use]
+    pub fn is_swapped(&self) -> bool {
+        self.end == LinkEnd::VethHost && self.view == View::Interface
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -353,8 +353,7 @@ impl Store {
                 "The agent died while this capture ran. What the file holds is complete up to \
                  {last}, but for what its drop counts tell; packets that matched after it are \
                  missing, and how many is not known: what was in the ring and in the writer's \
-                 queue when the agent died (normally the last 10 ms), and all until it was \
-                 started again."
+                 queue when the agent died, and all until it was started again."
             ),
             truncated_bytes,
         });

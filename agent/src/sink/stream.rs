@@ -4,11 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use remora_capture::session::StopReason;
-use tokio::{
-    runtime::Handle,
-    sync::mpsc::{self, error::TrySendError},
-    time::timeout,
-};
+use tokio::{runtime::Handle, sync::mpsc, time::timeout};
 
 use crate::{
     session::ChunkReceiver,
@@ -66,22 +62,14 @@ impl Sink for StreamSink {
     }
 }
 
-/// Room for one batch. The first, the header, comes from the session's own task, which must not
-/// block: there is room for it.
+/// Room for one batch. Blocks the writer's thread for [`STALL`] at the most.
 fn room<'a>(
     runtime: &Handle,
     reader: &'a mpsc::Sender<Bytes>,
 ) -> Result<mpsc::Permit<'a, Bytes>, &'static str> {
-    const GONE: &str = "the stream's reader went away";
-    match reader.try_reserve() {
-        Ok(room) => Ok(room),
-        Err(TrySendError::Closed(())) => Err(GONE),
-        Err(TrySendError::Full(())) => {
-            match runtime.block_on(async { timeout(STALL, reader.reserve()).await }) {
-                Ok(room) => room.map_err(|_closed| GONE),
-                Err(_elapsed) => Err("the stream's reader took nothing for 10 seconds"),
-            }
-        }
+    match runtime.block_on(async { timeout(STALL, reader.reserve()).await }) {
+        Ok(room) => room.map_err(|_closed| "the stream's reader went away"),
+        Err(_elapsed) => Err("the stream's reader took nothing for 10 seconds"),
     }
 }
 

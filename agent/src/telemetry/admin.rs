@@ -1,20 +1,14 @@
 //! `GET /metrics` and `GET /healthz`, on a Unix socket or on loopback.
 
 use std::{
-    fs, io,
-    net::SocketAddr,
-    os::unix::fs::PermissionsExt as _,
-    path::PathBuf,
-    str::FromStr,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    fs, io, net::SocketAddr, os::unix::fs::PermissionsExt as _, path::PathBuf, str::FromStr,
 };
 
 use axum::{Router, extract::State, http::header, response::IntoResponse, routing::get};
-use remora_agent_common::SESSION_SLOTS;
 use tokio::net::{TcpListener, UnixListener};
 
-use super::metrics::{NodeNumbers, render};
-use crate::{session::DriverHandle, sink::Store, writer::RecordTotals};
+use super::metrics::render;
+use crate::{node::AskNumbers, session::DriverHandle};
 
 /// Where the admin server listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,9 +49,7 @@ impl FromStr for AdminAddress {
 #[derive(Clone)]
 pub struct AdminParts {
     pub driver: DriverHandle,
-    pub store: Arc<Store>,
-    pub totals: Arc<RecordTotals>,
-    pub ring_bytes: u64,
+    pub numbers: AskNumbers,
 }
 
 /// The bound socket.
@@ -130,25 +122,12 @@ impl AdminSocket {
 }
 
 async fn metrics(State(parts): State<AdminParts>) -> impl IntoResponse {
-    let AdminParts {
-        driver,
-        store,
-        totals,
-        ring_bytes,
-    } = parts;
+    let AdminParts { driver, numbers } = parts;
     let captures = driver.list().await;
-    let numbers = NodeNumbers {
-        sessions_limit: SESSION_SLOTS,
-        ring_bytes,
-        store_bytes: store.used_bytes(),
-        store_quota_bytes: store.quota_bytes(),
-        records_stale: totals.stale.load(Relaxed),
-        records_malformed: totals.malformed.load(Relaxed),
-    };
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     (
         [(header::CONTENT_TYPE, content_type)],
-        render(&captures, numbers),
+        render(&captures, &numbers()),
     )
 }
 

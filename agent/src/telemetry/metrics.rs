@@ -8,7 +8,10 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
-use remora_capture::session::{CaptureState, Counts};
+use remora_agent_common::SESSION_SLOTS;
+use remora_capture::session::CaptureState;
+
+use crate::node::NodeNumbers;
 
 /// Captures with series of their own.
 const CAPTURES_MAX: usize = 256;
@@ -24,19 +27,8 @@ struct CaptureLabels {
     capture: String,
 }
 
-/// The agent's own numbers.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct NodeNumbers {
-    pub(super) sessions_limit: u32,
-    pub(super) ring_bytes: u64,
-    pub(super) store_bytes: u64,
-    pub(super) store_quota_bytes: u64,
-    pub(super) records_stale: u64,
-    pub(super) records_malformed: u64,
-}
-
 /// Prometheus' text (OpenMetrics 1.0).
-pub(super) fn render(captures: &[CaptureState], node: NodeNumbers) -> String {
+pub(super) fn render(captures: &[CaptureState], node: &NodeNumbers) -> String {
     let mut registry = Registry::with_prefix("remora");
 
     let packets = Family::<PacketLabels, Counter>::default();
@@ -48,7 +40,7 @@ pub(super) fn render(captures: &[CaptureState], node: NodeNumbers) -> String {
         .filter(|(at, state)| *at >= oldest || !state.phase.is_final())
         .map(|(_, state)| state);
     for CaptureState { id, counts, .. } in told {
-        for (state, value) in states(counts) {
+        for (state, value) in counts.by_name() {
             let labels = PacketLabels {
                 capture: id.to_string(),
                 state,
@@ -85,7 +77,7 @@ pub(super) fn render(captures: &[CaptureState], node: NodeNumbers) -> String {
     gauge(
         "sessions_limit",
         "Captures that can run at a time",
-        node.sessions_limit.into(),
+        SESSION_SLOTS.into(),
     );
     gauge("ring_bytes", "Size of the kernel's ring", node.ring_bytes);
     gauge(
@@ -123,41 +115,6 @@ pub(super) fn render(captures: &[CaptureState], node: NodeNumbers) -> String {
     text
 }
 
-/// Every count of packets, by its name in the conservation law.
-fn states(counts: &Counts) -> [(&'static str, u64); 13] {
-    let Counts {
-        seen,
-        matched,
-        submitted,
-        lost,
-        over_budget,
-        copy_error,
-        read,
-        written,
-        dropped_queue,
-        dropped_io,
-        malformed,
-        stale,
-        lost_on_crash,
-        written_bytes: _,
-    } = *counts;
-    [
-        ("seen", seen),
-        ("matched", matched),
-        ("submitted", submitted),
-        ("lost", lost),
-        ("over_budget", over_budget),
-        ("copy_error", copy_error),
-        ("read", read),
-        ("written", written),
-        ("dropped_queue", dropped_queue),
-        ("dropped_io", dropped_io),
-        ("malformed", malformed),
-        ("stale", stale),
-        ("lost_on_crash", lost_on_crash),
-    ]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,7 +123,7 @@ mod tests {
     fn names_and_help_are_prometheus_ones() {
         let text = render(
             &[],
-            NodeNumbers {
+            &NodeNumbers {
                 records_stale: 3,
                 ..NodeNumbers::default()
             },

@@ -108,7 +108,6 @@ pub struct Consumer<S> {
     source: S,
     commands: Receiver<Command>,
     lanes: Vec<Option<Box<Lane>>>,
-    open: usize,
     closing: Vec<Closing>,
     totals: Arc<RecordTotals>,
 }
@@ -130,7 +129,6 @@ impl<S: RecordSource> Consumer<S> {
             source,
             commands,
             lanes: (0..SESSION_SLOTS).map(|_| None).collect(),
-            open: 0,
             closing: Vec::new(),
             totals,
         };
@@ -153,7 +151,8 @@ impl<S: RecordSource> Consumer<S> {
             if !drained {
                 continue;
             }
-            let timeout = (self.open > 0).then_some(LOOK_AGAIN);
+            let open = self.lanes.iter().any(Option::is_some);
+            let timeout = open.then_some(LOOK_AGAIN);
             self.source.wait(timeout);
         }
     }
@@ -166,9 +165,7 @@ impl<S: RecordSource> Consumer<S> {
             closing,
             ..
         } = self;
-        let gone = obey(commands, lanes, closing) == TryRecvError::Disconnected;
-        self.open = self.lanes.iter().flatten().count();
-        !gone
+        obey(commands, lanes, closing) != TryRecvError::Disconnected
     }
 
     /// Reads a bounded number of records; true if the ring is empty now.
@@ -226,7 +223,6 @@ impl<S: RecordSource> Consumer<S> {
                 false
             },
         );
-        self.open = self.lanes.iter().flatten().count();
     }
 }
 

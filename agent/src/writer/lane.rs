@@ -18,7 +18,7 @@ use remora_capture::{
 use super::memory::{BATCH_BYTES, Memory, Permit};
 use crate::{
     record::Packet,
-    session::{BoundTap, LinkEnd, Meter, Signal, Slot, TapHook, View},
+    session::{BoundTap, Meter, Signal, Slot, TapHook},
 };
 
 /// Batches of one session that wait for its writer: 8 MiB, a quarter of a second at 32 MB/s.
@@ -55,8 +55,6 @@ pub struct Lane {
     next_id: u64,
     /// Packets lost or dropped since the last block.
     untold: u32,
-    /// Losses that gap records told.
-    pub told_by_kernel: u64,
     packet_limit: Option<u64>,
     batch: Option<Batch>,
     to_writer: SyncSender<ToWriter>,
@@ -115,7 +113,7 @@ impl Lane {
                 generation: tap.id.generation,
                 hook: tap.hook,
                 interface_id,
-                swap: tap.end == LinkEnd::VethHost && tap.view == View::Interface,
+                swap: tap.is_swapped(),
             })
             .collect();
         Self {
@@ -127,7 +125,6 @@ impl Lane {
             meter,
             next_id: 0,
             untold: 0,
-            told_by_kernel: 0,
             packet_limit,
             batch: None,
             to_writer,
@@ -203,7 +200,6 @@ impl Lane {
 
     /// The kernel lost packets of this session.
     pub fn gap(&mut self, packets: u32) {
-        self.told_by_kernel += u64::from(packets);
         self.next_id += u64::from(packets);
         self.untold = self.untold.saturating_add(packets);
     }

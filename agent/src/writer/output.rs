@@ -173,10 +173,8 @@ impl Output for WriterOutput {
         let mut problem = match consumer.close(slot, kernel.submitted) {
             Ok(lane) => {
                 // What the ring still held back after the consumer's patience: none of it will be
-                // written, and the law needs it counted.
-                let missing = kernel.submitted.saturating_sub(lane.read());
-                Meter::add(&meter.read, missing);
-                Meter::add(&meter.malformed, missing);
+                // written, and the closing block must tell it.
+                meter.count_unread(kernel.submitted);
                 lane.finish(kernel);
                 None
             }
@@ -186,6 +184,9 @@ impl Output for WriterOutput {
             Ok(writers) => problem = problem.or(writers),
             Err(_panic) => problem = Some("the writer failed".to_owned()),
         }
+        // Both do something only if a thread broke, and took along what it had.
+        meter.count_unread(kernel.submitted);
+        meter.count_unwritten();
         let mut counts = Counts::default();
         kernel.fill(&mut counts);
         meter.fill(&mut counts);

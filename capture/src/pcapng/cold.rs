@@ -89,39 +89,19 @@ impl Statistics {
     /// neither lost nor dropped: `matched = written + lost + dropped + over_budget`.
     #[must_use]
     pub fn new(interface_id: u32, counts: &Counts, start_ns: u64, end_ns: u64) -> Self {
-        let Counts {
-            seen,
-            matched,
-            submitted,
-            lost,
-            over_budget,
-            copy_error,
-            read,
-            written,
-            dropped_queue,
-            dropped_io,
-            malformed,
-            stale,
-            lost_on_crash,
-            // Not known before the file is closed.
-            written_bytes: _,
-        } = *counts;
+        // Bytes are not among them: they are not known before the file is closed.
+        let named = counts.by_name().map(|(name, n)| format!("{name}={n}"));
         Self {
             interface_id,
             time_ns: end_ns,
             start_ns,
             end_ns,
-            received: seen,
+            received: counts.seen,
             dropped: counts.dropped(),
-            matched,
+            matched: counts.matched,
             lost: counts.lost_in_kernel(),
-            written,
-            comment: format!(
-                "seen={seen} matched={matched} submitted={submitted} lost={lost} \
-                 over_budget={over_budget} copy_error={copy_error} read={read} written={written} \
-                 dropped_queue={dropped_queue} dropped_io={dropped_io} malformed={malformed} \
-                 stale={stale} lost_on_crash={lost_on_crash}"
-            ),
+            written: counts.written,
+            comment: named.join(" "),
         }
     }
 }

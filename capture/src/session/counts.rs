@@ -46,6 +46,43 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// Every count of packets with its name in the law, in the order of a packet's way.
+    #[must_use]
+    pub fn by_name(&self) -> [(&'static str, u64); 13] {
+        let Self {
+            seen,
+            matched,
+            submitted,
+            lost,
+            over_budget,
+            copy_error,
+            read,
+            written,
+            dropped_queue,
+            dropped_io,
+            malformed,
+            stale,
+            lost_on_crash,
+            // Bytes.
+            written_bytes: _,
+        } = *self;
+        [
+            ("seen", seen),
+            ("matched", matched),
+            ("submitted", submitted),
+            ("lost", lost),
+            ("over_budget", over_budget),
+            ("copy_error", copy_error),
+            ("read", read),
+            ("written", written),
+            ("dropped_queue", dropped_queue),
+            ("dropped_io", dropped_io),
+            ("malformed", malformed),
+            ("stale", stale),
+            ("lost_on_crash", lost_on_crash),
+        ]
+    }
+
     /// Packets that matched within the limits and are not in the output.
     #[must_use]
     pub fn missing(&self) -> u64 {

@@ -1,0 +1,79 @@
+//! A session in its slot, and what it leaves.
+
+use std::{num::NonZeroU64, sync::Arc};
+
+use jiff::Timestamp;
+use remora_capture::session::{CaptureState, Phase, StopReason};
+use tokio::time::Instant;
+
+use super::{BoundTap, ChunkReceiver, Closed, Meter, Output, Place, Slot, Tail};
+
+#[derive(Default)]
+pub(super) struct SlotState {
+    pub(super) generation: u32,
+    pub(super) session: Option<Running>,
+}
+
+/// A session between arming and its final counts.
+pub(super) struct Running {
+    pub(super) state: CaptureState,
+    pub(super) afterwards: Afterwards,
+    pub(super) place: Place,
+    pub(super) taps: Arc<[BoundTap]>,
+    pub(super) meter: Arc<Meter>,
+    /// `None` once it is draining.
+    pub(super) output: Option<Box<dyn Output>>,
+    pub(super) stream: Option<ChunkReceiver>,
+    pub(super) tail: Option<Tail>,
+    pub(super) armed: Instant,
+    pub(super) deadline: Option<Instant>,
+}
+
+/// What is left of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Afterwards {
+    /// Its account.
+    Keep,
+    /// Nothing: it did not start.
+    Forget,
+}
+
+pub(super) struct Drained {
+    pub(super) slot: Slot,
+    pub(super) afterwards: Afterwards,
+    pub(super) state: CaptureState,
+}
+
+/// The final state of a session from how its output ended.
+pub(super) fn conclude(state: &mut CaptureState, closed: Closed, meter: &Meter) {
+    let Closed { counts, problem } = closed;
+    state.counts = counts;
+    state.finished = Some(Timestamp::now());
+    state.first_packet = meter.first_packet();
+    state.last_packet = meter.last_packet();
+    state.message = problem.unwrap_or_default();
+    if state.stop_reason == Some(StopReason::FileBytes) && at_packet_limit(state) {
+        state.stop_reason = Some(StopReason::Packets);
+    }
+    state.phase = if state.message.is_empty() {
+        Phase::Finished
+    } else {
+        Phase::Failed
+    };
+    if !state.counts.balanced() {
+        tracing::error!(capture = %state.id, counts = ?state.counts, "the counts do not add up");
+    }
+}
+
+fn at_packet_limit(state: &CaptureState) -> bool {
+    state.spec.limits.packets.map(NonZeroU64::get) == Some(state.counts.submitted)
+}
+
+/// Two problems as one text.
+pub(super) fn join(first: &str, second: &str) -> String {
+    if first.is_empty() {
+        second.to_owned()
+    } else {
+        format!("{first}; {second}")
+    }
+}
