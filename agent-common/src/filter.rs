@@ -82,6 +82,12 @@ const _: () = assert!(size_of::<AddressTerm>() == 36);
 const _: () = assert!(size_of::<PortTerm>() == 4);
 const _: () = assert!(size_of::<TypedFilter>() == 4 + 16 + 144);
 
+/// The packet has both ports.
+pub const PORTS_BOTH: u8 = 1;
+/// The packet ends after its source port. libpcap looks at that first, and rejects only when it has
+/// to look further.
+pub const PORTS_SOURCE: u8 = 2;
+
 /// What the terms look at, decoded once a packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flow {
@@ -94,7 +100,7 @@ pub struct Flow {
     pub family: u8,
     /// IP protocol, or 0.
     pub protocol: u8,
-    /// 1: the packet has ports that a port term may look at.
+    /// Which ports a port term may look at: `PORTS_*`, or 0 for none.
     pub ports: u8,
 }
 
@@ -197,7 +203,10 @@ impl Flow {
         if let Some(ports) = packet.load::<4>(offset) {
             self.source_port = half(&ports, 0);
             self.destination_port = half(&ports, 2);
-            self.ports = 1 ^ zero as u8;
+            self.ports = PORTS_BOTH ^ zero as u8;
+        } else if let Some(source) = packet.load::<2>(offset) {
+            self.source_port = half(&source, 0);
+            self.ports = PORTS_SOURCE ^ zero as u8;
         }
     }
 }
@@ -261,8 +270,10 @@ impl PortTerm {
     #[inline(always)]
     fn miss(&self, flow: &Flow) -> u64 {
         let source = (self.port ^ flow.source_port) as u64;
-        let destination = (self.port ^ flow.destination_port) as u64;
-        miss(self.side, source, destination) | (flow.ports ^ 1) as u64
+        let unknown = flow.ports as u64 >> 1;
+        let destination = (self.port ^ flow.destination_port) as u64 | unknown;
+        let none = ((flow.ports as u64 | unknown) & 1) ^ 1;
+        miss(self.side, source, destination) | none
     }
 }
 
