@@ -1,18 +1,15 @@
-//! Per-session, per-CPU counters, written by the kernel side only.
+//! Counters, per CPU, written by the kernel side only.
 
-/// One session's counters on one CPU, in packets unless said otherwise.
+/// One session's counters on one CPU, in packets.
 ///
-/// Law K, summed over CPUs after the session is disarmed and a grace period has passed:
-/// `matched = submitted + lost + over_budget + copy_error`.
+/// What went into the ring is not counted by itself, so that a packet that does costs one addition:
+/// it is `matched - lost - over_budget - copy_error`, exact once the session is disarmed and a
+/// grace period is over. That so many come out of the ring is checked by the reader.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SessionCounters {
-    /// Packets of the session's taps that were looked at.
-    pub seen: u64,
     /// Packets that the filter took.
     pub matched: u64,
-    /// Records that were put into the ring for this session.
-    pub submitted: u64,
     /// Matched, but the ring had no room.
     pub lost: u64,
     /// Matched after the packet or byte limit was reached.
@@ -22,7 +19,7 @@ pub struct SessionCounters {
     /// Losses (`lost` and `copy_error`) not yet told in a gap record.
     pub untold: u64,
     /// Keeps the value at a whole cache line, so that CPUs never share one.
-    pub reserved: u64,
+    pub reserved: [u64; 3],
 }
 
 const _: () = assert!(size_of::<SessionCounters>() == 64);

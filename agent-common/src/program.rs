@@ -29,3 +29,15 @@ pub const PROGRAM_MAX: usize = 4096;
 
 /// Cells of scratch memory (`BPF_MEMWORDS`).
 pub const SCRATCH_CELLS: usize = 16;
+
+/// Instructions of all programs of a node together: two for each session that has them.
+pub const PROGRAM_POOL: u32 = 65_536;
+
+/// Where a program lies in the pool.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Span {
+    pub start: u32,
+    /// Instructions; 0: there is none, and nothing matches.
+    pub len: u32,
+}

@@ -32,11 +32,16 @@ const _: () = assert!(size_of::<Tap>() == 16);
 pub struct Gate {
     /// Sessions armed on this node; 0 lets every packet leave at once.
     pub armed: u32,
-    /// Bit N set: some tap's cgroup lies at depth N of the tree.
+    /// Bit N set: some tap's cgroup lies at depth N of the tree. 0 lets every packet leave the cgroup
+    /// programs at once.
     pub cgroup_levels: u32,
     /// Sessions that capture ingress: a loopback packet between two sockets of one tap is theirs
     /// at the receiver, and at the sender for the others.
     pub ingress_sessions: u64,
+    /// 1: some cgroup's tap takes more than loopback. 0 lets what passes an interface leave the
+    /// cgroup programs at once: it is TC's.
+    pub cgroup_beyond_loopback: u32,
+    pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<Gate>() == 16);
+const _: () = assert!(size_of::<Gate>() == 24);

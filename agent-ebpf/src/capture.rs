@@ -1,4 +1,6 @@
-//! One packet of a tap with sessions: which of them take it, their budgets, one record for all.
+//! One packet for the sessions that take it: their limits, one record for all.
+//!
+//! What is being worked on lies in a [`Scratch`], not on the stack.
 
 use core::ffi::{c_long, c_void};
 
@@ -8,272 +10,219 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use remora_agent_common::{
-    ABI_VERSION, SESSION_SLOTS, SNAPLEN_MAX,
-    filter::Flow,
+    SESSION_SLOTS, SNAPLEN_MAX,
     record::{
         CAPLEN_MAX, ETHERNET_HEADER, HOOK_CGROUP_INGRESS, HOOK_TCX_INGRESS, KIND_GAP, KIND_LIMIT,
-        KIND_PACKET, LINK_ETHERNET, LINK_IP, RecordHeader,
     },
-    session::{DIRECTION_EGRESS, DIRECTION_INGRESS, Session, block_cost},
+    session::{Budget, DIRECTION_EGRESS, DIRECTION_INGRESS, Session, block_cost},
+    tap::{TAP_FLIP, Tap},
 };
 
 use crate::{
     counters::{add, fetch_add, swap},
     maps, ring,
     ring::Outcome,
-    skb::{Network, Skb},
-    taps::Owner,
+    scratch::{self, Scratch},
+    skb::{Skb, VLAN_TAG},
+    stage::Work,
+    table,
 };
 
-/// Bytes of a VLAN tag, which the file's frame has beyond the packet's own.
-const VLAN_TAG: u32 = 4;
-/// Whatever the tag's own (802.1Q or 802.1ad): not an address family.
-const ETHERTYPE_VLAN: u16 = 0x8100;
-
-/// What the loops over sessions share. Lives on the stack of [`packet`].
-#[repr(C)]
-struct Visit {
-    now_ns: u64,
-    /// Sessions that the round visits.
-    left: u64,
-    /// Sessions that took the packet.
-    taken: u64,
-    parity: u64,
-    /// Length of the frame that the file will hold.
-    frame_len: u32,
-    /// Largest snaplen of the sessions that took it.
-    snaplen: u32,
-    gso: bool,
-    direction: u8,
-    outcome: Outcome,
-    flow: Flow,
-}
-
-/// 0, for no packet has 2 GiB, but neither compiler nor verifier knows: see [`Flow::decode`].
-#[inline(always)]
-pub(crate) fn zero(skb: &Skb) -> u32 {
-    skb.len() >> 31
-}
-
 /// `L3`: a cgroup program, whose packet starts with the IP header.
-///
-/// A function of its own, so that its stack and that of the tap look-up are not added up (the
-/// limit is 512 bytes over a chain of calls).
-#[inline(never)]
-pub(crate) fn packet<const HOOK: u8, const L3: bool>(skb: &Skb, owner: &Owner) {
+#[inline(always)]
+pub(crate) fn packet<const L3: bool>(skb: Skb) {
+    let work = Work::of(skb);
+    match scratch::take::<L3>() {
+        Some(scratch) => {
+            take_packet::<L3>(&skb, scratch, &work);
+            scratch::give_back::<L3>(scratch);
+        }
+        None => scratch::none_left(work.sessions),
+    }
+}
+
+#[inline(always)]
+fn take_packet<const L3: bool>(skb: &Skb, scratch: *mut Scratch, work: &Work) {
     let skb = *skb;
-    let len = skb.len();
-    let vlan = skb.vlan_present() != 0;
-    let ingress = (HOOK == HOOK_TCX_INGRESS || HOOK == HOOK_CGROUP_INGRESS) != owner.flip;
-    let gso_size = skb.gso_size();
-    // SAFETY: no preconditions.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
-    let mut visit = Visit {
-        now_ns,
-        left: owner.sessions,
-        // Not a plain 0: two of them side by side become a loop over the stack.
-        taken: u64::from(zero(&skb)),
-        parity: 0,
-        frame_len: len + if L3 { ETHERNET_HEADER } else { 0 } + if vlan { VLAN_TAG } else { 0 },
-        snaplen: 0,
-        gso: gso_size != 0,
-        direction: if ingress {
-            DIRECTION_INGRESS
-        } else {
-            DIRECTION_EGRESS
-        },
-        outcome: Outcome::Submitted,
-        // The file's frame of a packet with a tag starts with the tag's EtherType, so to libpcap
-        // it is neither IP nor ARP.
-        flow: Flow::decode(
-            if vlan {
-                ETHERTYPE_VLAN
-            } else {
-                skb.ethertype()
-            },
-            &Network::of::<L3>(skb),
-            zero(&skb),
-        ),
+    let Some(&Tap {
+        generation, flags, ..
+    }) = table::array(&maps::TAPS, work.tap)
+    else {
+        return;
     };
-    each_session(decide::<L3>, &mut visit);
-    if visit.taken == 0 {
+    // SAFETY: it points into a map value that nobody else uses meanwhile.
+    let s = unsafe { &mut *scratch };
+    let ingress = (work.hook == HOOK_TCX_INGRESS as u32 || work.hook == HOOK_CGROUP_INGRESS as u32)
+        != (flags & TAP_FLIP != 0);
+    s.direction = u32::from(if ingress {
+        DIRECTION_INGRESS
+    } else {
+        DIRECTION_EGRESS
+    });
+    s.tap = work.tap;
+    s.generation = generation;
+    s.hook = work.hook;
+    s.left = work.sessions;
+    // Volatile: zeroes side by side would become a loop, which takes CAP_PERFMON.
+    // SAFETY: both are fields of a live reference.
+    unsafe {
+        (&raw mut s.taken).write_volatile(0);
+        (&raw mut s.parity).write_volatile(0);
+    }
+    s.snaplen = 0;
+    let len = skb.len();
+    s.frame_len = len
+        + if L3 { ETHERNET_HEADER } else { 0 }
+        + if skb.vlan_present() != 0 { VLAN_TAG } else { 0 };
+    s.gso_size = skb.gso_size();
+    // SAFETY: no preconditions.
+    s.time_ns = unsafe { bpf_ktime_get_ns() };
+
+    // Most packets are one session's: not a loop, whose steps are indirect calls.
+    if let Some(slot) = s.next() {
+        admit::<L3>(s, slot);
+    }
+    if s.left != 0 {
+        each(s, admit_next::<L3>);
+    }
+    if s.taken == 0 {
         return;
     }
 
     let mut caplen = len;
-    if caplen > visit.snaplen {
-        caplen = visit.snaplen;
+    if caplen > s.snaplen {
+        caplen = s.snaplen;
     }
     if caplen > CAPLEN_MAX {
         caplen = CAPLEN_MAX;
     }
-    let header = RecordHeader {
-        abi: ABI_VERSION,
-        kind: KIND_PACKET,
-        hook: HOOK,
-        caplen,
-        time_ns: visit.now_ns,
-        sessions: visit.taken,
-        parity: visit.parity,
-        tap: owner.tap,
-        tap_generation: owner.generation,
-        ifindex: skb.ifindex(),
-        origlen: len,
-        gso_size: gso_size as u16,
-        gso_segs: skb.gso_segs() as u16,
-        vlan_tci: if vlan { skb.vlan_tci() as u16 } else { 0 },
-        direction: visit.direction,
-        packet_type: skb.pkt_type() as u8,
-        vlan_proto: if vlan {
-            u16::from_be(skb.vlan_proto() as u16)
-        } else {
-            0
-        },
-        link: if L3 { LINK_IP } else { LINK_ETHERNET },
-        reserved: 0,
-        protocol: skb.ethertype(),
-        reserved_end: [0; 2],
-    };
-    visit.outcome = ring::packet(skb, &header);
-    if visit.outcome == Outcome::CopyError {
-        let ctx = SkBuffContext::new(skb.as_ptr());
-        debug!(
-            &ctx,
-            "copy error: hook {} len {} caplen {}", HOOK, len, caplen
-        );
+    s.caplen = caplen;
+    let outcome = ring::packet::<L3>(skb, s);
+    if outcome == Outcome::Submitted {
+        return;
     }
-    visit.left = visit.taken;
-    each_session(settle::<L3>, &mut visit);
+    if outcome == Outcome::CopyError {
+        let ctx = SkBuffContext::new(skb.as_ptr());
+        debug!(&ctx, "copy error: len {}", len);
+    }
+    s.left = s.taken;
+    s.is_lost = u32::from(outcome == Outcome::Lost);
+    each(s, give_up_next::<L3>);
 }
 
-type Step = extern "C" fn(u64, *mut Visit) -> c_long;
+type Step = extern "C" fn(u64, *mut *mut Scratch) -> c_long;
 
-/// Calls `step` for each session in `visit.left`.
+/// Calls `step` for each session that is left.
 #[inline(always)]
-fn each_session(step: Step, visit: &mut Visit) {
-    // SAFETY: the callback has the type that bpf_loop calls (kernel/bpf/bpf_iter.c, v5.17), and
-    // `visit` outlives the call.
+fn each(s: &mut Scratch, step: Step) {
+    let mut scratch: *mut Scratch = s;
+    // SAFETY: as in `decide::takers`.
     unsafe {
         bpf_loop(
             SESSION_SLOTS,
             step as *mut c_void,
-            (&raw mut *visit).cast(),
+            (&raw mut scratch).cast(),
             0,
         );
     }
 }
 
-/// Whether session `i` is among those to be visited. The loop counts through the slots: to look for
-/// the lowest bit would take branches (which the verifier multiplies) or a table (which takes
-/// CAP_PERFMON). The slot is masked for the verifier.
-#[inline(always)]
-fn visited(i: u64, visit: &Visit) -> Visited {
-    let rest = visit.left >> (i & 63);
-    if rest == 0 {
-        Visited::Done
-    } else if rest & 1 == 0 {
-        Visited::Skip
-    } else {
-        Visited::Slot(i as u32 & (SESSION_SLOTS - 1))
-    }
+extern "C" fn admit_next<const ATOMIC: bool>(_: u64, scratch: *mut *mut Scratch) -> c_long {
+    // SAFETY: bpf_loop hands on the pointer to the caller's live stack slot, which points to the
+    // scratch that this program has taken.
+    let s = unsafe { &mut **scratch };
+    let Some(slot) = s.next() else { return 1 };
+    admit::<ATOMIC>(s, slot);
+    0
 }
 
-enum Visited {
-    Slot(u32),
-    Skip,
-    Done,
-}
-
-/// First round: does the session take the packet?
-extern "C" fn decide<const ATOMIC: bool>(i: u64, visit: *mut Visit) -> c_long {
-    // SAFETY: bpf_loop hands on the pointer to the caller's live stack slot.
-    let visit = unsafe { &mut *visit };
-    let slot = match visited(i, visit) {
-        Visited::Slot(slot) => slot,
-        Visited::Skip => return 0,
-        Visited::Done => return 1,
-    };
-    let Some(session) = maps::SESSIONS.get(slot) else {
-        return 1;
-    };
-    let Some(counters) = maps::COUNTERS.get_ptr_mut(slot) else {
-        return 1;
-    };
-    if visit.now_ns >= session.deadline_ns {
-        return 0;
-    }
-    // SAFETY (here and below): the pointers point into map values.
-    unsafe { add::<ATOMIC>(&raw mut (*counters).seen, 1) };
-    if session.directions & visit.direction == 0 || !session.filter.matches(&visit.flow) {
-        return 0;
-    }
+extern "C" fn give_up_next<const ATOMIC: bool>(_: u64, scratch: *mut *mut Scratch) -> c_long {
     // SAFETY: as above.
+    let s = unsafe { &mut **scratch };
+    let Some(slot) = s.next() else { return 1 };
+    give_up::<ATOMIC>(s, slot);
+    0
+}
+
+/// Does the session's state let it have the packet?
+#[inline(always)]
+fn admit<const ATOMIC: bool>(s: &mut Scratch, slot: u32) {
+    let Some(session) = table::array(&maps::SESSIONS, slot) else {
+        return;
+    };
+    if s.time_ns >= session.deadline_ns || u32::from(session.directions) & s.direction == 0 {
+        return;
+    }
+    let Some(counters) = table::per_cpu(&maps::COUNTERS, slot) else {
+        return;
+    };
+    // SAFETY (here and below): the pointers point into map values.
     unsafe { add::<ATOMIC>(&raw mut (*counters).matched, 1) };
-    let cost = block_cost(min(visit.frame_len, session.snaplen), visit.gso);
-    if !take(slot, session, cost) {
+    if is_limited(session) && !take(s, slot, session) {
         // SAFETY: as above.
         unsafe { add::<ATOMIC>(&raw mut (*counters).over_budget, 1) };
-        return 0;
+        return;
     }
     // SAFETY: as above.
     if unsafe { (*counters).untold } != 0 {
         // SAFETY: as above.
         tell_gap(slot, session, unsafe { &raw mut (*counters).untold });
     }
-    visit.taken |= 1 << slot;
-    visit.parity |= u64::from(session.generation & 1) << slot;
-    if session.snaplen > visit.snaplen {
-        visit.snaplen = session.snaplen;
+    s.taken |= 1 << slot;
+    s.parity |= u64::from(session.generation & 1) << slot;
+    if session.snaplen > s.snaplen {
+        s.snaplen = session.snaplen;
     }
-    0
 }
 
-/// Second round: what became of the record, for each session that took the packet.
-extern "C" fn settle<const ATOMIC: bool>(i: u64, visit: *mut Visit) -> c_long {
-    // SAFETY: as in `decide`.
-    let visit = unsafe { &mut *visit };
-    let slot = match visited(i, visit) {
-        Visited::Slot(slot) => slot,
-        Visited::Skip => return 0,
-        Visited::Done => return 1,
-    };
-    let Some(counters) = maps::COUNTERS.get_ptr_mut(slot) else {
-        return 1;
+/// The record was not to be had, for each session that took the packet.
+#[inline(always)]
+fn give_up<const ATOMIC: bool>(s: &Scratch, slot: u32) {
+    let Some(counters) = table::per_cpu(&maps::COUNTERS, slot) else {
+        return;
     };
     // SAFETY: the pointers point into map values.
     unsafe {
-        if visit.outcome == Outcome::Submitted {
-            add::<ATOMIC>(&raw mut (*counters).submitted, 1);
-            return 0;
-        }
         // Both are added to: one addition with a chosen address would be arithmetic on a pointer,
         // which the verifier refuses to an agent without CAP_PERFMON.
-        let lost = u64::from(visit.outcome == Outcome::Lost);
+        let lost = u64::from(s.is_lost);
         add::<ATOMIC>(&raw mut (*counters).lost, lost);
         add::<ATOMIC>(&raw mut (*counters).copy_error, 1 - lost);
         add::<ATOMIC>(&raw mut (*counters).untold, 1);
     }
-    let Some(session) = maps::SESSIONS.get(slot) else {
-        return 1;
+    let Some(session) = table::array(&maps::SESSIONS, slot) else {
+        return;
     };
-    give_back(
-        slot,
-        session,
-        block_cost(min(visit.frame_len, session.snaplen), visit.gso),
-    );
-    0
+    // A packet that was lost after all does not use up the budget.
+    if is_limited(session)
+        && let Some(budget) = table::array_mut(&maps::BUDGETS, slot)
+    {
+        // SAFETY: as above.
+        unsafe {
+            fetch_add(&raw mut (*budget).bytes, cost(s, session).wrapping_neg());
+            fetch_add(&raw mut (*budget).packets, 1u64.wrapping_neg());
+        }
+    }
 }
 
-/// Takes a packet of `cost` bytes from the session's budget, or leaves it as it is. Exact on any
-/// number of CPUs: what was taken never exceeds a limit.
 #[inline(always)]
-fn take(slot: u32, session: &Session, cost: u64) -> bool {
-    if session.packet_limit == u64::MAX && session.byte_limit == u64::MAX {
-        return true;
-    }
-    let Some(budget) = maps::BUDGETS.get_ptr_mut(slot) else {
+fn is_limited(session: &Session) -> bool {
+    session.packet_limit & session.byte_limit != u64::MAX
+}
+
+#[inline(always)]
+fn cost(s: &Scratch, session: &Session) -> u64 {
+    block_cost(min(s.frame_len, session.snaplen), s.gso_size != 0)
+}
+
+/// Takes the packet from the session's budget, or leaves it as it is. Exact on any number of CPUs:
+/// what was taken never exceeds a limit.
+#[inline(always)]
+fn take(s: &Scratch, slot: u32, session: &Session) -> bool {
+    let Some(budget): Option<*mut Budget> = table::array_mut(&maps::BUDGETS, slot) else {
         return false;
     };
+    let cost = cost(s, session);
     // SAFETY: the pointers point into a map value.
     unsafe {
         if fetch_add(&raw mut (*budget).packets, 1) < session.packet_limit {
@@ -291,22 +240,6 @@ fn take(slot: u32, session: &Session, cost: u64) -> bool {
         }
     }
     false
-}
-
-/// A packet that was lost after all does not use up the budget.
-#[inline(always)]
-fn give_back(slot: u32, session: &Session, cost: u64) {
-    if session.packet_limit == u64::MAX && session.byte_limit == u64::MAX {
-        return;
-    }
-    let Some(budget) = maps::BUDGETS.get_ptr_mut(slot) else {
-        return;
-    };
-    // SAFETY: the pointers point into a map value.
-    unsafe {
-        fetch_add(&raw mut (*budget).bytes, cost.wrapping_neg());
-        fetch_add(&raw mut (*budget).packets, 1u64.wrapping_neg());
-    }
 }
 
 /// Tells how many packets were lost on this CPU since the last record, before the next one.

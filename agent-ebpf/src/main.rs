@@ -5,11 +5,14 @@
 //! tcx_ingress, tcx_egress       on interfaces (of a pod: the host end of its veth) -> TCX_NEXT
 //! cgroup_ingress, cgroup_egress at the cgroup2 root                                -> 1 (pass)
 //!
-//! gate: nothing armed? leave ─▶ tap lookup ─▶ sessions of the tap? none: leave ─▶ capture
+//! gate: nothing armed? leave ─▶ tap look-up ─▶ sessions of the tap? none: leave
+//!   ─▶ machine code, or tc_decide, cgroup_decide ─▶ tc_capture, cgroup_capture
 //! ```
 //! - [`taps`]: which tap a packet belongs to, and which hook owns it.
-//! - [`capture`]: sessions, budgets and the record.
-//! - [`ring`]: reserving, filling and submitting records.
+//! - [`stage`]: from one program to the next.
+//! - [`decide`], [`interpret`]: which sessions take it, where there is no machine code for that.
+//! - [`capture`], [`ring`]: budgets and the record.
+//! - [`scratch`], [`table`]: memory beside the stack, map look-ups without it, and why.
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]
@@ -20,12 +23,18 @@
 
 mod capture;
 mod counters;
+mod decide;
+mod interpret;
 mod maps;
 mod ring;
+mod scratch;
 mod skb;
+mod stage;
+mod table;
 mod taps;
 
 use aya_ebpf::{
+    EbpfContext,
     macros::{cgroup_skb, classifier},
     programs::{SkBuffContext, TcContext},
 };
@@ -33,7 +42,7 @@ use remora_agent_common::record::{
     HOOK_CGROUP_EGRESS, HOOK_CGROUP_INGRESS, HOOK_TCX_EGRESS, HOOK_TCX_INGRESS,
 };
 
-use crate::skb::Skb;
+use crate::{skb::Skb, stage::Work};
 
 /// `TCX_NEXT` (linux/bpf.h, v6.6): the next program of the chain decides.
 const TCX_NEXT: i32 = -1;
@@ -42,53 +51,108 @@ const PASS: i32 = 1;
 
 #[classifier]
 pub(crate) fn tcx_ingress(ctx: TcContext) -> i32 {
-    tcx::<HOOK_TCX_INGRESS>(Skb::new(ctx.skb.skb));
+    tcx::<HOOK_TCX_INGRESS>(&ctx);
     TCX_NEXT
 }
 
 #[classifier]
 pub(crate) fn tcx_egress(ctx: TcContext) -> i32 {
-    tcx::<HOOK_TCX_EGRESS>(Skb::new(ctx.skb.skb));
+    tcx::<HOOK_TCX_EGRESS>(&ctx);
     TCX_NEXT
 }
 
 #[cgroup_skb]
 pub(crate) fn cgroup_ingress(ctx: SkBuffContext) -> i32 {
-    cgroup::<HOOK_CGROUP_INGRESS>(Skb::new(ctx.skb.skb));
+    cgroup::<HOOK_CGROUP_INGRESS>(&ctx);
     PASS
 }
 
 #[cgroup_skb]
 pub(crate) fn cgroup_egress(ctx: SkBuffContext) -> i32 {
-    cgroup::<HOOK_CGROUP_EGRESS>(Skb::new(ctx.skb.skb));
+    cgroup::<HOOK_CGROUP_EGRESS>(&ctx);
+    PASS
+}
+
+#[classifier]
+pub(crate) fn tc_decide(ctx: TcContext) -> i32 {
+    decide::<false>(&ctx);
+    TCX_NEXT
+}
+
+#[cgroup_skb]
+pub(crate) fn cgroup_decide(ctx: SkBuffContext) -> i32 {
+    decide::<true>(&ctx);
+    PASS
+}
+
+#[classifier]
+pub(crate) fn tc_capture(ctx: TcContext) -> i32 {
+    capture::packet::<false>(Skb::of(&ctx));
+    TCX_NEXT
+}
+
+#[cgroup_skb]
+pub(crate) fn cgroup_capture(ctx: SkBuffContext) -> i32 {
+    capture::packet::<true>(Skb::of(&ctx));
     PASS
 }
 
 #[inline(always)]
-fn tcx<const HOOK: u8>(skb: Skb) {
-    let Some(gate) = maps::GATE.get(0) else {
+fn tcx<const HOOK: u8>(ctx: &TcContext) {
+    let skb = Skb::of(ctx);
+    let Some(gate) = table::array(&maps::GATE, 0) else {
         return;
     };
     if gate.armed == 0 {
         return;
     }
-    let Some(owner) = taps::of_interface(skb.ifindex()) else {
+    let Some((tap, sessions)) = taps::of_interface(skb.ifindex()) else {
         return;
     };
-    capture::packet::<HOOK, false>(&skb, &owner);
+    taps::seen(tap);
+    let hook = u32::from(HOOK);
+    stage::decide::<false>(
+        ctx,
+        skb,
+        Work {
+            sessions,
+            tap,
+            hook,
+        },
+    );
 }
 
 #[inline(always)]
-fn cgroup<const HOOK: u8>(skb: Skb) {
-    let Some(gate) = maps::GATE.get(0) else {
+fn cgroup<const HOOK: u8>(ctx: &SkBuffContext) {
+    let skb = Skb::of(ctx);
+    let Some(gate) = table::array(&maps::GATE, 0) else {
         return;
     };
-    if gate.armed == 0 || gate.cgroup_levels == 0 {
+    if gate.cgroup_levels == 0
+        || (gate.cgroup_beyond_loopback == 0 && skb.ifindex() != taps::LOOPBACK)
+    {
         return;
     }
     let mut owner = taps::Owner::none(gate);
     if taps::of_cgroup::<HOOK>(&skb, gate, &mut owner) {
-        capture::packet::<HOOK, true>(&skb, &owner);
+        stage::decide::<true>(
+            ctx,
+            skb,
+            Work {
+                sessions: owner.sessions,
+                tap: owner.tap,
+                hook: u32::from(HOOK),
+            },
+        );
+    }
+}
+
+#[inline(always)]
+fn decide<const L3: bool>(ctx: &impl EbpfContext) {
+    let skb = Skb::of(ctx);
+    let takers = decide::takers::<L3>(&skb);
+    if takers != 0 {
+        stage::capture::<L3>(ctx, skb, takers);
     }
 }
 

@@ -6,10 +6,10 @@ use aya_ebpf::{
 };
 use remora_agent_common::{
     ABI_VERSION,
-    record::{HEADER_LEN, RecordHeader, SIZE_CLASSES},
+    record::{HEADER_LEN, KIND_PACKET, LINK_ETHERNET, LINK_IP, SIZE_CLASSES},
 };
 
-use crate::{maps, skb::Skb};
+use crate::{maps, scratch::Scratch, skb::Skb};
 
 /// What became of a record.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -23,20 +23,20 @@ pub(crate) enum Outcome {
 
 /// Puts a packet into the ring, in the smallest class that holds it.
 #[inline(always)]
-pub(crate) fn packet(skb: Skb, header: &RecordHeader) -> Outcome {
-    let len = header.caplen as usize + HEADER_LEN;
+pub(crate) fn packet<const L3: bool>(skb: Skb, s: &Scratch) -> Outcome {
+    let len = s.caplen as usize + HEADER_LEN;
     if len <= SIZE_CLASSES[0] {
-        record::<{ SIZE_CLASSES[0] }>(skb, header)
+        record::<{ SIZE_CLASSES[0] }, L3>(skb, s)
     } else if len <= SIZE_CLASSES[1] {
-        record::<{ SIZE_CLASSES[1] }>(skb, header)
+        record::<{ SIZE_CLASSES[1] }, L3>(skb, s)
     } else if len <= SIZE_CLASSES[2] {
-        record::<{ SIZE_CLASSES[2] }>(skb, header)
+        record::<{ SIZE_CLASSES[2] }, L3>(skb, s)
     } else if len <= SIZE_CLASSES[3] {
-        record::<{ SIZE_CLASSES[3] }>(skb, header)
+        record::<{ SIZE_CLASSES[3] }, L3>(skb, s)
     } else if len <= SIZE_CLASSES[4] {
-        record::<{ SIZE_CLASSES[4] }>(skb, header)
+        record::<{ SIZE_CLASSES[4] }, L3>(skb, s)
     } else {
-        record::<{ SIZE_CLASSES[5] }>(skb, header)
+        record::<{ SIZE_CLASSES[5] }, L3>(skb, s)
     }
 }
 
@@ -76,7 +76,7 @@ pub(crate) fn notice(kind: u8, slot: u32, generation: u32, packets: u32) -> bool
 }
 
 #[inline(always)]
-fn record<const SIZE: usize>(skb: Skb, header: &RecordHeader) -> Outcome {
+fn record<const SIZE: usize, const L3: bool>(skb: Skb, s: &Scratch) -> Outcome {
     // SAFETY: the map is a ring buffer, the size a constant.
     let entry =
         unsafe { bpf_ringbuf_reserve((&raw const maps::EVENTS).cast_mut().cast(), SIZE as u64, 0) };
@@ -84,14 +84,14 @@ fn record<const SIZE: usize>(skb: Skb, header: &RecordHeader) -> Outcome {
         return Outcome::Lost;
     }
     // The verifier must see the bound where the helper is called.
-    let mut len = header.caplen;
+    let mut len = s.caplen;
     if len > (SIZE - HEADER_LEN) as u32 {
         len = (SIZE - HEADER_LEN) as u32;
     }
     // SAFETY: the entry has SIZE bytes, aligned to 8: the header and, by the bound above, `len`
     // bytes after it. It is submitted or discarded exactly once.
     unsafe {
-        entry.cast::<RecordHeader>().write(*header);
+        write_header::<L3>(skb, s, len, entry.cast());
         if len > 0 && !skb.copy_to(entry.byte_add(HEADER_LEN), len) {
             bpf_ringbuf_discard(entry, u64::from(BPF_RB_NO_WAKEUP));
             return Outcome::CopyError;
@@ -99,6 +99,46 @@ fn record<const SIZE: usize>(skb: Skb, header: &RecordHeader) -> Outcome {
         bpf_ringbuf_submit(entry, wakeup());
     }
     Outcome::Submitted
+}
+
+/// Word by word into the ring: a header put together on the stack would cost more than the rest.
+///
+/// # Safety
+/// `to` has the eight words of a header.
+#[inline(always)]
+unsafe fn write_header<const L3: bool>(skb: Skb, s: &Scratch, caplen: u32, to: *mut u64) {
+    let vlan = skb.vlan_present() != 0;
+    let (tci, tpid) = if vlan {
+        let tpid = u16::from_be(skb.vlan_proto() as u16);
+        (u64::from(skb.vlan_tci() & 0xffff), u64::from(tpid))
+    } else {
+        (0, 0)
+    };
+    let link = u64::from(if L3 { LINK_IP } else { LINK_ETHERNET });
+    let word = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+    // SAFETY: as the caller promises.
+    unsafe {
+        to.write(
+            ABI_VERSION as u64
+                | (KIND_PACKET as u64) << 16
+                | u64::from(s.hook & 0xff) << 24
+                | u64::from(caplen) << 32,
+        );
+        to.add(1).write(s.time_ns);
+        to.add(2).write(s.taken);
+        to.add(3).write(s.parity);
+        to.add(4).write(word(s.tap, s.generation));
+        to.add(5).write(word(skb.ifindex(), skb.len()));
+        to.add(6).write(
+            u64::from(s.gso_size & 0xffff)
+                | u64::from(skb.gso_segs() & 0xffff) << 16
+                | tci << 32
+                | u64::from(s.direction & 0xff) << 48
+                | u64::from(skb.pkt_type() & 0xff) << 56,
+        );
+        to.add(7)
+            .write(tpid | link << 16 | u64::from(skb.ethertype()) << 32);
+    }
 }
 
 /// The consumer looks by itself every few milliseconds; it is woken only when much is waiting.

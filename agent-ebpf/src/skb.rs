@@ -3,12 +3,17 @@
 use core::{ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::{
+    EbpfContext,
     bindings::__sk_buff,
     helpers::{bpf_skb_cgroup_id, bpf_skb_load_bytes},
 };
 use remora_agent_common::{filter::NetworkBytes, record::ETHERNET_HEADER};
 
+/// Bytes of a VLAN tag, which the file's frame has beyond the packet's own.
+pub(crate) const VLAN_TAG: u32 = 4;
+
 #[derive(Clone, Copy)]
+#[repr(transparent)]
 pub(crate) struct Skb(*mut __sk_buff);
 
 macro_rules! fields {
@@ -23,8 +28,8 @@ macro_rules! fields {
 
 impl Skb {
     #[inline(always)]
-    pub(crate) fn new(skb: *mut __sk_buff) -> Self {
-        Self(skb)
+    pub(crate) fn of(ctx: &impl EbpfContext) -> Self {
+        Self(ctx.as_ptr().cast())
     }
 
     #[inline(always)]
@@ -48,6 +53,19 @@ impl Skb {
         gso_segs,
     }
 
+    /// A word of the programs' own.
+    #[inline(always)]
+    pub(crate) fn cb(&self, word: usize) -> u32 {
+        // SAFETY: as for the fields; `word` is a constant below 5.
+        unsafe { (*self.0).cb[word] }
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_cb(&self, word: usize, value: u32) {
+        // SAFETY: as above; both program types may write these.
+        unsafe { (*self.0).cb[word] = value }
+    }
+
     /// EtherType in host byte order.
     #[inline(always)]
     pub(crate) fn ethertype(&self) -> u16 {
@@ -69,6 +87,30 @@ impl Skb {
         // SAFETY: as the caller promises; the helper checks the packet's own bounds.
         unsafe { bpf_skb_load_bytes(self.0.cast(), 0, to, len) == 0 }
     }
+
+    /// `N` bytes at `offset`, or nothing if the packet is shorter.
+    #[inline(always)]
+    pub(crate) fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        // Not set to zero first: that would be a loop over the stack, which the verifier refuses to
+        // an agent without CAP_PERFMON.
+        let mut bytes = MaybeUninit::<[u8; N]>::uninit();
+        // SAFETY: `bytes` has N bytes; the helper checks the packet's bounds.
+        let failed = unsafe {
+            bpf_skb_load_bytes(self.0.cast(), offset, bytes.as_mut_ptr().cast(), N as u32)
+        };
+        // SAFETY: the helper has written all of it.
+        if failed == 0 {
+            Some(unsafe { bytes.assume_init() })
+        } else {
+            None
+        }
+    }
+}
+
+/// 0, for no packet has 2 GiB, but neither compiler nor verifier knows: see `Flow::decode`.
+#[inline(always)]
+pub(crate) fn zero(skb: &Skb) -> u32 {
+    skb.len() >> 31
 }
 
 /// The packet from its network header on.
@@ -92,23 +134,6 @@ impl Network {
 impl NetworkBytes for Network {
     #[inline(always)]
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        // Not set to zero first: that would be a loop over the stack, which the verifier refuses to
-        // an agent without CAP_PERFMON.
-        let mut bytes = MaybeUninit::<[u8; N]>::uninit();
-        // SAFETY: `bytes` has N bytes; the helper checks the packet's bounds.
-        let failed = unsafe {
-            bpf_skb_load_bytes(
-                self.skb.0.cast(),
-                self.offset + offset,
-                bytes.as_mut_ptr().cast(),
-                N as u32,
-            )
-        };
-        // SAFETY: the helper has written all of it.
-        if failed == 0 {
-            Some(unsafe { bytes.assume_init() })
-        } else {
-            None
-        }
+        self.skb.load(self.offset + offset)
     }
 }

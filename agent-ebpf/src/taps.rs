@@ -18,29 +18,27 @@ use aya_ebpf::{
 };
 use remora_agent_common::{
     CGROUP_LEVELS, IFINDEX_ARRAY,
-    filter::{FAMILY_IPV4, FAMILY_IPV6, Flow, PROTOCOL_TCP, PROTOCOL_UDP},
+    filter::{FAMILY_IPV4, FAMILY_IPV6, Flow, PORTS_BOTH, PROTOCOL_TCP, PROTOCOL_UDP},
     record::HOOK_CGROUP_EGRESS,
-    tap::{Gate, TAP_FLIP, TAP_LOOPBACK_ONLY, Tap},
+    tap::{Gate, TAP_LOOPBACK_ONLY},
 };
 
 use crate::{
-    capture::zero,
+    counters::add,
     maps,
-    skb::{Network, Skb},
+    skb::{Network, Skb, zero},
+    table,
 };
 
 /// `lo` is the first interface of every network namespace.
-const LOOPBACK: u32 = 1;
+pub(crate) const LOOPBACK: u32 = 1;
 /// `BPF_F_CURRENT_NETNS` (linux/bpf.h): look sockets up in the packet's own namespace.
 const CURRENT_NETNS: u64 = u64::MAX;
 
-/// A packet's tap and the sessions armed on it (never none).
+/// A packet's tap and the sessions armed on it.
 #[derive(Clone, Copy)]
 pub(crate) struct Owner {
     pub(crate) tap: u32,
-    pub(crate) generation: u32,
-    /// The tap sees the packet's direction the other way round.
-    pub(crate) flip: bool,
     pub(crate) sessions: u64,
 }
 
@@ -52,31 +50,30 @@ impl Owner {
         let zero = gate.armed >> 31;
         Self {
             tap: zero,
-            generation: zero,
-            flip: zero != 0,
             sessions: u64::from(zero),
         }
     }
 }
 
+/// The tap of an interface and the sessions armed on it, if there are any.
 #[inline(always)]
-pub(crate) fn of_interface(ifindex: u32) -> Option<Owner> {
+pub(crate) fn of_interface(ifindex: u32) -> Option<(u32, u64)> {
     let tap = if ifindex < IFINDEX_ARRAY {
-        *maps::IFINDEX_TAPS.get(ifindex)?
+        *table::array(&maps::IFINDEX_TAPS, ifindex)?
     } else {
         // SAFETY: a torn u32 does not exist; the map's values are only ever written whole.
         *unsafe { maps::IFINDEX_TAPS_HIGH.get(&ifindex) }?
     };
-    let sessions = armed(tap)?;
-    let &Tap {
-        generation, flags, ..
-    } = maps::TAPS.get(tap)?;
-    Some(Owner {
-        tap,
-        generation,
-        flip: flags & TAP_FLIP != 0,
-        sessions,
-    })
+    Some((tap, armed(tap)?))
+}
+
+/// Counts a packet that is looked at for the tap's sessions.
+#[inline(always)]
+pub(crate) fn seen(tap: u32) {
+    if let Some(seen) = table::per_cpu(&maps::TAP_SEEN, tap) {
+        // SAFETY: it points into a map value of this CPU.
+        unsafe { add::<false>(seen, 1) };
+    }
 }
 
 /// Fills in `owner`; false if there is none.
@@ -85,7 +82,7 @@ pub(crate) fn of_interface(ifindex: u32) -> Option<Owner> {
 #[inline(never)]
 pub(crate) fn of_cgroup<const HOOK: u8>(skb: &Skb, gate: &Gate, owner: &mut Owner) -> bool {
     let loopback = skb.ifindex() == LOOPBACK;
-    cgroup_taps(&Sender(*skb), gate.cgroup_levels, loopback, owner);
+    cgroup_taps(&Sender(*skb), gate.cgroup_levels, loopback, true, owner);
     if HOOK == HOOK_CGROUP_EGRESS && loopback && owner.sessions != 0 {
         owner.sessions &= !(receivers_sessions(skb, gate) & gate.ingress_sessions);
     }
@@ -98,7 +95,7 @@ fn armed(tap: u32) -> Option<u64> {
     if tap == 0 {
         return None;
     }
-    let sessions = *maps::TAP_SESSIONS.get(tap)?;
+    let sessions = *table::array(&maps::TAP_SESSIONS, tap)?;
     if sessions == 0 { None } else { Some(sessions) }
 }
 
@@ -142,11 +139,17 @@ impl InCgroup for Socket {
 }
 
 /// The taps of a cgroup and its ancestors: the innermost names the packet, the sessions of all are
-/// joined.
+/// joined. `counted`: the packet is seen by them.
 #[inline(always)]
-fn cgroup_taps(member: &impl InCgroup, levels: u32, loopback: bool, owner: &mut Owner) {
+fn cgroup_taps(
+    member: &impl InCgroup,
+    levels: u32,
+    loopback: bool,
+    counted: bool,
+    owner: &mut Owner,
+) {
     let own = member.cgroup_id();
-    join(owner, own, loopback);
+    join(owner, own, loopback, counted);
     // From the innermost depth outwards; level 0 is the root, which is never a tap. Not a loop: the
     // verifier loses sight of its counter.
     macro_rules! ancestors {
@@ -154,7 +157,7 @@ fn cgroup_taps(member: &impl InCgroup, levels: u32, loopback: bool, owner: &mut 
             $(if levels & (1 << $level) != 0 {
                 let id = member.ancestor($level);
                 if id != 0 && id != own {
-                    join(owner, id, loopback);
+                    join(owner, id, loopback, counted);
                 }
             })*
             const { assert!([$($level),*].len() == CGROUP_LEVELS as usize - 1) };
@@ -164,12 +167,19 @@ fn cgroup_taps(member: &impl InCgroup, levels: u32, loopback: bool, owner: &mut 
 }
 
 #[inline(always)]
-fn join(owner: &mut Owner, cgroup_id: u64, loopback: bool) {
+fn join(owner: &mut Owner, cgroup_id: u64, loopback: bool, counted: bool) {
     // SAFETY: as for IFINDEX_TAPS_HIGH.
     let Some(&tap) = (unsafe { maps::CGROUP_TAPS.get(&cgroup_id) }) else {
         return;
     };
-    let Some(sessions) = armed(tap) else { return };
+    // By the stack, for the ways here are many: a pointer that is added to by each with its own
+    // number takes CAP_PERFMON.
+    let Some(&sessions) = maps::TAP_SESSIONS.get(tap) else {
+        return;
+    };
+    if tap == 0 || sessions == 0 {
+        return;
+    }
     let Some(entry) = maps::TAPS.get(tap) else {
         return;
     };
@@ -178,16 +188,19 @@ fn join(owner: &mut Owner, cgroup_id: u64, loopback: bool) {
     }
     if owner.tap == 0 {
         owner.tap = tap;
-        owner.generation = entry.generation;
     }
     owner.sessions |= sessions;
+    if counted && let Some(seen) = maps::TAP_SEEN.get_ptr_mut(tap) {
+        // SAFETY: it points into a map value of this CPU.
+        unsafe { add::<true>(seen, 1) };
+    }
 }
 
 /// Sessions whose tap the receiving socket of a loopback packet belongs to.
 #[inline(never)]
 fn receivers_sessions(skb: &Skb, gate: &Gate) -> u64 {
     let flow = Flow::decode(skb.ethertype(), &Network::of::<true>(*skb), zero(skb));
-    if flow.ports == 0 {
+    if flow.ports != PORTS_BOTH {
         return 0;
     }
     let mut tuple = MaybeUninit::<bpf_sock_tuple>::uninit();
@@ -223,7 +236,13 @@ fn receivers_sessions(skb: &Skb, gate: &Gate) -> u64 {
         return 0;
     }
     let mut receiver = Owner::none(gate);
-    cgroup_taps(&Socket(socket), gate.cgroup_levels, true, &mut receiver);
+    cgroup_taps(
+        &Socket(socket),
+        gate.cgroup_levels,
+        true,
+        false,
+        &mut receiver,
+    );
     // SAFETY: it was looked up above and is not used afterwards.
     unsafe { bpf_sk_release(socket.cast()) };
     receiver.sessions

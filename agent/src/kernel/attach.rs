@@ -12,20 +12,26 @@ use aya::{
 };
 use nix::net::if_::if_nametoindex;
 
-use super::load::{CGROUP_PROGRAMS, KernelError, TCX_PROGRAMS, cgroup_skb, classifier};
+use super::{
+    load::{CGROUP_PROGRAMS, KernelError, TCX_PROGRAMS, cgroup_skb, classifier},
+    stages::Stages,
+};
 
 /// The loaded programs and their links on interfaces.
 #[derive(Debug)]
 pub struct Programs {
     ebpf: Ebpf,
     interfaces: HashMap<u32, [SchedClassifierLinkId; 2]>,
+    /// Kept, not used: see [`Stages`].
+    _stages: Stages,
 }
 
 impl Programs {
-    pub(super) fn new(ebpf: Ebpf) -> Self {
+    pub(super) fn new(ebpf: Ebpf, stages: Stages) -> Self {
         Self {
             ebpf,
             interfaces: HashMap::new(),
+            _stages: stages,
         }
     }
 

@@ -4,7 +4,8 @@ use aya::Pod;
 use remora_agent_common::{
     counters::SessionCounters,
     filter as wire,
-    session::{Budget, DIRECTION_EGRESS, DIRECTION_INGRESS, Session},
+    program::Span,
+    session::{Budget, DIRECTION_EGRESS, DIRECTION_INGRESS, FILTER_TYPED, Session},
     tap::{Gate, Tap},
 };
 use remora_capture::{
@@ -58,8 +59,11 @@ pub(super) fn session(arming: &Arming, eyes: Eyes) -> Session {
         generation: arming.generation,
         snaplen: spec.snaplen.get(),
         directions,
-        reserved: [0; 3],
+        filter_kind: FILTER_TYPED,
+        reserved: [0; 2],
         filter: filter(spec.filter.terms()),
+        ethernet: Span::default(),
+        ip: Span::default(),
     }
 }
 

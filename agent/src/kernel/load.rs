@@ -10,7 +10,11 @@ use aya::{
 use aya_log::EbpfLogger;
 use remora_agent_common::ABI_VERSION;
 
-use super::{Programs, Ring, Tables, ring::WAKE_PARTS};
+use super::{
+    Programs, Ring, Tables,
+    ring::WAKE_PARTS,
+    stages::{CGROUP_STAGES, Stages, TC_STAGES},
+};
 
 /// The object that `cargo xtask build` made; empty if this build had none.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("REMORA_EBPF_OBJECT"));
@@ -22,7 +26,6 @@ pub const RING_BYTES_MAX: u32 = 1 << 30;
 
 pub(super) const TCX_PROGRAMS: [&str; 2] = ["tcx_ingress", "tcx_egress"];
 pub(super) const CGROUP_PROGRAMS: [&str; 2] = ["cgroup_ingress", "cgroup_egress"];
-
 /// The kernel side could not be set up, or did not do what it was told.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
@@ -120,7 +123,7 @@ impl KernelError {
         }
     }
 
-    fn from_program(name: &'static str, error: ProgramError) -> Self {
+    pub(super) fn from_program(name: &'static str, error: ProgramError) -> Self {
         if is_permission(&error) {
             Self::NotPermitted(Box::new(error))
         } else {
@@ -174,14 +177,14 @@ pub fn load(options: LoadOptions) -> Result<Loaded, KernelError> {
     check_abi(&mut ebpf)?;
 
     let mut verified = Vec::new();
-    for name in TCX_PROGRAMS {
+    for name in TCX_PROGRAMS.into_iter().chain(TC_STAGES) {
         let program = classifier(&mut ebpf, name)?;
         program
             .load()
             .map_err(|error| KernelError::from_program(name, error))?;
         verified.push((name, instructions(program.info())));
     }
-    for name in CGROUP_PROGRAMS {
+    for name in CGROUP_PROGRAMS.into_iter().chain(CGROUP_STAGES) {
         let program = cgroup_skb(&mut ebpf, name)?;
         program
             .load()
@@ -195,6 +198,7 @@ pub fn load(options: LoadOptions) -> Result<Loaded, KernelError> {
             None
         }
     };
+    let stages = Stages::set(&mut ebpf)?;
     let tables = Tables::take(&mut ebpf)?;
     let ring =
         RingBuf::try_from(take_map(&mut ebpf, "EVENTS")?).map_err(|source| KernelError::Map {
@@ -203,7 +207,7 @@ pub fn load(options: LoadOptions) -> Result<Loaded, KernelError> {
         })?;
     Ok(Loaded {
         tables,
-        programs: Programs::new(ebpf),
+        programs: Programs::new(ebpf, stages),
         ring: Ring::new(ring, logger)?,
         verified,
     })

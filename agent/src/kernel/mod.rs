@@ -15,7 +15,9 @@ pub mod grace;
 mod layouts;
 pub mod load;
 pub mod ring;
+mod seen;
 pub mod side;
+mod stages;
 pub mod tables;
 mod taps;
 

@@ -22,6 +22,7 @@ use super::{
     KernelError, grace,
     layouts::{Eyes, Layout, session},
     load::take_map,
+    seen::{Seen, TapSeen},
     taps::{Point, TapTable, Unbound},
 };
 use crate::session::{
@@ -37,12 +38,15 @@ struct Maps {
     ifindex_taps_high: HashMap<MapData, u32, u32>,
     cgroup_taps: HashMap<MapData, u64, u32>,
     tap_sessions: Array<MapData, u64>,
+    tap_covered: Array<MapData, u64>,
+    tap_seen: TapSeen,
     taps: Array<MapData, Layout<Tap>>,
     sessions: Array<MapData, Layout<Session>>,
     budgets: Array<MapData, Layout<Budget>>,
     counters: PerCpuArray<MapData, Layout<SessionCounters>>,
     cpus: usize,
     table: TapTable,
+    seen: Vec<Seen>,
     /// Sessions armed, and those of them that take ingress.
     armed: u64,
     ingress: u64,
@@ -64,6 +68,8 @@ impl Tables {
             ifindex_taps_high: typed(ebpf, "IFINDEX_TAPS_HIGH")?,
             cgroup_taps: typed(ebpf, "CGROUP_TAPS")?,
             tap_sessions: typed(ebpf, "TAP_SESSIONS")?,
+            tap_covered: typed(ebpf, "TAP_COVERED")?,
+            tap_seen: typed(ebpf, "TAP_SEEN")?,
             taps: typed(ebpf, "TAPS")?,
             sessions: typed(ebpf, "SESSIONS")?,
             budgets: typed(ebpf, "BUDGETS")?,
@@ -71,6 +77,7 @@ impl Tables {
             cpus: nr_cpus()
                 .map_err(|(_, error)| KernelError::Io("count the machine's CPUs", error))?,
             table: TapTable::new(TAP_SLOTS, CGROUP_LEVELS),
+            seen: (0..SESSION_SLOTS).map(|_| Seen::default()).collect(),
             armed: 0,
             ingress: 0,
         })))
@@ -252,6 +259,10 @@ impl Tables {
         maps.sessions
             .set(slot, Layout(entry), 0)
             .map_err(failed("SESSIONS"))?;
+        let seen = Seen::begin(&maps.tap_seen, taps);
+        if let Some(entry) = maps.seen.get_mut(slot as usize) {
+            *entry = seen;
+        }
         let bit = 1u64 << slot;
         maps.armed |= bit;
         if entry.directions & remora_agent_common::session::DIRECTION_INGRESS != 0 {
@@ -273,6 +284,12 @@ impl Tables {
         let bit = 1u64 << slot.0;
         for tap in taps {
             log_failure(maps.flip(tap.id, |sessions| sessions & !bit));
+            // Before the slot is another's, whose filter is another.
+            log_failure(maps.uncover(tap.id, bit));
+        }
+        let Maps { seen, tap_seen, .. } = &mut *maps;
+        if let Some(seen) = seen.get_mut(slot.0 as usize) {
+            seen.end(tap_seen);
         }
         maps.armed &= !bit;
         maps.ingress &= !bit;
@@ -285,15 +302,20 @@ impl Tables {
         match maps.counters.get(&slot.0, 0) {
             Ok(values) => {
                 for Layout(cpu) in values.iter() {
-                    sum.seen += cpu.seen;
                     sum.matched += cpu.matched;
-                    sum.submitted += cpu.submitted;
                     sum.lost += cpu.lost;
                     sum.over_budget += cpu.over_budget;
                     sum.copy_error += cpu.copy_error;
                 }
             }
             Err(error) => tracing::error!(%error, %slot, "failed to read the session's counters"),
+        }
+        // See `SessionCounters`: not counted by itself.
+        sum.submitted = sum
+            .matched
+            .saturating_sub(sum.lost + sum.over_budget + sum.copy_error);
+        if let Some(seen) = maps.seen.get(slot.0 as usize) {
+            sum.seen = seen.packets(&maps.tap_seen);
         }
         sum
     }
@@ -332,6 +354,9 @@ impl Maps {
             .ok_or(KernelError::TapsFull(TAP_SLOTS - 1))?;
         tap.generation = id.generation;
         // Nothing points to the index yet.
+        self.tap_covered
+            .set(id.index, 0, 0)
+            .map_err(failed("TAP_COVERED"))?;
         self.tap_sessions
             .set(id.index, 0, 0)
             .map_err(failed("TAP_SESSIONS"))?;
@@ -372,11 +397,24 @@ impl Maps {
             .map_err(failed("TAP_SESSIONS"))
     }
 
+    /// The tap's machine code no longer decides these sessions.
+    fn uncover(&mut self, tap: TapId, sessions: u64) -> Result<(), KernelError> {
+        let before = self
+            .tap_covered
+            .get(&tap.index, 0)
+            .map_err(failed("TAP_COVERED"))?;
+        self.tap_covered
+            .set(tap.index, before & !sessions, 0)
+            .map_err(failed("TAP_COVERED"))
+    }
+
     fn write_gate(&mut self) -> Result<(), KernelError> {
         let gate = Gate {
             armed: self.armed.count_ones(),
             cgroup_levels: self.table.level_bits(),
             ingress_sessions: self.ingress,
+            cgroup_beyond_loopback: u32::from(self.table.is_beyond_loopback()),
+            reserved: 0,
         };
         self.gate.set(0, Layout(gate), 0).map_err(failed("GATE"))
     }

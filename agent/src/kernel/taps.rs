@@ -149,6 +149,19 @@ impl TapTable {
             .fold(0, |bits, (n, _)| bits | 1 << n)
     }
 
+    /// Some cgroup's tap takes more than loopback.
+    pub(super) fn is_beyond_loopback(&self) -> bool {
+        self.cgroups.values().any(|&index| {
+            matches!(
+                self.point(index),
+                Some(Point::Cgroup {
+                    scope: CgroupScope::All,
+                    ..
+                })
+            )
+        })
+    }
+
     /// Bound taps with what they are.
     pub(super) fn points(&self) -> impl Iterator<Item = (u32, &Point)> {
         (0..).zip(&self.entries).filter_map(|(index, entry)| {
