@@ -7,7 +7,6 @@
 
 pub mod counters;
 pub mod filter;
-pub mod program;
 pub mod record;
 pub mod session;
 pub mod stage;

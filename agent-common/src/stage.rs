@@ -1,12 +1,13 @@
 //! How the programs hand a packet on, by tail calls.
 //!
 //! ```text
-//! entry ──▶ machine code of the tap's filters ──▶ capture
-//!   │         (all sessions of the packet are covered by it)
-//!   └─────▶ decide: typed terms, interpreter ───▶ capture
+//! entry (is it a tap's?) ──▶ decide (whose filters take it?) ──▶ capture (limits, the record)
 //! ```
-//! What they tell each other is in `skb->cb` (five words of a packet that belong to whichever
-//! eBPF program runs; the kernel saves them around a cgroup program).
+//! What they tell each other is in `skb->cb`: five words of scratch that belong to whichever eBPF
+//! program runs (`struct __sk_buff` of linux/bpf.h; `struct qdisc_skb_cb`, v6.18). The kernel saves
+//! them around a cgroup program. At TC they keep what was written: a later program of the chain
+//! that expects an earlier one's words there does not find them for a packet of a tap with
+//! sessions.
 
 /// `skb->cb` words: sessions that are still in question, low and high half.
 pub const WORK_SESSIONS: usize = 0;
@@ -15,9 +16,9 @@ pub const WORK_TAP: usize = 2;
 /// `record::HOOK_*`.
 pub const WORK_HOOK: usize = 3;
 
-/// Program array index: filters without machine code.
+/// Program array index: filters.
 pub const STAGE_DECIDE: u32 = 0;
-/// Program array index: budgets and the record.
+/// Program array index: limits and the record.
 pub const STAGE_CAPTURE: u32 = 1;
 /// Entries of a stage array.
 pub const STAGES: u32 = 2;

@@ -2,15 +2,12 @@
 //!
 //! What is being worked on lies in a [`Scratch`], not on the stack.
 
-use core::ffi::{c_long, c_void};
+use core::ffi::c_long;
 
-use aya_ebpf::{
-    helpers::{bpf_ktime_get_ns, bpf_loop},
-    programs::SkBuffContext,
-};
+use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::SkBuffContext};
 use aya_log_ebpf::debug;
 use remora_agent_common::{
-    SESSION_SLOTS, SNAPLEN_MAX,
+    SNAPLEN_MAX,
     record::{
         CAPLEN_MAX, ETHERNET_HEADER, HOOK_CGROUP_INGRESS, HOOK_TCX_INGRESS, KIND_GAP, KIND_LIMIT,
     },
@@ -78,13 +75,7 @@ fn take_packet<const L3: bool>(skb: &Skb, scratch: *mut Scratch, work: &Work) {
     // SAFETY: no preconditions.
     s.time_ns = unsafe { bpf_ktime_get_ns() };
 
-    // Most packets are one session's: not a loop, whose steps are indirect calls.
-    if let Some(slot) = s.next() {
-        admit::<L3>(s, slot);
-    }
-    if s.left != 0 {
-        each(s, admit_next::<L3>);
-    }
+    scratch::each(s, admit_next::<L3>);
     if s.taken == 0 {
         return;
     }
@@ -107,29 +98,11 @@ fn take_packet<const L3: bool>(skb: &Skb, scratch: *mut Scratch, work: &Work) {
     }
     s.left = s.taken;
     s.is_lost = u32::from(outcome == Outcome::Lost);
-    each(s, give_up_next::<L3>);
-}
-
-type Step = extern "C" fn(u64, *mut *mut Scratch) -> c_long;
-
-/// Calls `step` for each session that is left.
-#[inline(always)]
-fn each(s: &mut Scratch, step: Step) {
-    let mut scratch: *mut Scratch = s;
-    // SAFETY: as in `decide::takers`.
-    unsafe {
-        bpf_loop(
-            SESSION_SLOTS,
-            step as *mut c_void,
-            (&raw mut scratch).cast(),
-            0,
-        );
-    }
+    scratch::each(s, give_up_next::<L3>);
 }
 
 extern "C" fn admit_next<const ATOMIC: bool>(_: u64, scratch: *mut *mut Scratch) -> c_long {
-    // SAFETY: bpf_loop hands on the pointer to the caller's live stack slot, which points to the
-    // scratch that this program has taken.
+    // SAFETY: as `scratch::Step` promises.
     let s = unsafe { &mut **scratch };
     let Some(slot) = s.next() else { return 1 };
     admit::<ATOMIC>(s, slot);
@@ -137,7 +110,7 @@ extern "C" fn admit_next<const ATOMIC: bool>(_: u64, scratch: *mut *mut Scratch)
 }
 
 extern "C" fn give_up_next<const ATOMIC: bool>(_: u64, scratch: *mut *mut Scratch) -> c_long {
-    // SAFETY: as above.
+    // SAFETY: as `scratch::Step` promises.
     let s = unsafe { &mut **scratch };
     let Some(slot) = s.next() else { return 1 };
     give_up::<ATOMIC>(s, slot);

@@ -6,11 +6,11 @@
 //! cgroup_ingress, cgroup_egress at the cgroup2 root                                -> 1 (pass)
 //!
 //! gate: nothing armed? leave ─▶ tap look-up ─▶ sessions of the tap? none: leave
-//!   ─▶ machine code, or tc_decide, cgroup_decide ─▶ tc_capture, cgroup_capture
+//!   ─▶ tc_decide, cgroup_decide ─▶ tc_capture, cgroup_capture
 //! ```
 //! - [`taps`]: which tap a packet belongs to, and which hook owns it.
 //! - [`stage`]: from one program to the next.
-//! - [`decide`], [`interpret`]: which sessions take it, where there is no machine code for that.
+//! - [`decide`]: which sessions' filters take it.
 //! - [`capture`], [`ring`]: budgets and the record.
 //! - [`scratch`], [`table`]: memory beside the stack, map look-ups without it, and why.
 #![no_std]
@@ -24,7 +24,6 @@
 mod capture;
 mod counters;
 mod decide;
-mod interpret;
 mod maps;
 mod ring;
 mod scratch;

@@ -8,7 +8,6 @@ use aya_ebpf::{
 use remora_agent_common::{
     ABI_VERSION, IFINDEX_ARRAY, SESSION_SLOTS, TAP_SLOTS,
     counters::SessionCounters,
-    program::{Instruction, PROGRAM_POOL},
     session::{Budget, Session},
     stage::STAGES,
     tap::{Gate, Tap},
@@ -45,11 +44,6 @@ pub(crate) static CGROUP_TAPS: HashMap<u64, u32> = HashMap::with_max_entries(TAP
 #[map]
 pub(crate) static TAP_SESSIONS: Array<u64> = Array::with_max_entries(TAP_SLOTS, 0);
 
-/// tap index -> sessions that its machine code decides. It is used for packets all of whose sessions
-/// are among these.
-#[map]
-pub(crate) static TAP_COVERED: Array<u64> = Array::with_max_entries(TAP_SLOTS, 0);
-
 /// tap index -> packets that were looked at for some session.
 #[map]
 pub(crate) static TAP_SEEN: PerCpuArray<u64> = PerCpuArray::with_max_entries(TAP_SLOTS, 0);
@@ -67,10 +61,6 @@ pub(crate) static BUDGETS: Array<Budget> = Array::with_max_entries(SESSION_SLOTS
 pub(crate) static COUNTERS: PerCpuArray<SessionCounters> =
     PerCpuArray::with_max_entries(SESSION_SLOTS, 0);
 
-/// Programs of all sessions, one after the other.
-#[map]
-pub(crate) static PROGRAMS: Array<Instruction> = Array::with_max_entries(PROGRAM_POOL, 0);
-
 #[map]
 pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(SCRATCHES, 0);
 
@@ -79,12 +69,6 @@ pub(crate) static TC_STAGES: ProgramArray = ProgramArray::with_max_entries(STAGE
 
 #[map]
 pub(crate) static CGROUP_STAGES: ProgramArray = ProgramArray::with_max_entries(STAGES, 0);
-
-#[map]
-pub(crate) static TC_FILTERS: ProgramArray = ProgramArray::with_max_entries(TAP_SLOTS, 0);
-
-#[map]
-pub(crate) static CGROUP_FILTERS: ProgramArray = ProgramArray::with_max_entries(TAP_SLOTS, 0);
 
 /// Size set at load.
 #[map]

@@ -1,12 +1,14 @@
 //! Records: reserve, fill, submit.
 
+use core::mem::offset_of;
+
 use aya_ebpf::{
     bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
     helpers::{bpf_ringbuf_discard, bpf_ringbuf_reserve, bpf_ringbuf_submit},
 };
 use remora_agent_common::{
     ABI_VERSION,
-    record::{HEADER_LEN, KIND_PACKET, LINK_ETHERNET, LINK_IP, SIZE_CLASSES},
+    record::{HEADER_LEN, KIND_PACKET, LINK_ETHERNET, LINK_IP, RecordHeader, SIZE_CLASSES},
 };
 
 use crate::{maps, scratch::Scratch, skb::Skb};
@@ -101,7 +103,8 @@ fn record<const SIZE: usize, const L3: bool>(skb: Skb, s: &Scratch) -> Outcome {
     Outcome::Submitted
 }
 
-/// Word by word into the ring: a header put together on the stack would cost more than the rest.
+/// Word by word into the ring, as `RecordHeader` lays it out: put together on the stack it would be
+/// slow (see [`crate::table`]).
 ///
 /// # Safety
 /// `to` has the eight words of a header.
@@ -140,6 +143,18 @@ unsafe fn write_header<const L3: bool>(skb: Skb, s: &Scratch, caplen: u32, to: *
             .write(tpid | link << 16 | u64::from(skb.ethertype()) << 32);
     }
 }
+
+const _: () = {
+    assert!(offset_of!(RecordHeader, caplen) == 4 && offset_of!(RecordHeader, hook) == 3);
+    assert!(offset_of!(RecordHeader, time_ns) == 8);
+    assert!(offset_of!(RecordHeader, sessions) == 16);
+    assert!(offset_of!(RecordHeader, parity) == 24);
+    assert!(offset_of!(RecordHeader, tap) == 32 && offset_of!(RecordHeader, origlen) == 44);
+    assert!(offset_of!(RecordHeader, gso_size) == 48 && offset_of!(RecordHeader, vlan_tci) == 52);
+    assert!(offset_of!(RecordHeader, direction) == 54);
+    assert!(offset_of!(RecordHeader, vlan_proto) == 56 && offset_of!(RecordHeader, link) == 58);
+    assert!(offset_of!(RecordHeader, protocol) == 60);
+};
 
 /// The consumer looks by itself every few milliseconds; it is woken only when much is waiting.
 #[inline(always)]

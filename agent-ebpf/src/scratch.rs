@@ -9,7 +9,6 @@ use remora_agent_common::{SESSION_SLOTS, filter::Flow};
 
 use crate::{
     counters::{fetch_add, swap},
-    interpret::Machine,
     maps, table,
 };
 
@@ -42,8 +41,8 @@ pub(crate) struct Scratch {
     /// 1 if the ring had no room, 0 if the bytes could not be read.
     pub(crate) is_lost: u32,
     reserved: u32,
+    /// What the filters look at.
     pub(crate) flow: Flow,
-    pub(crate) machine: Machine,
 }
 
 impl Scratch {
@@ -57,6 +56,32 @@ impl Scratch {
         let bit = left & left.wrapping_neg();
         self.left = left ^ bit;
         Some((bit - 1).count_ones() & (SESSION_SLOTS - 1))
+    }
+}
+
+/// A step of [`each`]: the second argument points to a live stack slot, which points to the scratch
+/// that the caller has taken. 1 ends the loop.
+pub(crate) type Step = extern "C" fn(u64, *mut *mut Scratch) -> c_long;
+
+/// Calls `step` for each session that is left. The first is called directly: most packets are one
+/// session's, and a loop's steps are indirect calls.
+#[inline(always)]
+pub(crate) fn each(scratch: *mut Scratch, step: Step) {
+    let mut scratch = scratch;
+    step(0, &raw mut scratch);
+    // SAFETY: the scratch is the caller's.
+    if unsafe { (*scratch).left } == 0 {
+        return;
+    }
+    // SAFETY: the callback has the type that bpf_loop calls (kernel/bpf/bpf_iter.c, v5.17), and
+    // the slot outlives the call.
+    unsafe {
+        bpf_loop(
+            SESSION_SLOTS,
+            step as *mut c_void,
+            (&raw mut scratch).cast(),
+            0,
+        );
     }
 }
 
@@ -92,7 +117,7 @@ pub(crate) fn give_back<const L3: bool>(scratch: *mut Scratch) {
 #[inline(never)]
 pub(crate) fn none_left(sessions: u64) {
     let mut sessions = sessions;
-    // SAFETY: as in `decide::takers`.
+    // SAFETY: as in `each`.
     unsafe {
         bpf_loop(
             SESSION_SLOTS,

@@ -3,28 +3,15 @@
 use aya_ebpf::{EbpfContext, maps::ProgramArray};
 use remora_agent_common::stage::{STAGE_CAPTURE, STAGE_DECIDE, WORK_HOOK, WORK_SESSIONS, WORK_TAP};
 
-use crate::{maps, skb::Skb, table};
+use crate::{maps, skb::Skb};
 
-/// The program arrays of a program type: the kernel keeps types apart.
-pub(crate) struct Stages {
-    stages: &'static ProgramArray,
-    /// tap index -> machine code of its filters.
-    filters: &'static ProgramArray,
-}
-
-/// `L3`: the cgroup programs'.
+/// The programs of a program type: the kernel keeps types apart. `L3`: the cgroup programs'.
 #[inline(always)]
-fn stages<const L3: bool>() -> Stages {
+fn stages<const L3: bool>() -> &'static ProgramArray {
     if L3 {
-        Stages {
-            stages: &maps::CGROUP_STAGES,
-            filters: &maps::CGROUP_FILTERS,
-        }
+        &maps::CGROUP_STAGES
     } else {
-        Stages {
-            stages: &maps::TC_STAGES,
-            filters: &maps::TC_FILTERS,
-        }
+        &maps::TC_STAGES
     }
 }
 
@@ -55,29 +42,8 @@ pub(crate) fn decide<const L3: bool>(ctx: &impl EbpfContext, skb: Skb, work: Wor
     skb.set_cb(WORK_TAP, work.tap);
     skb.set_cb(WORK_HOOK, work.hook);
     set_sessions(skb, work.sessions);
-    let Stages { stages, filters } = stages::<L3>();
-    // A tag outside of the bytes moves every offset; only the interpreter knows how.
-    if skb.vlan_present() == 0
-        && let Some(&covered) = covered::<L3>(work.tap)
-        && work.sessions & !covered == 0
-    {
-        // SAFETY: nothing here needs to be dropped.
-        unsafe { filters.tail_call(ctx, work.tap) };
-    }
-    // SAFETY: as above.
-    unsafe { stages.tail_call(ctx, STAGE_DECIDE) };
-}
-
-/// Sessions that the tap's machine code decides.
-#[inline(always)]
-fn covered<const L3: bool>(tap: u32) -> Option<&'static u64> {
-    if L3 {
-        // By the stack: the tap was found in one of many ways, and a pointer that is added to by
-        // each with its own number takes CAP_PERFMON.
-        maps::TAP_COVERED.get(tap)
-    } else {
-        table::array(&maps::TAP_COVERED, tap)
-    }
+    // SAFETY: nothing here needs to be dropped.
+    unsafe { stages::<L3>().tail_call(ctx, STAGE_DECIDE) };
 }
 
 /// Hands a packet on for the sessions that take it.
@@ -85,7 +51,7 @@ fn covered<const L3: bool>(tap: u32) -> Option<&'static u64> {
 pub(crate) fn capture<const L3: bool>(ctx: &impl EbpfContext, skb: Skb, sessions: u64) {
     set_sessions(skb, sessions);
     // SAFETY: nothing here needs to be dropped.
-    unsafe { stages::<L3>().stages.tail_call(ctx, STAGE_CAPTURE) };
+    unsafe { stages::<L3>().tail_call(ctx, STAGE_CAPTURE) };
 }
 
 #[inline(always)]

@@ -4,8 +4,7 @@ use aya::Pod;
 use remora_agent_common::{
     counters::SessionCounters,
     filter as wire,
-    program::Span,
-    session::{Budget, DIRECTION_EGRESS, DIRECTION_INGRESS, FILTER_TYPED, Session},
+    session::{Budget, DIRECTION_EGRESS, DIRECTION_INGRESS, Session},
     tap::{Gate, Tap},
 };
 use remora_capture::{
@@ -59,11 +58,8 @@ pub(super) fn session(arming: &Arming, eyes: Eyes) -> Session {
         generation: arming.generation,
         snaplen: spec.snaplen.get(),
         directions,
-        filter_kind: FILTER_TYPED,
-        reserved: [0; 2],
+        reserved: [0; 3],
         filter: filter(spec.filter.terms()),
-        ethernet: Span::default(),
-        ip: Span::default(),
     }
 }
 

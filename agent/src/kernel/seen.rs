@@ -1,43 +1,36 @@
-//! Packets that a session's taps looked at while it was armed. The kernel counts them per tap, once
+//! Packets that a session's taps looked at since it was armed. The kernel counts them per tap, once
 //! for all sessions.
+//!
+//! A packet is counted before its filters are asked, and the final account is read after the grace
+//! period: so it is never less than `matched`, and more than was looked at for this session by what
+//! passed for others in that period.
 
 use aya::maps::{MapData, PerCpuArray};
 
 use crate::session::{BoundTap, TapId};
 
-/// One session's share of the taps' counts.
-#[derive(Debug, Default)]
-pub(super) struct Seen {
-    /// Taps with their counts when the session was armed.
-    from: Vec<(TapId, u64)>,
-    /// The final sum, once it is disarmed.
-    ended: Option<u64>,
-}
-
-/// tap index -> packets seen, per CPU.
+/// tap index -> packets looked at, per CPU.
 pub(super) type TapSeen = PerCpuArray<MapData, u64>;
 
+/// A session's taps with their counts when it was armed.
+#[derive(Debug, Default)]
+pub(super) struct Seen(Vec<(TapId, u64)>);
+
 impl Seen {
-    pub(super) fn begin(map: &TapSeen, taps: &[BoundTap]) -> Self {
-        let from = taps.iter().map(|tap| (tap.id, count(map, tap.id)));
-        Self {
-            from: from.collect(),
-            ended: None,
-        }
+    pub(super) fn since_now(map: &TapSeen, taps: &[BoundTap]) -> Self {
+        Self(
+            taps.iter()
+                .map(|tap| (tap.id, count(map, tap.id)))
+                .collect(),
+        )
     }
 
-    /// To be called when no more packets are the session's.
-    pub(super) fn end(&mut self, map: &TapSeen) {
-        self.ended = Some(self.packets(map));
-    }
-
+    /// To be read before the taps are released, for an index is used again.
     pub(super) fn packets(&self, map: &TapSeen) -> u64 {
-        self.ended.unwrap_or_else(|| {
-            self.from
-                .iter()
-                .map(|&(tap, before)| count(map, tap).saturating_sub(before))
-                .sum()
-        })
+        let Self(from) = self;
+        from.iter()
+            .map(|&(tap, before)| count(map, tap).saturating_sub(before))
+            .sum()
     }
 }
 

@@ -38,7 +38,6 @@ struct Maps {
     ifindex_taps_high: HashMap<MapData, u32, u32>,
     cgroup_taps: HashMap<MapData, u64, u32>,
     tap_sessions: Array<MapData, u64>,
-    tap_covered: Array<MapData, u64>,
     tap_seen: TapSeen,
     taps: Array<MapData, Layout<Tap>>,
     sessions: Array<MapData, Layout<Session>>,
@@ -68,7 +67,6 @@ impl Tables {
             ifindex_taps_high: typed(ebpf, "IFINDEX_TAPS_HIGH")?,
             cgroup_taps: typed(ebpf, "CGROUP_TAPS")?,
             tap_sessions: typed(ebpf, "TAP_SESSIONS")?,
-            tap_covered: typed(ebpf, "TAP_COVERED")?,
             tap_seen: typed(ebpf, "TAP_SEEN")?,
             taps: typed(ebpf, "TAPS")?,
             sessions: typed(ebpf, "SESSIONS")?,
@@ -259,7 +257,7 @@ impl Tables {
         maps.sessions
             .set(slot, Layout(entry), 0)
             .map_err(failed("SESSIONS"))?;
-        let seen = Seen::begin(&maps.tap_seen, taps);
+        let seen = Seen::since_now(&maps.tap_seen, taps);
         if let Some(entry) = maps.seen.get_mut(slot as usize) {
             *entry = seen;
         }
@@ -284,12 +282,6 @@ impl Tables {
         let bit = 1u64 << slot.0;
         for tap in taps {
             log_failure(maps.flip(tap.id, |sessions| sessions & !bit));
-            // Before the slot is another's, whose filter is another.
-            log_failure(maps.uncover(tap.id, bit));
-        }
-        let Maps { seen, tap_seen, .. } = &mut *maps;
-        if let Some(seen) = seen.get_mut(slot.0 as usize) {
-            seen.end(tap_seen);
         }
         maps.armed &= !bit;
         maps.ingress &= !bit;
@@ -354,9 +346,6 @@ impl Maps {
             .ok_or(KernelError::TapsFull(TAP_SLOTS - 1))?;
         tap.generation = id.generation;
         // Nothing points to the index yet.
-        self.tap_covered
-            .set(id.index, 0, 0)
-            .map_err(failed("TAP_COVERED"))?;
         self.tap_sessions
             .set(id.index, 0, 0)
             .map_err(failed("TAP_SESSIONS"))?;
@@ -395,17 +384,6 @@ impl Maps {
         self.tap_sessions
             .set(tap.index, change(before), 0)
             .map_err(failed("TAP_SESSIONS"))
-    }
-
-    /// The tap's machine code no longer decides these sessions.
-    fn uncover(&mut self, tap: TapId, sessions: u64) -> Result<(), KernelError> {
-        let before = self
-            .tap_covered
-            .get(&tap.index, 0)
-            .map_err(failed("TAP_COVERED"))?;
-        self.tap_covered
-            .set(tap.index, before & !sessions, 0)
-            .map_err(failed("TAP_COVERED"))
     }
 
     fn write_gate(&mut self) -> Result<(), KernelError> {
