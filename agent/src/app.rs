@@ -74,8 +74,12 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let mut programs = loaded.programs;
     programs.attach_cgroup_root(root.mount())?;
     let kernel = KernelSide::new(loaded.tables, programs);
-    let (consumer, _thread) =
-        Consumer::spawn(loaded.ring).context("failed to start the ring's reader")?;
+    let mut supervisor = Supervisor::default();
+    let (consumer, reader) = Consumer::new(loaded.ring);
+    supervisor
+        .spawn_thread("ring-consumer", || reader.run())
+        .context("failed to start the ring's reader")?;
+    let watcher = LinkWatcher::new().context("failed to watch the interfaces")?;
     let totals = Arc::clone(&consumer.totals);
 
     let (signal_sender, signals) = driver::signals();
@@ -89,7 +93,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     };
     let (driver, handle) = Driver::new(DriverParts {
         taps: Arc::new(kernel.clone()),
-        targets: Arc::new(Resolver::new(root)),
+        targets: Arc::new(Resolver::with_known(root, watcher.known_veths())),
         outputs: Arc::new(outputs),
         node: node.name.clone(),
         now_ns: clock::monotonic_ns,
@@ -97,13 +101,16 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         signals,
     });
 
-    let mut supervisor = Supervisor::default();
     let (stop, stopped) = watch::channel(false);
     supervisor.spawn("driver", async move {
         driver.run().await;
         Ok(())
     });
-    let links = watch_links(kernel.clone())?;
+    let links = LinkWatch::default();
+    let (ending, side) = (links.clone(), kernel.clone());
+    supervisor
+        .spawn_thread("link-watch", move || ending.run(watcher, &side))
+        .context("failed to start the link watch")?;
 
     let numbers: AskNumbers = Arc::new(move || NodeNumbers {
         ring_bytes: ring_bytes.into(),
@@ -206,39 +213,30 @@ impl Ending {
     }
 }
 
-/// The thread that attaches to new veths.
+/// Attaches to the host end of every pod's veth, those that are there and those that come, so that
+/// a trigger finds its tap in place.
+#[derive(Clone, Debug, Default)]
 struct LinkWatch {
     ending: Arc<AtomicBool>,
 }
 
 impl LinkWatch {
+    fn run(&self, mut watcher: LinkWatcher, kernel: &KernelSide) {
+        while !self.ending.load(Ordering::Relaxed) {
+            match watcher.next(LINK_WAIT) {
+                Ok(Some(event)) => link_event(kernel, event),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::error!(%error, "failed to watch the interfaces");
+                    thread::sleep(LINK_WAIT);
+                }
+            }
+        }
+    }
+
     fn stop(&self) {
         self.ending.store(true, Ordering::Relaxed);
     }
-}
-
-/// Attaches to the host end of every pod's veth, those that are there and those that come, so that
-/// a trigger finds its tap in place.
-fn watch_links(kernel: KernelSide) -> anyhow::Result<LinkWatch> {
-    let mut watcher = LinkWatcher::new().context("failed to watch the interfaces")?;
-    let ending = Arc::new(AtomicBool::new(false));
-    let ended = Arc::clone(&ending);
-    thread::Builder::new()
-        .name("link-watch".to_owned())
-        .spawn(move || {
-            while !ended.load(Ordering::Relaxed) {
-                match watcher.next(LINK_WAIT) {
-                    Ok(Some(event)) => link_event(&kernel, event),
-                    Ok(None) => {}
-                    Err(error) => {
-                        tracing::error!(%error, "failed to watch the interfaces");
-                        thread::sleep(LINK_WAIT);
-                    }
-                }
-            }
-        })
-        .context("failed to start the link watch")?;
-    Ok(LinkWatch { ending })
 }
 
 fn link_event(kernel: &KernelSide, event: LinkEvent) {

@@ -1,8 +1,9 @@
 //! Tasks with names: the first that must not end and does, ends the agent.
 
-use std::{future::Future, pin::Pin, time::Duration};
+use std::{any::Any, future::Future, io, pin::Pin, thread, time::Duration};
 
 use tokio::{
+    sync::oneshot,
     task::{JoinError, JoinSet},
     time::timeout,
 };
@@ -21,6 +22,32 @@ impl Supervisor {
         task: impl Future<Output = anyhow::Result<()>> + Send + 'static,
     ) {
         self.tasks.spawn(async move { (name, task.await) });
+    }
+
+    /// Runs a thread that the agent cannot do without.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn spawn_thread(
+        &mut self,
+        name: &'static str,
+        work: impl FnOnce() + Send + 'static,
+    ) -> io::Result<()> {
+        let (running, ended) = oneshot::channel::<()>();
+        let thread = thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || {
+                // Dropped when the thread ends, however it does.
+                let _running = running;
+                work();
+            })?;
+        self.spawn(name, async move {
+            let _ended = ended.await;
+            thread.join().map_err(|panic| {
+                anyhow::anyhow!("the thread panicked: {}", panic_text(panic.as_ref()))
+            })
+        });
+        Ok(())
     }
 
     /// Waits for the first task to end, which none should by itself.
@@ -53,6 +80,12 @@ fn describe(ended: Result<(&'static str, anyhow::Result<()>), JoinError>) -> any
         Ok((name, Err(error))) => error.context(format!("task `{name}` failed")),
         Err(error) => anyhow::Error::new(error).context("a task panicked"),
     }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("without a word")
 }
 
 /// Runs a task that belongs to one call and ends with it.

@@ -15,7 +15,9 @@ pub(super) fn start(error: &StartError) -> Status {
         StartError::SessionLimit(_) => (Code::ResourceExhausted, Reason::SessionLimit),
         StartError::LookBack => (Code::Unimplemented, Reason::Unimplemented),
         StartError::Quota(_) => (Code::ResourceExhausted, Reason::QuotaExceeded),
-        StartError::Output(_) | StartError::Kernel(_) => (Code::Internal, Reason::Kernel),
+        StartError::Output(_) | StartError::Kernel(_) | StartError::Elsewhere(_) => {
+            (Code::Internal, Reason::Kernel)
+        }
         StartError::Draining => (Code::Unavailable, Reason::Draining),
     };
     status(code, reason, error.to_string())

@@ -11,11 +11,12 @@ use tokio::{
 };
 
 use super::{
-    Arming, BoundTap, DRAIN_SLOW, DriverHandle, LookupError, Meter, Opening, Outputs, Place, Ready,
-    Signal, Slot, StartError, Started, StreamSource, Taps, Targets,
+    Arming, BoundTap, Confirm, DRAIN_SLOW, DriverHandle, LookupError, Meter, Opening, Outputs,
+    Place, Ready, Signal, Slot, StartError, Started, StreamSource, Taps, Targets,
     handle::{Arm, Reply, Request},
     registry::Registry,
     running::{Afterwards, Drained, Running, SlotState, conclude, join},
+    share::{ShareWatch, Shared},
 };
 
 /// Requests that wait for the driver, each of which it answers in microseconds.
@@ -57,6 +58,7 @@ pub struct Driver {
     slots: Vec<SlotState>,
     waiting: HashMap<CaptureId, Vec<Reply<CaptureState>>>,
     draining: Option<Vec<oneshot::Sender<()>>>,
+    watch: ShareWatch,
 }
 
 /// A channel for [`Signal`]s, to be made before the driver: outputs are given its sender.
@@ -90,6 +92,7 @@ impl Driver {
             targets: Arc::clone(&targets),
         };
         let driver = Self {
+            watch: ShareWatch::new(Arc::clone(&targets)),
             taps,
             targets,
             outputs,
@@ -121,6 +124,7 @@ impl Driver {
                 Some(signal) = self.signals.recv() => self.signal(signal),
                 Some(drained) = self.drained.1.recv() => self.finished(drained),
                 () = until(deadline) => self.end_overdue(),
+                shared = self.watch.found() => self.note_shared(shared),
                 _ = look.tick(), if self.any_running() => self.look_for_targets(),
             }
         }
@@ -170,7 +174,12 @@ impl Driver {
     }
 
     fn arm(&mut self, arm: Arm) -> Result<(Started, Option<Ready>), StartError> {
-        let Arm { order, place, taps } = arm;
+        let Arm {
+            order,
+            place,
+            taps,
+            confirm,
+        } = arm;
         // A second call with the same key may have been on its way at the same time.
         let known = order
             .key
@@ -187,7 +196,7 @@ impl Driver {
             return Ok((started, None));
         }
         let key = order.key.clone();
-        match self.arm_new(order, place, &taps) {
+        match self.arm_new(order, place, &taps, confirm) {
             Ok((state, ready)) => {
                 self.registry.insert(state.clone(), key);
                 self.publish(&state);
@@ -225,6 +234,7 @@ impl Driver {
         order: super::Order,
         place: Place,
         taps: &[BoundTap],
+        confirm: Confirm,
     ) -> Result<(CaptureState, Option<Ready>), StartError> {
         if self.draining.is_some() {
             return Err(StartError::Draining);
@@ -263,6 +273,7 @@ impl Driver {
             taps,
             notes: &place.notes,
             meter: Arc::clone(&meter),
+            confirm,
         })?;
         state.file = output.file().unwrap_or_default();
         let limits = state.spec.limits;
@@ -291,6 +302,7 @@ impl Driver {
             state: state.clone(),
             afterwards: Afterwards::Keep,
             place,
+            shared: false,
             taps: taps.into(),
             stream: output.take_stream(),
             tail: output.tail(),
@@ -445,6 +457,42 @@ impl Driver {
             .collect();
         for slot in gone {
             self.end(slot, StopReason::TargetGone);
+        }
+        let places = (0..)
+            .map(Slot)
+            .zip(&self.slots)
+            .filter_map(|(slot, entry)| {
+                let session = entry.session.as_ref()?;
+                let running = session.output.is_some() && !session.shared;
+                running.then_some((slot, entry.generation, &session.place))
+            });
+        self.watch.look(places);
+    }
+
+    /// Says in the accounts of sessions that somebody else is behind their interfaces by now. They
+    /// go on: a pod's interface is the pod's whoever looks in, and a responder who does would end
+    /// the evidence.
+    fn note_shared(&mut self, shared: Vec<Shared>) {
+        for Shared {
+            slot,
+            generation,
+            message,
+        } in shared
+        {
+            let entry = self.slots.get_mut(slot.0 as usize);
+            let Some(session) = entry
+                .filter(|entry| entry.generation == generation)
+                .and_then(|entry| entry.session.as_mut())
+                .filter(|session| session.output.is_some())
+            else {
+                continue;
+            };
+            tracing::warn!(capture = %session.state.id, %message, "its target is shared");
+            session.shared = true;
+            session.state.message = join(&session.state.message, &message);
+            let state = session.state.clone();
+            self.registry.update(state.clone());
+            self.publish(&state);
         }
     }
 

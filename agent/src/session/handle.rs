@@ -2,11 +2,12 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use remora_capture::session::{CaptureId, CaptureState, SessionSpec, StopReason};
+use remora_capture::session::{CaptureId, CaptureState, SessionSpec, StopReason, Target};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::{
-    BoundTap, ChunkReceiver, IDEMPOTENCY_KEY_MAX, Place, Ready, StartError, Tail, Taps, Targets,
+    BoundTap, ChunkReceiver, Confirm, FirstLook, IDEMPOTENCY_KEY_MAX, Place, Ready, StartError,
+    Tail, Taps, Targets,
 };
 
 /// A request to capture.
@@ -95,6 +96,39 @@ pub(super) struct Arm {
     pub(super) order: Order,
     pub(super) place: Place,
     pub(super) taps: Vec<BoundTap>,
+    pub(super) confirm: Confirm,
+}
+
+/// What is known of an order's target.
+enum Look {
+    First,
+    Done(Place),
+}
+
+/// Binds the place that was found. One that was only presumed and cannot be bound is looked at
+/// whole: its interface may be gone.
+fn bind(
+    targets: &Arc<dyn Targets>,
+    taps: &dyn Taps,
+    target: Target,
+    looked: FirstLook,
+) -> Result<(Place, Vec<BoundTap>, Confirm), StartError> {
+    let place = match looked {
+        FirstLook::Certain(place) => place,
+        FirstLook::Presumed(place) => match taps.bind(&place) {
+            Ok(bound) => {
+                let targets = Arc::clone(targets);
+                let confirm = Confirm::presumption(targets, target, place.clone());
+                return Ok((place, bound, confirm));
+            }
+            Err(error) => {
+                tracing::debug!(%error, "what was presumed cannot be bound");
+                targets.resolve(&target)?
+            }
+        },
+    };
+    let bound = taps.bind(&place)?;
+    Ok((place, bound, Confirm::nothing()))
 }
 
 /// Sends requests to the driver.
@@ -129,16 +163,30 @@ impl DriverHandle {
                 });
             }
         }
+        match self.begin(order.clone(), Look::First).await {
+            Err(StartError::Elsewhere(place)) => {
+                tracing::debug!(place = %place.description, "presumed wrongly; begun anew");
+                self.begin(order, Look::Done(*place)).await
+            }
+            begun => begun,
+        }
+    }
+
+    /// Looks up, binds, arms, and waits until the output is open.
+    async fn begin(&self, order: Order, look: Look) -> Result<Started, StartError> {
         // Looking up and, where nothing is attached yet, attaching block.
         let (targets, taps) = (Arc::clone(&self.targets), Arc::clone(&self.taps));
         let target = order.spec.target.clone();
-        let (place, bound) = tokio::task::spawn_blocking(move || {
+        let (place, bound, confirm) = tokio::task::spawn_blocking(move || {
             let begun = std::time::Instant::now();
-            let place = targets.resolve(&target)?;
-            let resolved = begun.elapsed();
-            let bound = taps.bind(&place)?;
-            tracing::debug!(?resolved, bound = ?begun.elapsed() - resolved, "found the target");
-            Ok::<_, StartError>((place, bound))
+            let looked = match look {
+                Look::First => targets.presume(&target)?,
+                Look::Done(place) => FirstLook::Certain(place),
+            };
+            let found = begun.elapsed();
+            let (place, bound, confirm) = bind(&targets, taps.as_ref(), target, looked)?;
+            tracing::debug!(?found, bound = ?begun.elapsed() - found, "found the target");
+            Ok::<_, StartError>((place, bound, confirm))
         })
         .await
         .map_err(|error| StartError::Kernel(error.to_string()))??;
@@ -146,6 +194,7 @@ impl DriverHandle {
             order,
             place,
             taps: bound,
+            confirm,
         });
         let (started, ready) = self
             .ask(|reply| Request::Arm { arm, reply })

@@ -15,6 +15,7 @@ mod handle;
 pub mod meter;
 mod registry;
 mod running;
+mod share;
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
@@ -199,14 +200,44 @@ pub trait Taps: Send + Sync + 'static {
     fn is_bound(&self, tap: TapId) -> bool;
 }
 
+/// What a first look at a target found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FirstLook<P = Place> {
+    /// Very likely so: good enough to take packets, not to write them ([`Targets::confirm`]).
+    Presumed(P),
+    Certain(P),
+}
+
 /// What a name is on this node.
 pub trait Targets: Send + Sync + 'static {
+    /// Looks in well under a millisecond at most targets.
+    ///
+    /// # Errors
+    /// [`StartError::TargetNotFound`] or [`StartError::TargetUnsupported`].
+    fn presume(&self, target: &Target) -> Result<FirstLook, StartError>;
+
+    /// Looks at everything, and so blocks for milliseconds.
+    ///
     /// # Errors
     /// [`StartError::TargetNotFound`] or [`StartError::TargetUnsupported`].
     fn resolve(&self, target: &Target) -> Result<Place, StartError>;
 
+    /// Where the target is if that is not where it was presumed to be. Blocks as
+    /// [`Targets::resolve`] does.
+    ///
+    /// # Errors
+    /// As [`Targets::resolve`].
+    fn confirm(&self, target: &Target, presumed: &Place) -> Result<Option<Place>, StartError>;
+
     /// The cgroup or an interface of the place still exists.
     fn still_there(&self, place: &Place) -> bool;
+
+    /// Which of the places have interfaces that somebody else is behind by now: the place's
+    /// number, and who, for a person. Blocks for milliseconds.
+    ///
+    /// # Errors
+    /// Why that is not known, for a person.
+    fn shared(&self, places: &[Place]) -> Result<Vec<(usize, String)>, String>;
 }
 
 /// All that an output needs to begin.
@@ -219,6 +250,42 @@ pub struct Opening<'a> {
     pub taps: &'a [BoundTap],
     pub notes: &'a [String],
     pub meter: Arc<Meter>,
+    pub confirm: Confirm,
+}
+
+/// To be called before anything is written, on a thread that may block: packets that came meanwhile
+/// may be written only if it succeeds.
+pub struct Confirm(Box<dyn FnOnce() -> Result<(), StartError> + Send>);
+
+impl Confirm {
+    /// What is certain already.
+    #[must_use]
+    pub fn nothing() -> Self {
+        Self(Box::new(|| Ok(())))
+    }
+
+    /// What is presumed of a target.
+    #[must_use]
+    pub fn presumption(targets: Arc<dyn Targets>, target: Target, presumed: Place) -> Self {
+        Self(Box::new(move || {
+            match targets.confirm(&target, &presumed)? {
+                None => Ok(()),
+                Some(place) => Err(StartError::Elsewhere(Box::new(place))),
+            }
+        }))
+    }
+
+    /// # Errors
+    /// [`StartError::Elsewhere`], or what [`Targets::confirm`] says.
+    pub fn now(self) -> Result<(), StartError> {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Confirm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Confirm")
+    }
 }
 
 /// Where packets of sessions go.
@@ -305,6 +372,9 @@ pub enum StartError {
     TargetNotFound(String),
     #[error("{0}")]
     TargetUnsupported(String),
+    /// The session is to begin anew, at this place.
+    #[error("its packets pass elsewhere than presumed; start it again")]
+    Elsewhere(Box<Place>),
     #[error(
         "all {0} sessions of this node are in use; stop one (`remora list`, `remora stop ID`) or wait"
     )]

@@ -19,6 +19,8 @@ pub(super) struct Running {
     pub(super) state: CaptureState,
     pub(super) afterwards: Afterwards,
     pub(super) place: Place,
+    /// Others were seen behind its interfaces, and that was said.
+    pub(super) shared: bool,
     pub(super) taps: Arc<[BoundTap]>,
     pub(super) meter: Arc<Meter>,
     /// `None` once it is draining.
@@ -51,14 +53,16 @@ pub(super) fn conclude(state: &mut CaptureState, closed: Closed, meter: &Meter) 
     state.finished = Some(Timestamp::now());
     state.first_packet = meter.first_packet();
     state.last_packet = meter.last_packet();
-    state.message = problem.unwrap_or_default();
+    let failed = problem.is_some();
+    // Beside what was said when the session was ended.
+    state.message = join(&state.message, &problem.unwrap_or_default());
     if state.stop_reason == Some(StopReason::FileBytes) && at_packet_limit(state) {
         state.stop_reason = Some(StopReason::Packets);
     }
-    state.phase = if state.message.is_empty() {
-        Phase::Finished
-    } else {
+    state.phase = if failed {
         Phase::Failed
+    } else {
+        Phase::Finished
     };
     if !state.counts.balanced() {
         tracing::error!(capture = %state.id, counts = ?state.counts, "the counts do not add up");
@@ -71,9 +75,8 @@ fn at_packet_limit(state: &CaptureState) -> bool {
 
 /// Two problems as one text.
 pub(super) fn join(first: &str, second: &str) -> String {
-    if first.is_empty() {
-        second.to_owned()
-    } else {
-        format!("{first}; {second}")
+    match (first, second) {
+        ("", only) | (only, "") => only.to_owned(),
+        _ => format!("{first}; {second}"),
     }
 }

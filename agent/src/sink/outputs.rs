@@ -39,6 +39,7 @@ impl Outputs for SessionOutputs {
             taps,
             notes,
             meter,
+            confirm,
         } = opening;
         let clock = ClockOffset::measure();
         let header = header(state, notes, &self.node);
@@ -58,6 +59,7 @@ impl Outputs for SessionOutputs {
                 (Box::new(open), Some(chunks), None, None)
             }
         };
+        let sink: OpenSink = Box::new(move || confirm.now().and_then(|()| sink()));
         let output = output::open(
             OutputParts {
                 slot,

@@ -63,6 +63,17 @@ impl Cgroup {
         })
     }
 
+    /// One that is nowhere.
+    #[cfg(test)]
+    pub(super) fn named(path: &str) -> Self {
+        Self {
+            path: path.to_owned(),
+            id: 0,
+            level: 1,
+            directory: PathBuf::new(),
+        }
+    }
+
     #[must_use]
     pub fn is_root(&self) -> bool {
         self.level == 0

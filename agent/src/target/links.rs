@@ -21,6 +21,7 @@ use nix::errno::Errno;
 use tracing::warn;
 
 use super::{
+    known::KnownVeths,
     message::{Body, Link, LinkFilter, Message},
     rtnl::{GROUP_LINK, RouteSocket, wait_readable},
 };
@@ -116,6 +117,12 @@ impl LinkWatcher {
             table: LinkTable::default(),
             sync: SyncState::Wanted { tries: 0 },
         })
+    }
+
+    /// The veths as the events told them so far.
+    #[must_use]
+    pub fn known_veths(&self) -> KnownVeths {
+        self.table.veths.clone()
     }
 
     /// The next event, or `None` when there is none within `timeout`.
@@ -249,6 +256,8 @@ struct LinkTable {
     touched: BTreeSet<u32>,
     dumped_before: bool,
     events: VecDeque<LinkEvent>,
+    /// `known`, for other threads.
+    veths: KnownVeths,
 }
 
 impl LinkTable {
@@ -259,6 +268,7 @@ impl LinkTable {
                 self.events.push_back(LinkEvent::Resync);
             }
             self.unsure.append(&mut self.known);
+            self.veths.clear();
         }
         self.dumped_before = true;
     }
@@ -279,6 +289,7 @@ impl LinkTable {
             Source::Dump if self.touched.contains(&ifindex) => return,
             Source::Dump => {}
         }
+        self.veths.insert(&link);
         let before = self.known.insert(ifindex, link.clone());
         let event = match (before, self.unsure.remove(&ifindex)) {
             (Some(before), _) if before == link => return,
@@ -294,6 +305,7 @@ impl LinkTable {
 
     fn del_link(&mut self, ifindex: u32) {
         self.touched.insert(ifindex);
+        self.veths.remove(ifindex);
         let known = self.known.remove(&ifindex);
         if self.unsure.remove(&ifindex).or(known).is_some() {
             self.events.push_back(LinkEvent::Gone { ifindex });

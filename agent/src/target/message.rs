@@ -45,7 +45,7 @@ pub(super) struct Nsid(i32);
 
 impl Nsid {
     /// -1 is "not assigned".
-    fn new(id: i32) -> Option<Self> {
+    pub(super) fn new(id: i32) -> Option<Self> {
         (id >= 0).then_some(Self(id))
     }
 }

@@ -39,18 +39,22 @@
 
 mod cgroup;
 mod error;
+mod known;
 mod links;
 mod message;
 mod names;
 mod placement;
+mod presume;
 mod procfs;
 mod resolve;
 mod root;
 mod rtnl;
 mod session;
+mod sharers;
 
 pub use cgroup::Cgroup;
 pub use error::ResolveError;
+pub use known::KnownVeths;
 pub use links::{Interface, InterfaceKind, LinkEvent, LinkWatcher};
 pub use resolve::{CgroupScope, Resolved, Resolver, Revisit};
 pub use root::CgroupRoot;

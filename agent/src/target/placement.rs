@@ -9,10 +9,7 @@
 //! shows it (a link dump does), stays until the namespace ends, and may then be given to another
 //! one: so it is only read while a process is known to hold the namespace.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    io,
-};
+use std::{collections::BTreeMap, io};
 
 use super::{
     cgroup::{Cgroup, Members},
@@ -22,12 +19,11 @@ use super::{
     procfs::{self, NetnsInode, is_gone},
     root::CgroupRoot,
     rtnl::RouteSocket,
+    sharers::{Claim, LiveProcesses, Sharer, sharers},
 };
 
 /// Times that a process may change its network namespace, or die, under our eyes.
 const TRIES: usize = 3;
-/// Processes of the node that are looked at for others in the same network namespace.
-const NODE_PIDS_MAX: usize = 65_536;
 
 /// The network of a cgroup.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,17 +46,6 @@ pub(super) enum Placement {
     Mixed { namespaces: usize },
     /// It cannot be told.
     Unknown { reason: &'static str },
-}
-
-/// Who else is in the network namespace.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Sharer {
-    Process {
-        pid: u32,
-        cgroup: String,
-    },
-    /// There are too many processes on the node to look at all.
-    TooMany,
 }
 
 /// Finds out where the processes of `cgroup`, its `members`, are.
@@ -107,7 +92,10 @@ pub(super) fn placement_of(
                         return Err(ResolveError::io(format!("read /proc/{pid}/net/dev"))(error));
                     }
                 };
-                return Ok(match sharer(root, cgroup, members, nsid)? {
+                let mut processes =
+                    LiveProcesses::new(root).map_err(ResolveError::io("open rtnetlink"))?;
+                let found = sharers(&mut processes, &[Claim { nsid, cgroup }])?;
+                return Ok(match found.into_iter().next().flatten() {
                     None => {
                         let others = outward.saturating_sub(veths.len());
                         Placement::Behind { veths, others }
@@ -204,53 +192,15 @@ fn way_to(netns: NetnsInode, pid: u32) -> Result<Way, ResolveError> {
     let Some(nsid) = nsid else {
         return Ok(Way::None);
     };
-    let veths: Vec<Interface> = links
+    let mut veths: Vec<Interface> = links
         .into_iter()
         .filter(|link| link.peer_netns == Some(nsid) && link.interface.kind == InterfaceKind::Veth)
         .map(|link| link.interface)
         .collect();
+    veths.sort_unstable_by_key(|veth| veth.ifindex);
     Ok(if veths.is_empty() {
         Way::None
     } else {
         Way::Veths { nsid, veths }
     })
-}
-
-/// A process that is in the network namespace `nsid` but not in `cgroup`.
-///
-/// Sockets can be in a namespace without their process being there, and a namespace can forward
-/// for others: neither is to be seen from here.
-fn sharer(
-    root: &CgroupRoot,
-    cgroup: &Cgroup,
-    members: &Members,
-    nsid: Nsid,
-) -> Result<Option<Sharer>, ResolveError> {
-    let mut pids =
-        procfs::pids(NODE_PIDS_MAX + 1).map_err(ResolveError::io("list the processes in /proc"))?;
-    if pids.len() > NODE_PIDS_MAX {
-        return Ok(Some(Sharer::TooMany));
-    }
-    let known: HashSet<u32> = members.pids.iter().copied().collect();
-    pids.retain(|pid| !known.contains(pid));
-    let nsids = RouteSocket::open(0)
-        .and_then(|mut socket| socket.nsids(&pids))
-        .map_err(ResolveError::io(
-            "ask rtnetlink for the network namespaces of processes",
-        ))?;
-    for (pid, _) in pids
-        .into_iter()
-        .zip(nsids)
-        .filter(|(_, id)| *id == Some(nsid))
-    {
-        let path = match procfs::cgroup_path_of(pid) {
-            Ok(path) => root.absolute(path.as_deref().unwrap_or("/"))?,
-            Err(error) if is_gone(&error) => continue,
-            Err(error) => return Err(ResolveError::io(format!("read /proc/{pid}/cgroup"))(error)),
-        };
-        if !cgroup.contains(&path) {
-            return Ok(Some(Sharer::Process { pid, cgroup: path }));
-        }
-    }
-    Ok(None)
 }

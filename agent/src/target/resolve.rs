@@ -6,8 +6,10 @@ use remora_capture::session::Target;
 use super::{
     cgroup::{Cgroup, Monitors},
     error::{ResolveError, shown},
+    known::KnownVeths,
     links::{Interface, InterfaceKind},
-    placement::{Placement, Sharer, placement_of, veths_to},
+    placement::{Placement, placement_of, veths_to},
+    presume::Doubted,
     root::CgroupRoot,
     rtnl::RouteSocket,
 };
@@ -50,7 +52,21 @@ pub enum Revisit {
 /// Looks up targets on this node.
 #[derive(Debug)]
 pub struct Resolver {
-    root: CgroupRoot,
+    pub(super) root: CgroupRoot,
+    /// For [`Resolver::presume`].
+    pub(super) veths: KnownVeths,
+    pub(super) doubted: Doubted,
+}
+
+/// What a target's text means, before its network is looked at.
+pub(super) enum Located {
+    Cgroup {
+        cgroup: Cgroup,
+        /// What the user named, when the cgroup is the pod around it.
+        part: Option<String>,
+    },
+    /// That is all there is to it.
+    Whole(Resolved),
 }
 
 /// Told when only sockets are looked at.
@@ -60,7 +76,18 @@ const SOCKETS_ONLY: &str = "only what its sockets send and receive is seen: no S
 impl Resolver {
     #[must_use]
     pub fn new(root: CgroupRoot) -> Self {
-        Self { root }
+        Self::with_known(root, KnownVeths::default())
+    }
+
+    /// With a [`LinkWatcher`](super::LinkWatcher)'s veths, so that [`Resolver::presume`] asks
+    /// nobody for them.
+    #[must_use]
+    pub fn with_known(root: CgroupRoot, veths: KnownVeths) -> Self {
+        Self {
+            root,
+            veths,
+            doubted: Doubted::default(),
+        }
     }
 
     #[must_use]
@@ -75,11 +102,18 @@ impl Resolver {
     /// # Errors
     /// [`ResolveError`]; each kind but `Io` says what to do.
     pub fn resolve(&self, target: &Target) -> Result<Resolved, ResolveError> {
+        match self.locate(target)? {
+            Located::Cgroup { cgroup, part } => self.cgroup(cgroup, part),
+            Located::Whole(resolved) => Ok(resolved),
+        }
+    }
+
+    pub(super) fn locate(&self, target: &Target) -> Result<Located, ResolveError> {
         target.validate()?;
-        match target {
-            Target::CgroupPath(path) => self.cgroup(self.root.by_path(path)?, None),
-            Target::CgroupId(id) => self.cgroup(self.root.by_id(*id)?, None),
-            Target::Unit(unit) => self.cgroup(self.root.by_unit(unit)?, None),
+        let (cgroup, part) = match target {
+            Target::CgroupPath(path) => (self.root.by_path(path)?, None),
+            Target::CgroupId(id) => (self.root.by_id(*id)?, None),
+            Target::Unit(unit) => (self.root.by_unit(unit)?, None),
             Target::Container(id) => self.workload(
                 self.root.by_container(id)?,
                 format!("container {}", excerpt_id(id)),
@@ -87,12 +121,30 @@ impl Resolver {
             Target::Pid(pid) => {
                 let cgroup = self.root.of_pid(*pid)?;
                 if cgroup.is_root() {
-                    return without_cgroup(*pid);
+                    return without_cgroup(*pid).map(Located::Whole);
                 }
                 self.workload(cgroup, format!("process {pid}"))
             }
-            Target::Interface(name) => interface(name),
+            Target::Interface(name) => return interface(name).map(Located::Whole),
+        };
+        if cgroup.is_root() {
+            return Err(ResolveError::unsupported(
+                "the root cgroup holds the whole node",
+                "name a cgroup below it, or capture an interface: interface:NAME",
+            ));
         }
+        if cgroup.level >= CGROUP_LEVELS {
+            return Err(ResolveError::unsupported(
+                format!(
+                    "cgroup `{}` is {} levels deep; at most {} are looked at",
+                    shown(&cgroup.path),
+                    cgroup.level,
+                    CGROUP_LEVELS - 1
+                ),
+                "name a cgroup above it, or capture an interface: interface:NAME",
+            ));
+        }
+        Ok(Located::Cgroup { cgroup, part })
     }
 
     /// Looks again at what `before` was resolved to: the network of a cgroup changes with its
@@ -131,32 +183,19 @@ impl Resolver {
     }
 
     /// A process or container means its pod, if it is in one: the network namespace is the pod's.
-    fn workload(&self, cgroup: Cgroup, what: String) -> Result<Resolved, ResolveError> {
+    fn workload(&self, cgroup: Cgroup, what: String) -> (Cgroup, Option<String>) {
         match self.root.pod_of(&cgroup) {
-            Some(pod) => self.cgroup(pod, Some(what)),
-            None => self.cgroup(cgroup, None),
+            Some(pod) => (pod, Some(what)),
+            None => (cgroup, None),
         }
     }
 
     /// `part`: what the user named, when the cgroup is the pod around it.
-    fn cgroup(&self, cgroup: Cgroup, part: Option<String>) -> Result<Resolved, ResolveError> {
-        if cgroup.is_root() {
-            return Err(ResolveError::unsupported(
-                "the root cgroup holds the whole node",
-                "name a cgroup below it, or capture an interface: interface:NAME",
-            ));
-        }
-        if cgroup.level >= CGROUP_LEVELS {
-            return Err(ResolveError::unsupported(
-                format!(
-                    "cgroup `{}` is {} levels deep; at most {} are looked at",
-                    shown(&cgroup.path),
-                    cgroup.level,
-                    CGROUP_LEVELS - 1
-                ),
-                "name a cgroup above it, or capture an interface: interface:NAME",
-            ));
-        }
+    pub(super) fn cgroup(
+        &self,
+        cgroup: Cgroup,
+        part: Option<String>,
+    ) -> Result<Resolved, ResolveError> {
         let members = cgroup.members(Monitors::Skipped);
         let placement = placement_of(&self.root, &cgroup, &members)?;
         Ok(resolved(cgroup, part, placement))
@@ -165,7 +204,7 @@ impl Resolver {
 
 /// Which places a cgroup's packets are taken at. A veth is taken only when all that passes it is
 /// the cgroup's; else the cgroup programs take everything they see, so none is taken twice.
-fn resolved(cgroup: Cgroup, part: Option<String>, placement: Placement) -> Resolved {
+pub(super) fn resolved(cgroup: Cgroup, part: Option<String>, placement: Placement) -> Resolved {
     let mut description = format!("cgroup {} (id {})", shown(&cgroup.path), cgroup.id);
     let mut notes = Vec::new();
     if let Some(part) = part {
@@ -198,15 +237,6 @@ fn resolved(cgroup: Cgroup, part: Option<String>, placement: Placement) -> Resol
             ));
         }
         Placement::Shared { veths, with } => {
-            let with = match with {
-                Sharer::Process { pid, cgroup } => {
-                    format!(
-                        "process {pid} of cgroup {} is behind it, too",
-                        shown(&cgroup)
-                    )
-                }
-                Sharer::TooMany => "the node has too many processes to look at all".to_owned(),
-            };
             notes.push(format!(
                 "{} may carry packets of others ({with}), so it is left out: {SOCKETS_ONLY}",
                 names(&veths)

@@ -9,20 +9,38 @@ use super::{
     error::ResolveError,
     links::InterfaceKind,
     resolve::{CgroupScope, Resolved, Resolver},
+    rtnl::RouteSocket,
+    sharers::{Claim, LiveProcesses, sharers},
 };
 use crate::session::{
-    CgroupPlace, CgroupScope as Scope, InterfacePlace, LinkEnd, Place, StartError, Targets, View,
+    CgroupPlace, CgroupScope as Scope, FirstLook, InterfacePlace, LinkEnd, Place, StartError,
+    Targets, View,
 };
 
 impl Targets for Resolver {
+    fn presume(&self, target: &Target) -> Result<FirstLook, StartError> {
+        let view = view(target);
+        match Self::presume(self, target).map_err(start_error)? {
+            FirstLook::Presumed(resolved) => Ok(FirstLook::Presumed(place(resolved, view))),
+            FirstLook::Certain(resolved) => Ok(FirstLook::Certain(place(resolved, view))),
+        }
+    }
+
     fn resolve(&self, target: &Target) -> Result<Place, StartError> {
-        let view = match target {
-            Target::Interface(_) => View::Interface,
-            _ => View::Pod,
-        };
         Self::resolve(self, target)
-            .map(|resolved| place(resolved, view))
+            .map(|resolved| place(resolved, view(target)))
             .map_err(start_error)
+    }
+
+    fn confirm(&self, target: &Target, presumed: &Place) -> Result<Option<Place>, StartError> {
+        let whole = Targets::resolve(self, target)?;
+        if whole == *presumed {
+            return Ok(None);
+        }
+        if let Some(cgroup) = &whole.cgroup {
+            self.doubt(cgroup.id);
+        }
+        Ok(Some(whole))
     }
 
     fn still_there(&self, place: &Place) -> bool {
@@ -37,6 +55,60 @@ impl Targets for Resolver {
             .mount()
             .join(cgroup.path.trim_start_matches('/'));
         fs::metadata(path).is_ok_and(|directory| directory.ino() == cgroup.id)
+    }
+
+    fn shared(&self, places: &[Place]) -> Result<Vec<(usize, String)>, String> {
+        self.sharers_of(places).map_err(|error| match error {
+            ResolveError::Io { ref source, .. } => format!("{error}: {source}"),
+            _ => error.to_string(),
+        })
+    }
+}
+
+impl Resolver {
+    fn sharers_of(&self, places: &[Place]) -> Result<Vec<(usize, String)>, ResolveError> {
+        let io = ResolveError::io;
+        let mut socket = RouteSocket::open(0).map_err(io("open rtnetlink"))?;
+        let mut claimed = Vec::new();
+        for (number, place) in places.iter().enumerate() {
+            let Some(cgroup) = &place.cgroup else {
+                continue;
+            };
+            // A cgroup or an interface that is gone is what `still_there` and the taps tell.
+            let Ok(cgroup) = self.cgroup_root().by_path(&cgroup.path) else {
+                continue;
+            };
+            for interface in &place.interfaces {
+                let link = socket
+                    .link_by_index(interface.ifindex)
+                    .map_err(io("ask rtnetlink for an interface"))?;
+                if let Some(nsid) = link.and_then(|link| link.peer_netns) {
+                    claimed.push((number, nsid, cgroup.clone()));
+                }
+            }
+        }
+        let claims: Vec<_> = claimed
+            .iter()
+            .map(|(_, nsid, cgroup)| Claim {
+                nsid: *nsid,
+                cgroup,
+            })
+            .collect();
+        let mut processes = LiveProcesses::new(self.cgroup_root()).map_err(io("open rtnetlink"))?;
+        let found = sharers(&mut processes, &claims)?;
+        let numbers = claimed.iter().map(|(number, ..)| *number);
+        Ok(numbers
+            .zip(found)
+            .filter_map(|(number, sharer)| Some((number, sharer?.to_string())))
+            .collect())
+    }
+}
+
+/// Whose eyes a session's directions are for.
+fn view(target: &Target) -> View {
+    match target {
+        Target::Interface(_) => View::Interface,
+        _ => View::Pod,
     }
 }
 

@@ -5,13 +5,11 @@
 //! sleeps until it is woken.
 
 use std::{
-    io,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
         mpsc::{Receiver, SyncSender, TryRecvError, sync_channel},
     },
-    thread,
     time::{Duration, Instant},
 };
 
@@ -103,7 +101,7 @@ struct Closing {
     until: Instant,
 }
 
-/// The thread's state.
+/// The reader's state.
 pub struct Consumer<S> {
     source: S,
     commands: Receiver<Command>,
@@ -113,11 +111,8 @@ pub struct Consumer<S> {
 }
 
 impl<S: RecordSource> Consumer<S> {
-    /// Starts the thread. It ends when every handle is gone.
-    ///
-    /// # Errors
-    /// The thread cannot be made.
-    pub fn spawn(source: S) -> io::Result<(ConsumerHandle, thread::JoinHandle<()>)> {
+    #[must_use]
+    pub fn new(source: S) -> (ConsumerHandle, Self) {
         let (sender, commands) = sync_channel(COMMANDS);
         let totals = Arc::new(RecordTotals::default());
         let handle = ConsumerHandle {
@@ -132,13 +127,11 @@ impl<S: RecordSource> Consumer<S> {
             closing: Vec::new(),
             totals,
         };
-        let thread = thread::Builder::new()
-            .name("ring-consumer".to_owned())
-            .spawn(|| consumer.run())?;
-        Ok((handle, thread))
+        (handle, consumer)
     }
 
-    fn run(mut self) {
+    /// Runs until every handle is gone; to be called on a thread of its own.
+    pub fn run(mut self) {
         loop {
             if !self.take_commands() {
                 return;

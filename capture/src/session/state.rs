@@ -133,7 +133,7 @@ pub struct CaptureState {
     pub spec: SessionSpec,
     pub phase: Phase,
     pub stop_reason: Option<StopReason>,
-    /// What went wrong, for a person; empty when nothing did.
+    /// What went wrong or is to be known of the packets, for a person; mostly empty.
     #[serde(default)]
     pub message: String,
     pub counts: Counts,
