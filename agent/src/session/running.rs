@@ -48,15 +48,21 @@ pub(super) struct Drained {
 
 /// The final state of a session from how its output ended.
 pub(super) fn conclude(state: &mut CaptureState, closed: Closed, meter: &Meter) {
-    let Closed { counts, problem } = closed;
+    let Closed {
+        counts,
+        problem,
+        notes,
+    } = closed;
     state.counts = counts;
     state.finished = Some(Timestamp::now());
     state.first_packet = meter.first_packet();
     state.last_packet = meter.last_packet();
     let failed = problem.is_some();
     // Beside what was said when the session was ended.
-    state.message = join(&state.message, &problem.unwrap_or_default());
-    if state.stop_reason == Some(StopReason::FileBytes) && at_packet_limit(state) {
+    for text in problem.iter().chain(&notes) {
+        state.message = join(&state.message, text);
+    }
+    if state.stop_reason == Some(StopReason::FileBytes) && at_packet_limit(state, meter) {
         state.stop_reason = Some(StopReason::Packets);
     }
     state.phase = if failed {
@@ -69,8 +75,9 @@ pub(super) fn conclude(state: &mut CaptureState, closed: Closed, meter: &Meter) 
     }
 }
 
-fn at_packet_limit(state: &CaptureState) -> bool {
-    state.spec.limits.packets.map(NonZeroU64::get) == Some(state.counts.submitted)
+fn at_packet_limit(state: &CaptureState, meter: &Meter) -> bool {
+    let live = state.counts.submitted - meter.from_past();
+    state.spec.limits.packets.map(NonZeroU64::get) == Some(live)
 }
 
 /// Two problems as one text.

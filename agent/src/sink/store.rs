@@ -464,9 +464,8 @@ impl Counts {
 /// What a repaired file tells: packets in it, and those that its ids show to be missing between
 /// them.
 fn note(state: &mut CaptureState, scan: &pcapng::Scan) {
-    let matched = scan
-        .last_packet_id
-        .map_or(scan.packets, |id| scan.packets.max(id + 1));
+    let numbered = scan.last_packet_id.map_or(0, |id| id.saturating_add(1));
+    let matched = scan.packets - scan.numbered + numbered.max(scan.numbered);
     let counts = &mut state.counts;
     counts.written = scan.packets;
     counts.read = scan.packets;

@@ -10,6 +10,7 @@
 use std::{
     sync::{
         Arc,
+        atomic::{AtomicU64, Ordering::SeqCst},
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread::JoinHandle,
@@ -24,12 +25,14 @@ use tokio::sync::oneshot;
 
 use super::{
     AppendError, ConsumerHandle, Sink,
+    encoder::Encoder,
     lane::{Batch, Lane, LaneParts, QUEUE_BATCHES, ToWriter},
-    memory::Memory,
+    memory::{BATCH_BYTES, Memory},
+    past::{Chooser, Rings, Wish},
 };
 use crate::session::{
-    BoundTap, ChunkReceiver, Closed, KernelCounts, Meter, Output, Ready, Signal, Slot, StartError,
-    Tail,
+    ChunkReceiver, Closed, KernelCounts, Meter, Output, Ready, Signal, Slot, StartError, Tail,
+    TapId,
 };
 
 /// Makes the sink; called on the writer's thread, so that arming waits for no disk.
@@ -39,10 +42,9 @@ pub type OpenSink = Box<dyn FnOnce() -> Result<Box<dyn Sink>, StartError> + Send
 pub struct OutputParts {
     pub slot: Slot,
     pub generation: u32,
-    pub snaplen: u32,
+    pub encoder: Encoder,
     pub packet_limit: Option<u64>,
-    pub offset_ns: i64,
-    pub taps: Vec<BoundTap>,
+    pub look_back: Option<LookBack>,
     pub meter: Arc<Meter>,
     pub memory: Memory,
     pub signals: tokio::sync::mpsc::Sender<Signal>,
@@ -56,12 +58,21 @@ pub struct OutputParts {
     pub tail: Option<Tail>,
 }
 
+/// What a session writes first.
+pub struct LookBack {
+    pub wish: Wish,
+    pub taps: Vec<TapId>,
+    pub rings: Arc<dyn Rings>,
+}
+
 /// The open output of a session.
 pub struct WriterOutput {
     slot: Slot,
     consumer: ConsumerHandle,
     meter: Arc<Meter>,
-    thread: JoinHandle<Option<String>>,
+    thread: JoinHandle<Ended>,
+    armed: Option<SyncSender<u64>>,
+    until: Arc<AtomicU64>,
     ready: Option<Ready>,
     stream: Option<ChunkReceiver>,
     file: Option<String>,
@@ -77,10 +88,9 @@ pub fn open(parts: OutputParts, consumer: ConsumerHandle) -> Result<WriterOutput
     let OutputParts {
         slot,
         generation,
-        snaplen,
+        encoder,
         packet_limit,
-        offset_ns,
-        taps,
+        look_back,
         meter,
         memory,
         signals,
@@ -95,6 +105,13 @@ pub fn open(parts: OutputParts, consumer: ConsumerHandle) -> Result<WriterOutput
     let (to_writer, batches) = sync_channel(QUEUE_BATCHES);
     let (recycle, empties) = sync_channel(QUEUE_BATCHES);
     let (ready_sender, ready) = oneshot::channel();
+    let (armed, when_armed) = sync_channel(1);
+    let until = Arc::new(AtomicU64::new(u64::MAX));
+    let disarmed = Arc::clone(&until);
+    let past_encoder = encoder.clone();
+    let past_bytes = look_back
+        .as_ref()
+        .and_then(|look_back| look_back.wish.bytes);
     let opening = Writer {
         sink: Box::new(Broken(String::new())),
         meter: Arc::clone(&meter),
@@ -104,35 +121,44 @@ pub fn open(parts: OutputParts, consumer: ConsumerHandle) -> Result<WriterOutput
         generation,
         started,
         problem: None,
+        notes: Vec::new(),
     };
     let thread = std::thread::Builder::new()
         .name(format!("writer-{slot}"))
-        .spawn(move || opening.open(sink, header, ready_sender).run(&batches))
+        .spawn(move || {
+            let mut writer = opening.open(sink, header, ready_sender);
+            if let Some(look_back) = look_back {
+                // If it is not armed, it ends.
+                if let Ok(armed_ns) = when_armed.recv() {
+                    writer.look_back(&look_back, &past_encoder, armed_ns, &disarmed);
+                }
+            }
+            writer.run(&batches)
+        })
         .map_err(|error| StartError::Output(format!("failed to start a writer: {error}")))?;
-    let lane = Lane::new(
-        LaneParts {
-            slot,
-            generation,
-            snaplen,
-            offset_ns,
-            packet_limit,
-            meter: Arc::clone(&meter),
-            to_writer,
-            empties,
-            memory,
-            signals,
-        },
-        &taps,
-    );
+    let lane = Lane::new(LaneParts {
+        slot,
+        generation,
+        encoder,
+        packet_limit,
+        meter: Arc::clone(&meter),
+        to_writer,
+        empties,
+        memory,
+        signals,
+    });
     consumer
         .open(lane)
         .map_err(|gone| StartError::Output(gone.to_string()))?;
-    let overhead = header_bytes + pcapng::STATISTICS_BYTES_MAX as u64;
+    let overhead =
+        header_bytes + pcapng::STATISTICS_BYTES_MAX as u64 + past_bytes.unwrap_or_default();
     Ok(WriterOutput {
         slot,
         consumer,
         meter,
         thread,
+        armed: Some(armed),
+        until,
         ready: Some(ready),
         stream,
         file,
@@ -158,6 +184,17 @@ impl Output for WriterOutput {
         self.ready.take()
     }
 
+    fn armed(&mut self, time_ns: u64) {
+        if let Some(armed) = self.armed.take() {
+            // Nobody listens if there is nothing to look back at.
+            let _gone = armed.try_send(time_ns);
+        }
+    }
+
+    fn disarming(&mut self, time_ns: u64) {
+        self.until.store(time_ns, SeqCst);
+    }
+
     fn take_stream(&mut self) -> Option<ChunkReceiver> {
         self.stream.take()
     }
@@ -168,8 +205,10 @@ impl Output for WriterOutput {
             consumer,
             meter,
             thread,
+            armed,
             ..
         } = *self;
+        drop(armed);
         let mut problem = match consumer.close(slot, kernel.submitted) {
             Ok(lane) => {
                 // What the ring still held back after the consumer's patience: none of it will be
@@ -180,8 +219,12 @@ impl Output for WriterOutput {
             }
             Err(gone) => Some(gone.to_string()),
         };
+        let mut notes = Vec::new();
         match thread.join() {
-            Ok(writers) => problem = problem.or(writers),
+            Ok(ended) => {
+                problem = problem.or(ended.problem);
+                notes = ended.notes;
+            }
             Err(_panic) => problem = Some("the writer failed".to_owned()),
         }
         // Both do something only if a thread broke, and took along what it had.
@@ -190,7 +233,11 @@ impl Output for WriterOutput {
         let mut counts = Counts::default();
         kernel.fill(&mut counts);
         meter.fill(&mut counts);
-        Closed { counts, problem }
+        Closed {
+            counts,
+            problem,
+            notes,
+        }
     }
 }
 
@@ -203,6 +250,13 @@ struct Writer {
     generation: u32,
     started: Timestamp,
     problem: Option<String>,
+    notes: Vec<String>,
+}
+
+/// What a writer's thread has to say at its end.
+struct Ended {
+    problem: Option<String>,
+    notes: Vec<String>,
 }
 
 /// The sink of an output that could not be opened: what came meanwhile is dropped, and counted.
@@ -255,19 +309,76 @@ impl Writer {
         self
     }
 
-    /// Returns the first problem.
-    fn run(mut self, batches: &Receiver<ToWriter>) -> Option<String> {
+    /// Writes the packets from before the session: when it is armed, so that none is missing
+    /// between them and its own, which wait in their queue meanwhile.
+    fn look_back(
+        &mut self,
+        look_back: &LookBack,
+        encoder: &Encoder,
+        armed_ns: u64,
+        until: &AtomicU64,
+    ) {
+        let LookBack { wish, taps, rings } = look_back;
+        let mut readings = Vec::new();
+        for tap in taps {
+            match rings.read(*tap, armed_ns) {
+                Ok(read) => readings.push((*tap, read)),
+                Err(problem) => {
+                    tracing::error!(%problem, "failed to look back");
+                    self.notes.push(format!("look-back failed: {problem}"));
+                }
+            }
+        }
+        // It could not be opened: what was frozen is let go all the same.
+        if self.problem.is_some() {
+            return;
+        }
+        let chooser = Chooser {
+            wish,
+            encoder,
+            armed_ns,
+            // Read after the rings: who is in them since then has seen it stored.
+            until_ns: until.load(SeqCst),
+            rings: rings.as_ref(),
+        };
+        let past = chooser.choose(&readings);
+        Meter::add(&self.meter.past_seen, past.seen);
+        Meter::add(&self.meter.past_over_budget, past.over_budget);
+        Meter::add(&self.meter.past_matched, past.matched);
+        if let Some((first, last)) = past.first_ns.zip(past.last_ns) {
+            self.meter.packets_before(first, last);
+        }
+        self.notes.extend(past.notes);
+        let mut blocks = past.blocks.as_slice();
+        while !blocks.is_empty() {
+            // A block is never longer.
+            let part = pcapng::whole_blocks(blocks, BATCH_BYTES);
+            let (now, rest) = blocks.split_at(part.bytes.max(1).min(blocks.len()));
+            self.append(now.to_vec(), part.packets);
+            blocks = rest;
+        }
+    }
+
+    fn run(mut self, batches: &Receiver<ToWriter>) -> Ended {
         while let Ok(message) = batches.recv() {
             match message {
                 ToWriter::Batch(batch) => self.write(batch),
                 ToWriter::Finish(kernel) => {
                     self.finish(kernel);
-                    return self.problem;
+                    return self.ended();
                 }
             }
         }
         // The consumer is gone: the agent is going down in disorder; the next start repairs.
-        Some("the ring's reader has ended".to_owned())
+        self.problem = Some("the ring's reader has ended".to_owned());
+        self.ended()
+    }
+
+    fn ended(self) -> Ended {
+        Ended {
+            problem: self.problem,
+            notes: self.notes,
+        }
     }
 
     fn write(&mut self, batch: Batch) {
@@ -276,6 +387,10 @@ impl Writer {
             packets,
             permit: _permit,
         } = batch;
+        self.append(blocks, packets);
+    }
+
+    fn append(&mut self, blocks: Vec<u8>, packets: u64) {
         let bytes = blocks.len() as u64;
         match self.sink.append(blocks) {
             Ok(empty) => {

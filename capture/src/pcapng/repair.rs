@@ -30,6 +30,8 @@ pub struct Scan {
     pub first_packet_ns: Option<u64>,
     /// Time of the last packet in the file, in nanoseconds of UTC.
     pub last_packet_ns: Option<u64>,
+    /// Packets with an id: all but those from before the capture.
+    pub numbered: u64,
     /// Highest packet id.
     pub last_packet_id: Option<u64>,
     /// Sum of the drop counts.
@@ -71,6 +73,7 @@ pub fn scan(reader: impl Read) -> io::Result<Scan> {
                     };
                     match code {
                         OPTION_PACKET_ID => {
+                            scan.numbered += 1;
                             scan.last_packet_id = scan.last_packet_id.max(Some(value));
                         }
                         OPTION_DROP_COUNT => scan.dropped = scan.dropped.saturating_add(value),

@@ -47,7 +47,7 @@ mod tests {
                 interface_id: 0,
                 time_ns: 1,
                 direction: PacketDirection::Ingress,
-                packet_id: 1,
+                packet_id: Some(1),
                 drop_count: 0,
                 original_len: 1500,
                 comment: None,

@@ -16,5 +16,5 @@ pub use spec::{
     Destination, Direction, LABELS_MAX, Limits, NAMES_MAX, NameHint, SNAPLEN_MAX, SessionSpec,
     Snaplen, SpecError, Trigger,
 };
-pub use state::{CaptureId, CaptureState, IdError, Phase, StopReason, TapInfo};
+pub use state::{CaptureId, CaptureState, IdError, LookBackRing, Phase, StopReason, TapInfo};
 pub use target::{Target, TargetError};

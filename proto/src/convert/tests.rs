@@ -6,8 +6,8 @@ use prost::Message as _;
 use remora_capture::{
     filter::Filter,
     session::{
-        CaptureId, CaptureState, Counts, Destination, Direction, Limits, NameHint, Phase,
-        SessionSpec, Snaplen, StopReason, TapInfo, Target, Trigger,
+        CaptureId, CaptureState, Counts, Destination, Direction, Limits, LookBackRing, NameHint,
+        Phase, SessionSpec, Snaplen, StopReason, TapInfo, Target, Trigger,
     },
 };
 use tonic::{Code, Status};
@@ -353,15 +353,33 @@ fn counts() -> impl Strategy<Value = Counts> {
 }
 
 fn tap() -> impl Strategy<Value = TapInfo> {
-    (".{0,20}", ".{0,15}", any::<u32>(), any::<u64>(), ".{0,40}").prop_map(
-        |(hook, interface, ifindex, cgroup_id, description)| TapInfo {
-            hook,
-            interface,
-            ifindex,
-            cgroup_id,
-            description,
-        },
+    let ring = proptest::option::of(any::<[u64; 5]>());
+    (
+        ".{0,20}",
+        ".{0,15}",
+        any::<u32>(),
+        any::<u64>(),
+        ".{0,40}",
+        ring,
     )
+        .prop_map(
+            |(hook, interface, ifindex, cgroup_id, description, ring)| TapInfo {
+                hook,
+                interface,
+                ifindex,
+                cgroup_id,
+                description,
+                look_back: ring.map(|[bytes, reach_ms, packets, cut_packets, cut_bytes]| {
+                    LookBackRing {
+                        bytes,
+                        reach_ms,
+                        packets,
+                        cut_packets,
+                        cut_bytes,
+                    }
+                }),
+            },
+        )
 }
 
 fn state() -> impl Strategy<Value = CaptureState> {
