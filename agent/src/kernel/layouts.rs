@@ -12,6 +12,7 @@ use remora_capture::{
     session::Direction,
 };
 
+use super::KernelError;
 use crate::session::Arming;
 
 /// A map value of `remora_agent_common`.
@@ -41,7 +42,10 @@ pub(super) enum Eyes {
 }
 
 /// What the kernel is told of a session.
-pub(super) fn session(arming: &Arming, eyes: Eyes) -> Session {
+///
+/// # Errors
+/// [`KernelError::Filter`]: its filter is programs.
+pub(super) fn session(arming: &Arming, eyes: Eyes) -> Result<Session, KernelError> {
     let spec = &arming.spec;
     let directions = match (spec.direction, eyes) {
         (Direction::Both, Eyes::Once) => DIRECTION_INGRESS,
@@ -51,7 +55,8 @@ pub(super) fn session(arming: &Arming, eyes: Eyes) -> Session {
         (Direction::Ingress, _) => DIRECTION_INGRESS,
         (Direction::Egress, _) => DIRECTION_EGRESS,
     };
-    Session {
+    let terms = spec.filter.meaning().terms().ok_or(KernelError::Filter)?;
+    Ok(Session {
         deadline_ns: arming.deadline_ns.unwrap_or(u64::MAX),
         packet_limit: spec.limits.packets.map_or(u64::MAX, std::num::NonZero::get),
         byte_limit: arming.byte_limit.unwrap_or(u64::MAX),
@@ -59,8 +64,8 @@ pub(super) fn session(arming: &Arming, eyes: Eyes) -> Session {
         snaplen: spec.snaplen.get(),
         directions,
         reserved: [0; 3],
-        filter: filter(spec.filter.terms()),
-    }
+        filter: filter(terms),
+    })
 }
 
 /// Terms beyond the kernel's number cannot be: the parser has the same bound.
@@ -230,11 +235,12 @@ mod tests {
         ) {
             // Terms that no packet can match together are refused.
             let Ok(parsed) = Filter::parse(&terms.join(" and ")) else { return Ok(()) };
+            let terms = parsed.meaning().terms().expect("parsed");
             let ethertype = u16::from_be_bytes([frame[12], frame[13]]);
             let flow = Flow::decode(ethertype, &Network(&frame[14..]), 0);
             prop_assert_eq!(
-                filter(parsed.terms()).matches(&flow),
-                parsed.terms().matches(&frame),
+                filter(terms).matches(&flow),
+                terms.matches(&frame),
                 "{} on {:02x?}", parsed, frame
             );
         }

@@ -69,6 +69,8 @@ pub enum KernelError {
     TapsFull(u32),
     #[error("{0}")]
     Scope(String),
+    #[error("filters beyond typed terms do not run in this version's kernel programs yet")]
+    Filter,
     #[error("failed to {0}: {1}")]
     Io(&'static str, #[source] std::io::Error),
 }

@@ -245,7 +245,7 @@ impl Tables {
             Some(tap) if tap.is_swapped() => Eyes::Swapped,
             _ => Eyes::Same,
         };
-        let entry = session(arming, eyes);
+        let entry = session(arming, eyes)?;
         let zeroes = PerCpuValues::try_from(vec![Layout(SessionCounters::default()); maps.cpus])
             .map_err(|error| KernelError::Io("clear the counters", error))?;
         maps.counters
