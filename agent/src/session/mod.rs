@@ -19,8 +19,9 @@ mod share;
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
-use remora_capture::session::{
-    CaptureId, CaptureState, Counts, SessionSpec, StopReason, TapInfo, Target,
+use remora_capture::{
+    filter::FilterError,
+    session::{CaptureId, CaptureState, Counts, SessionSpec, StopReason, TapInfo, Target},
 };
 use tokio::sync::watch;
 
@@ -368,6 +369,9 @@ pub struct Signal {
 pub enum StartError {
     #[error(transparent)]
     Spec(#[from] remora_capture::session::SpecError),
+    /// With the two lines of [`FilterError::pointer`].
+    #[error("{error}\n{pointer}")]
+    Filter { error: FilterError, pointer: String },
     #[error("{0}")]
     TargetNotFound(String),
     #[error("{0}")]
