@@ -10,7 +10,7 @@
 //! ```
 //! - [`taps`]: which tap a packet belongs to, and which hook owns it.
 //! - [`stage`]: from one program to the next.
-//! - [`decide`]: which sessions' filters take it.
+//! - [`decide`], [`interpret`]: which sessions' filters take it, typed terms and programs.
 //! - [`capture`], [`ring`]: budgets and the record.
 //! - [`scratch`], [`table`]: memory beside the stack, map look-ups without it, and why.
 #![no_std]
@@ -24,6 +24,7 @@
 mod capture;
 mod counters;
 mod decide;
+mod interpret;
 mod maps;
 mod ring;
 mod scratch;

@@ -4,7 +4,8 @@ use aya::Pod;
 use remora_agent_common::{
     counters::SessionCounters,
     filter as wire,
-    session::{Budget, DIRECTION_EGRESS, DIRECTION_INGRESS, Session},
+    program::Instruction,
+    session::{Budget, DIRECTION_EGRESS, DIRECTION_INGRESS, FILTER_PROGRAM, FILTER_TYPED, Session},
     tap::{Gate, Tap},
 };
 use remora_capture::{
@@ -12,7 +13,7 @@ use remora_capture::{
     session::Direction,
 };
 
-use super::KernelError;
+use super::pool::Spans;
 use crate::session::Arming;
 
 /// A map value of `remora_agent_common`.
@@ -29,7 +30,7 @@ macro_rules! pod {
         )*
     };
 }
-pod!(Gate, Tap, Session, Budget, SessionCounters);
+pod!(Gate, Tap, Session, Budget, SessionCounters, Instruction);
 
 /// How a session's directions are told to its taps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,11 +42,8 @@ pub(super) enum Eyes {
     Once,
 }
 
-/// What the kernel is told of a session.
-///
-/// # Errors
-/// [`KernelError::Filter`]: its filter is programs.
-pub(super) fn session(arming: &Arming, eyes: Eyes) -> Result<Session, KernelError> {
+/// What the kernel is told of a session; `spans`: where its filter's programs lie, if it is not terms.
+pub(super) fn session(arming: &Arming, eyes: Eyes, spans: Spans) -> Session {
     let spec = &arming.spec;
     let directions = match (spec.direction, eyes) {
         (Direction::Both, Eyes::Once) => DIRECTION_INGRESS,
@@ -55,17 +53,24 @@ pub(super) fn session(arming: &Arming, eyes: Eyes) -> Result<Session, KernelErro
         (Direction::Ingress, _) => DIRECTION_INGRESS,
         (Direction::Egress, _) => DIRECTION_EGRESS,
     };
-    let terms = spec.filter.meaning().terms().ok_or(KernelError::Filter)?;
-    Ok(Session {
+    let terms = spec.filter.meaning().terms();
+    Session {
         deadline_ns: arming.deadline_ns.unwrap_or(u64::MAX),
         packet_limit: spec.limits.packets.map_or(u64::MAX, std::num::NonZero::get),
         byte_limit: arming.byte_limit.unwrap_or(u64::MAX),
         generation: arming.generation,
         snaplen: spec.snaplen.get(),
         directions,
-        reserved: [0; 3],
-        filter: filter(terms),
-    })
+        filter_kind: if terms.is_some() {
+            FILTER_TYPED
+        } else {
+            FILTER_PROGRAM
+        },
+        reserved: [0; 2],
+        filter: terms.map(filter).unwrap_or_default(),
+        ethernet: spans.ethernet,
+        ip: spans.ip,
+    }
 }
 
 /// Terms beyond the kernel's number cannot be: the parser has the same bound.

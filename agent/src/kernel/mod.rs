@@ -7,13 +7,14 @@
 //! - [`side`]: all of it as sessions use it; implements [`crate::session::Taps`].
 //! - [`grace`]: waiting for programs that are running.
 //!
-//! Invariant: a session's slot, its counters and its budget are in place before a bit is set, and
+//! Invariant: a session's slot, its filter, its counters and its budget are in place before a bit is set, and
 //! are used again only after disarm, grace and drain.
 
 pub mod attach;
 pub mod grace;
 mod layouts;
 pub mod load;
+mod pool;
 pub mod ring;
 mod seen;
 pub mod side;

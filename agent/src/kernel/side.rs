@@ -117,9 +117,10 @@ impl Taps for KernelSide {
     }
 
     fn arm(&self, arming: &Arming, taps: &[BoundTap]) -> Result<(), StartError> {
-        self.tables
-            .arm(arming, taps)
-            .map_err(|error| StartError::Kernel(error.to_string()))
+        self.tables.arm(arming, taps).map_err(|error| match error {
+            KernelError::PoolFull { .. } => StartError::Quota(error.to_string()),
+            _ => StartError::Kernel(error.to_string()),
+        })
     }
 
     fn disarm(&self, slot: Slot, taps: &[BoundTap]) {

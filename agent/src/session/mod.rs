@@ -182,7 +182,8 @@ pub trait Taps: Send + Sync + 'static {
     /// packets are captured.
     ///
     /// # Errors
-    /// [`StartError::Kernel`], and nothing is armed.
+    /// [`StartError::Kernel`], or [`StartError::Quota`] if there is no room for its filter, and nothing
+    /// is armed.
     fn arm(&self, arming: &Arming, taps: &[BoundTap]) -> Result<(), StartError>;
 
     /// Clears the session's bit everywhere. Programs already running may still submit: see
