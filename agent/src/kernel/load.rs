@@ -70,6 +70,13 @@ pub enum KernelError {
     TapsFull(u32),
     #[error("{0}")]
     Scope(String),
+    #[error("the filter `{0}` was not compiled")]
+    Uncompiled(String),
+    #[error(
+        "the filter has {wanted} instructions, and beside the filters of the captures that run there \
+         is room for {room}; stop one of them, or use a shorter filter"
+    )]
+    PoolFull { wanted: u32, room: u32 },
     #[error("failed to {0}: {1}")]
     Io(&'static str, #[source] std::io::Error),
 }

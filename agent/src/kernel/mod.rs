@@ -8,7 +8,7 @@
 //! - [`side`]: all of it as sessions use it; implements [`crate::session::Taps`].
 //! - [`grace`]: waiting for programs that are running.
 //!
-//! Invariant: a session's slot, its counters and its budget are in place before a bit is set, and
+//! Invariant: a session's slot, its filter, its counters and its budget are in place before a bit is set, and
 //! are used again only after disarm, grace and drain.
 
 pub mod attach;
@@ -16,6 +16,7 @@ pub mod grace;
 mod layouts;
 pub mod load;
 pub mod look_back;
+mod pool;
 pub mod ring;
 mod seen;
 pub mod side;

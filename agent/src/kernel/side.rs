@@ -172,9 +172,10 @@ impl Taps for KernelSide {
     }
 
     fn arm(&self, arming: &Arming, taps: &[BoundTap]) -> Result<(), StartError> {
-        self.tables
-            .arm(arming, taps)
-            .map_err(|error| StartError::Kernel(error.to_string()))?;
+        self.tables.arm(arming, taps).map_err(|error| match error {
+            KernelError::PoolFull { .. } => StartError::Quota(error.to_string()),
+            _ => StartError::Kernel(error.to_string()),
+        })?;
         if !arming.spec.look_back.is_zero() {
             for tap in taps {
                 if let Err(error) = self.look_back.freeze(tap.id) {

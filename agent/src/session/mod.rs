@@ -19,8 +19,9 @@ mod share;
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
-use remora_capture::session::{
-    CaptureId, CaptureState, Counts, SessionSpec, StopReason, TapInfo, Target,
+use remora_capture::{
+    filter::FilterError,
+    session::{CaptureId, CaptureState, Counts, SessionSpec, StopReason, TapInfo, Target},
 };
 use tokio::sync::watch;
 
@@ -181,7 +182,8 @@ pub trait Taps: Send + Sync + 'static {
     /// packets are captured.
     ///
     /// # Errors
-    /// [`StartError::Kernel`], and nothing is armed.
+    /// [`StartError::Kernel`], or [`StartError::Quota`] if there is no room for its filter, and nothing
+    /// is armed.
     fn arm(&self, arming: &Arming, taps: &[BoundTap]) -> Result<(), StartError>;
 
     /// Clears the session's bit everywhere. Programs already running may still submit: see
@@ -378,6 +380,9 @@ pub struct Signal {
 pub enum StartError {
     #[error(transparent)]
     Spec(#[from] remora_capture::session::SpecError),
+    /// With the two lines of [`FilterError::pointer`].
+    #[error("{error}\n{pointer}")]
+    Filter { error: FilterError, pointer: String },
     #[error("{0}")]
     TargetNotFound(String),
     #[error("{0}")]
