@@ -1,4 +1,4 @@
-//! The kernel's view of eBPF objects, and a TCX program that is somebody else's.
+//! The kernel's view of eBPF objects, and programs on interfaces that are somebody else's.
 
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
@@ -7,7 +7,7 @@ use aya::{
     Ebpf,
     programs::{
         LinkOrder, SchedClassifier, TcAttachType,
-        tc::{SchedClassifierLinkId, TcAttachOptions},
+        tc::{NlOptions, SchedClassifierLinkId, TcAttachOptions, qdisc_add_clsact},
     },
 };
 use object::{
@@ -188,6 +188,35 @@ impl ForeignTcx {
         }
         Ok(())
     }
+}
+
+/// Adds the qdisc clsact and, where packets enter the host through `interface`, a filter at priority 1
+/// that drops IPv4 UDP or TCP packets to one port and leaves the others to the next. It stays as long
+/// as the interface.
+///
+/// # Errors
+/// The kernel has no clsact, or there is no such interface.
+pub fn add_foreign_filter(netns: &Netns, interface: &str, dropped_port: u16) -> Result<()> {
+    let mut ebpf =
+        Ebpf::load(&object(&dropping(dropped_port))?).context("failed to load the filter")?;
+    let program: &mut SchedClassifier = ebpf
+        .program_mut(FOREIGN_NAME)
+        .context("no foreign program")?
+        .try_into()?;
+    program.load()?;
+    netns.enter(|| {
+        qdisc_add_clsact(interface).context("failed to add clsact")?;
+        let options = TcAttachOptions::Netlink(NlOptions {
+            priority: 1,
+            ..NlOptions::default()
+        });
+        let id = program
+            .attach_with_options(interface, TcAttachType::Ingress, options)
+            .context("failed to add the foreign filter")?;
+        // Dropped, it would look for the filter in this thread's own namespace.
+        std::mem::forget(program.take_link(id)?);
+        Ok(())
+    })
 }
 
 /// ```text

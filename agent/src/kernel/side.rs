@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use remora_capture::session::TapInfo;
 
-use super::{KernelError, Programs, Tables};
+use super::{InterfaceHook, KernelError, Programs, Tables};
 use crate::session::{
     Arming, BoundTap, CgroupPlace, CgroupScope, InterfacePlace, KernelCounts, LinkEnd, Place, Slot,
     StartError, TapHook, TapId, Taps, View,
@@ -16,12 +16,14 @@ pub struct KernelSide {
     tables: Arc<Tables>,
     /// Held for the milliseconds of an attach; arming never takes it.
     programs: Arc<Mutex<Programs>>,
+    hook: InterfaceHook,
 }
 
 impl KernelSide {
     pub fn new(tables: Tables, programs: Programs) -> Self {
         Self {
             tables: Arc::new(tables),
+            hook: programs.hook(),
             programs: Arc::new(Mutex::new(programs)),
         }
     }
@@ -52,6 +54,17 @@ impl KernelSide {
         programs.interface_gone(ifindex);
     }
 
+    /// How the programs are on interfaces.
+    pub fn hook(&self) -> InterfaceHook {
+        self.hook
+    }
+
+    /// Takes off interfaces what would outlive the process; nothing is attached afterwards.
+    pub fn close(&self) {
+        let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
+        programs.close();
+    }
+
     /// ifindexes that are bound now.
     pub fn interfaces(&self) -> Vec<(u32, LinkEnd)> {
         self.tables.interfaces()
@@ -69,7 +82,9 @@ impl KernelSide {
             let (id, end) = self.tables.enter_interface(*ifindex).ok_or_else(|| {
                 KernelError::Scope(format!("interface `{name}` went away; try again"))
             })?;
-            taps.push(Tables::describe_interface(id, end, interface));
+            let mut tap = Tables::describe_interface(id, end, interface);
+            tap.info.hook = self.hook.name().to_owned();
+            taps.push(tap);
         }
         if let Some(cgroup) = &place.cgroup {
             let id = self
