@@ -89,7 +89,7 @@ fn unit(filter: Option<&str>) -> anyhow::Result<Tally> {
 }
 
 /// Builds the test programs of the `tests` crate; those of the kernel layer, and the others.
-fn suites() -> anyhow::Result<(Vec<PathBuf>, Vec<PathBuf>)> {
+pub(crate) fn suites() -> anyhow::Result<(Vec<PathBuf>, Vec<PathBuf>)> {
     let mut cargo = workspace::cargo();
     cargo.args(["test", "-p", "remora-tests", "--lib", "--tests", "--no-run"]);
     cargo
@@ -162,7 +162,7 @@ fn run_tests(command: &mut Command) -> anyhow::Result<Tally> {
 
 /// The counts in the harness's closing line:
 /// `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.1s`
-fn parse_result(line: &str) -> Option<Tally> {
+pub(crate) fn parse_result(line: &str) -> Option<Tally> {
     let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
     let count = |what: &str| {
         counts
@@ -177,7 +177,7 @@ fn parse_result(line: &str) -> Option<Tally> {
 }
 
 impl Tally {
-    fn plus(self, other: Self) -> Self {
+    pub(crate) fn plus(self, other: Self) -> Self {
         Self {
             passed: self.passed + other.passed,
             failed: self.failed + other.failed,
