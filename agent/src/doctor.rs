@@ -55,6 +55,10 @@ impl Finding {
             state: State::Missing(next.into()),
         }
     }
+
+    fn is_missing(&self) -> bool {
+        matches!(self.state, State::Missing(_))
+    }
 }
 
 /// Prints the report; fails if something is missing that the agent cannot do without.
@@ -65,6 +69,7 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     let node = NodeFacts::of_this_machine(None)?;
     let mut findings = vec![Finding::ok(format!("kernel: {}", node.kernel))];
     findings.extend(capabilities());
+    let permitted = !findings.iter().any(Finding::is_missing);
     let root = match &args.cgroup_root {
         Some(path) => CgroupRoot::at(path),
         None => CgroupRoot::find(),
@@ -79,8 +84,11 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
         Err(error) => findings.push(Finding::missing("cgroup2 tree", error.to_string())),
     }
     findings.push(jit());
-    findings.extend(features());
-    findings.extend(programs(root.as_ref().ok()));
+    findings.extend(if permitted {
+        kernel_side(root.as_ref().ok())
+    } else {
+        vec![not_tried()]
+    });
     findings.push(processes());
 
     let mut out = std::io::stdout().lock();
@@ -91,9 +99,7 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
             State::Missing(next) => writeln!(out, "missing  {what}: {next}")?,
         }
     }
-    let all = !findings
-        .iter()
-        .any(|finding| matches!(finding.state, State::Missing(_)));
+    let all = !findings.iter().any(Finding::is_missing);
     if all {
         writeln!(out, "\nThis machine can run the agent: `remora-agent run`.")?;
     }
@@ -137,6 +143,21 @@ fn jit() -> Finding {
         // Not readable without root on some machines: then the kernel has its default, on.
         Err(_) => Finding::ok("eBPF JIT: the kernel's default"),
     }
+}
+
+/// What the kernel would say of programs that it cannot take is of no help, and may mislead.
+fn not_tried() -> Finding {
+    Finding::missing("eBPF programs", "not tried for what is missing above")
+}
+
+fn kernel_side(root: Option<&CgroupRoot>) -> Vec<Finding> {
+    let mut findings = features();
+    if findings.iter().any(Finding::is_missing) {
+        findings.push(not_tried());
+    } else {
+        findings.extend(programs(root));
+    }
+    findings
 }
 
 /// What the kernel has, tier by tier.

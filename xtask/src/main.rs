@@ -24,6 +24,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::build::Profile;
 use crate::setup::{Installing, Purpose};
+use crate::test::Scope;
 
 /// Builds, tests and shows Remora.
 ///
@@ -78,6 +79,9 @@ enum Task {
     Test {
         /// Run only tests with this in their name, and no lint
         filter: Option<String>,
+        /// Run the kernel tests also on other kernels, as `cargo xtask kernels 6.1 6.12` does
+        #[arg(long, conflicts_with = "filter")]
+        all: bool,
         #[command(flatten)]
         install: InstallArgs,
     },
@@ -163,7 +167,18 @@ fn perform(task: Task) -> anyhow::Result<()> {
         }
         Task::Lint { fix: false } => lint::check().into_result(),
         Task::Lint { fix: true } => lint::fix(),
-        Task::Test { filter, install } => test::test(filter.as_deref(), install.policy()),
+        Task::Test {
+            filter,
+            all,
+            install,
+        } => {
+            let scope = match &filter {
+                Some(filter) => Scope::Named(filter),
+                None if all => Scope::EveryKernel,
+                None => Scope::Here,
+            };
+            test::test(scope, install.policy())
+        }
         Task::Kernels {
             series,
             update_budget,

@@ -29,7 +29,7 @@ const QEMU_PACKAGES: [&str; 4] = [
 const QEMU_SUITE: &str = "bookworm-backports";
 const MEMORY_MIB: &str = "2048";
 /// A machine that is still running then hangs, in seconds.
-const TIMEOUT_S: &str = "900";
+const TIMEOUT_S: &str = "600";
 
 /// QEMU, wherever it is.
 #[derive(Debug)]
