@@ -5,6 +5,8 @@
 //!
 //! ```text
 //! @@ up SECONDS     the kernel has booted
+//! @@ tests NUMBER   the next test program runs so many tests by name; 0: all that it has
+//! @@ failed PROGRAM a test program did not end well
 //! @@ end            everything was run
 //! ```
 
@@ -29,7 +31,7 @@ const QEMU_PACKAGES: [&str; 4] = [
 const QEMU_SUITE: &str = "bookworm-backports";
 const MEMORY_MIB: &str = "2048";
 /// A machine that is still running then hangs, in seconds.
-const TIMEOUT_S: &str = "600";
+const TIMEOUT_S: &str = "900";
 
 /// QEMU, wherever it is.
 #[derive(Debug)]
