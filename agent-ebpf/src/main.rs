@@ -161,7 +161,7 @@ fn cgroup<const HOOK: u8>(ctx: &SkBuffContext) {
             skb,
             Work {
                 sessions: owner.sessions,
-                tap: owner.tap,
+                tap: owner.tap as u32,
                 hook: u32::from(HOOK),
             },
         );

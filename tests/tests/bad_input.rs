@@ -563,7 +563,7 @@ fn the_command_line_says_on_one_line_what_is_wrong_and_ends_with_1() -> Result<(
         (&["capture", &target, "-w", "/"], "/"),
         (
             &["capture", &target, "-w", file, "-f", "tcp\x1b[31m"],
-            "tcp",
+            "is no character of the filter language",
         ),
         (
             &["capture", "cgroup:/\x1b[31m\u{202e}", "-w", file],

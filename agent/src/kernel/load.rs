@@ -66,6 +66,11 @@ pub enum KernelError {
         place: String,
         source: Box<ProgramError>,
     },
+    #[error("failed to attach to interface `{interface}` by clsact: {source}")]
+    Clsact {
+        interface: String,
+        source: std::io::Error,
+    },
     #[error("all {0} taps are in use")]
     TapsFull(u32),
     #[error("{0}")]
@@ -132,6 +137,8 @@ impl KernelError {
     }
 
     pub(super) fn from_program(name: &'static str, error: ProgramError) -> Self {
+        // All that the verifier said; the error keeps one line of it.
+        tracing::debug!(name, ?error, "failed to load");
         if is_permission(&error) {
             Self::NotPermitted(Box::new(error))
         } else {
