@@ -208,9 +208,9 @@ const ON_AN_INTERFACE: &[&str] = &[
     "ip proto 17 or ip6 proto 17",
     "ip[2:2] > 1000 or ip6[4:2] > 1000",
     // Frames shorter than what is asked for match neither this nor its opposite.
-    "ip and not ip[30] = 8",
-    "ip[30] = 8",
-    "not ip[30] = 8",
+    "ip and not ip[30] = 7",
+    "ip[30] = 7",
+    "not ip[30] = 7",
     "vlan",
     "not vlan",
     "vlan 100",
