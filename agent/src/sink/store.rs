@@ -269,6 +269,7 @@ impl Store {
                 name: state.file.clone(),
                 bytes,
                 packets,
+                blocks: packets,
             },
             state.clone(),
             Clock {
@@ -341,6 +342,7 @@ impl Store {
             name: state.file.clone(),
             bytes,
             packets,
+            blocks: packets,
         };
         let last = state.last_packet.map_or_else(
             || "its start".to_owned(),

@@ -10,6 +10,7 @@ mod counts;
 mod spec;
 mod state;
 mod target;
+mod writing;
 
 pub use counts::Counts;
 pub use spec::{
@@ -18,3 +19,4 @@ pub use spec::{
 };
 pub use state::{CaptureId, CaptureState, IdError, Phase, StopReason, TapInfo};
 pub use target::{Target, TargetError};
+pub use writing::{Compression, ROTATION_BYTES_MIN, Rotation};

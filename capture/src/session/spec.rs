@@ -36,6 +36,8 @@ pub enum SpecError {
         "a capture has at most {LABELS_MAX} labels, each key and value at most {TEXT_MAX} bytes"
     )]
     Labels,
+    #[error("{0}")]
+    Rotation(&'static str),
     #[error("a capture has at most {NAMES_MAX} names")]
     Names,
     #[error("`{0}` is not a host name; use letters, digits, `-` and `.`, at most 63 characters")]
