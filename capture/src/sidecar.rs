@@ -32,12 +32,10 @@ pub struct Sidecar {
     pub schema: String,
     /// The file; of a set that rotated, its first, with the bytes and packets of the whole set.
     pub file: CaptureFile,
-    /// Each file of a set that rotated, oldest first.
+    /// Each file of a set that rotated, oldest first: `file.packets` are theirs and those of
+    /// `capture.files.removed`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<CaptureFile>,
-    /// What a ring of files removed: `file.packets` = those of `files` + these.
-    #[serde(default, skip_serializing_if = "Removed::is_nothing")]
-    pub removed: Removed,
     pub capture: CaptureState,
     pub clock: Clock,
     pub tool: Tool,
@@ -60,23 +58,6 @@ pub struct CaptureFile {
     /// Packet blocks in it: more than packets where super-packets were cut into segments.
     #[serde(default)]
     pub blocks: u64,
-}
-
-/// Files of a ring that are gone.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Removed {
-    pub files: u64,
-    pub packets: u64,
-    pub blocks: u64,
-    pub bytes: u64,
-}
-
-impl Removed {
-    #[must_use]
-    pub fn is_nothing(&self) -> bool {
-        *self == Self::default()
-    }
 }
 
 /// How packet times were made from the kernel's monotonic clock.
@@ -131,7 +112,6 @@ impl Sidecar {
             schema,
             file,
             files: Vec::new(),
-            removed: Removed::default(),
             capture,
             clock,
             tool,
@@ -174,7 +154,7 @@ impl Sidecar {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::{CaptureId, Phase, SessionSpec, StopReason, Target};
+    use crate::session::{CaptureId, Files, Phase, SessionSpec, StopReason, Target};
 
     fn sidecar() -> Sidecar {
         let state = CaptureState {
@@ -192,6 +172,7 @@ mod tests {
             first_packet: None,
             last_packet: None,
             file: "x.pcapng".to_owned(),
+            files: Files::default(),
             taps: Vec::new(),
             node: "worker-1".to_owned(),
             caller: String::new(),

@@ -16,7 +16,7 @@ use remora_capture::{
         self, FileSet, Interface, Medium, PacketDirection, PacketMeta, Part, Scan, Section, Shelf,
         Statistics, Unpacked,
     },
-    session::{Compression, Counts, Rotation, Snaplen},
+    session::{Compression, Counts, Removed, Rotation, Snaplen},
     sidecar::CaptureFile,
 };
 
@@ -198,6 +198,12 @@ proptest! {
             prop_assert_eq!(scan.tear, None);
             prop_assert_eq!((scan.packets, scan.packet_blocks), (file.packets, file.blocks));
             prop_assert_eq!(scan.statistics, 1);
+            if let (0, true, Some(place)) = (number, rotation.is_on(), scan.place) {
+                // The first file that is there tells what a ring removed before it.
+                prop_assert_eq!(place.removed(), finished.removed);
+            } else {
+                prop_assert_eq!(scan.place.is_some(), rotation.is_on());
+            }
             prop_assert!(scan.packets > 0 || number == 0);
             if bytes > 0 && compression == Compression::None {
                 prop_assert!(content.len() as u64 <= bytes || scan.packets <= 1, "{}", content.len());
@@ -214,7 +220,7 @@ proptest! {
         if rotation.is_ring() {
             prop_assert!(finished.files.len() <= ring as usize);
         } else {
-            prop_assert!(finished.removed.is_nothing());
+            prop_assert_eq!(finished.removed, Removed::default());
         }
     }
 
@@ -333,7 +339,7 @@ fn a_file_of_a_set_says_which_and_the_last_has_the_account() {
     for (number, content) in (1..).zip(files.values()) {
         let text = String::from_utf8_lossy(content);
         assert!(
-            text.contains(&format!("file {number} of a set")),
+            text.contains(&format!("file {number} of a set; before it: packets=")),
             "{number}"
         );
         assert_eq!(

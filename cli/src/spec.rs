@@ -6,11 +6,15 @@ use anyhow::{anyhow, bail};
 use remora_capture::{
     filter::Filter,
     session::{
-        Destination, Direction, Limits, NameHint, SessionSpec, Snaplen, SpecError, Target, Trigger,
+        Compression, Destination, Direction, Limits, NameHint, Rotation, SessionSpec, Snaplen,
+        SpecError, Target, Trigger, Writing,
     },
 };
 
-use crate::args::{Autostop, CaptureArgs, DirectionArg, Label, Name};
+use crate::{
+    args::{Autostop, CaptureArgs, DirectionArg, Label, Name},
+    output::compression_of,
+};
 
 /// Turns arguments into a spec that is valid.
 ///
@@ -26,6 +30,16 @@ pub(crate) fn spec(args: &CaptureArgs, requester: &str) -> anyhow::Result<Sessio
             "the filter is there twice, by -f and by the words from `{word}` on; give it once"
         ),
     };
+    let mut limits = limits(args.count, &args.autostop);
+    let writing = writing(args);
+    writing.validate(&limits)?;
+    let writing = if args.store {
+        writing
+    } else {
+        // The stream is written here; only the end that follows from it is the agent's.
+        least(&mut limits.duration, writing.rotation.duration());
+        Writing::default()
+    };
     let spec = SessionSpec {
         filter: Filter::parse(&filter)
             .map_err(|error| anyhow!("filter: {error}\n{}", error.pointer(&filter)))?,
@@ -35,7 +49,8 @@ pub(crate) fn spec(args: &CaptureArgs, requester: &str) -> anyhow::Result<Sessio
             DirectionArg::Out => Direction::Egress,
             DirectionArg::Inout => Direction::Both,
         },
-        limits: limits(args.count, &args.autostop),
+        limits,
+        writing,
         destination: if args.store {
             Destination::Store
         } else {
@@ -67,6 +82,23 @@ pub(crate) fn spec(args: &CaptureArgs, requester: &str) -> anyhow::Result<Sessio
     Ok(spec)
 }
 
+/// How the files are written, the agent's or ours.
+pub(crate) fn writing(args: &CaptureArgs) -> Writing {
+    let named = args.write.as_deref().map(compression_of);
+    Writing {
+        rotation: Rotation {
+            file_bytes: args.rotate_size,
+            interval: args.rotate_seconds,
+            files: args.files,
+        },
+        compression: match named {
+            Some(compression) => compression,
+            None if args.compress => Compression::Zstd,
+            None => Compression::None,
+        },
+    }
+}
+
 /// The target, and the words that are left for the filter.
 fn target(args: &CaptureArgs) -> anyhow::Result<(Target, &[String])> {
     if let Some(name) = &args.interface {
@@ -94,24 +126,22 @@ fn snaplen(bytes: u64) -> Result<Snaplen, SpecError> {
 
 /// The least of each kind: whichever comes first ends the capture.
 fn limits(count: Option<NonZeroU64>, conditions: &[Autostop]) -> Limits {
-    fn least<T: Ord>(limit: &mut Option<T>, value: T) {
-        match limit {
-            Some(old) if *old <= value => {}
-            _ => *limit = Some(value),
-        }
-    }
     let mut limits = Limits {
         packets: count,
         ..Limits::default()
     };
     for condition in conditions {
         match *condition {
-            Autostop::Duration(duration) => least(&mut limits.duration, duration),
-            Autostop::Packets(packets) => least(&mut limits.packets, packets),
-            Autostop::FileBytes(bytes) => least(&mut limits.file_bytes, bytes),
+            Autostop::Duration(duration) => least(&mut limits.duration, Some(duration)),
+            Autostop::Packets(packets) => least(&mut limits.packets, Some(packets)),
+            Autostop::FileBytes(bytes) => least(&mut limits.file_bytes, Some(bytes)),
         }
     }
     limits
+}
+
+fn least<T: Ord + Copy>(limit: &mut Option<T>, value: Option<T>) {
+    *limit = [*limit, value].into_iter().flatten().min();
 }
 
 #[cfg(test)]

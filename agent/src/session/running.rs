@@ -3,10 +3,13 @@
 use std::{num::NonZeroU64, sync::Arc};
 
 use jiff::Timestamp;
-use remora_capture::session::{CaptureState, Phase, StopReason};
+use remora_capture::{
+    pcapng::Finished,
+    session::{CaptureState, Files, Phase, StopReason},
+};
 use tokio::time::Instant;
 
-use super::{BoundTap, ChunkReceiver, Closed, Meter, Output, Place, Slot, Tail};
+use super::{BoundTap, ChunkReceiver, Closed, Meter, Output, Place, Slot, Stored};
 
 #[derive(Default)]
 pub(super) struct SlotState {
@@ -26,7 +29,7 @@ pub(super) struct Running {
     /// `None` once it is draining.
     pub(super) output: Option<Box<dyn Output>>,
     pub(super) stream: Option<ChunkReceiver>,
-    pub(super) tail: Option<Tail>,
+    pub(super) stored: Option<Stored>,
     pub(super) armed: Instant,
     pub(super) deadline: Option<Instant>,
 }
@@ -46,10 +49,20 @@ pub(super) struct Drained {
     pub(super) state: CaptureState,
 }
 
-/// The final state of a session from how its output ended.
-pub(super) fn conclude(state: &mut CaptureState, closed: Closed, meter: &Meter) {
-    let Closed { counts, problem } = closed;
+/// The final state of a session from how its output ended, and its files.
+pub(super) fn conclude(state: &mut CaptureState, closed: Closed, meter: &Meter) -> Finished {
+    let Closed {
+        counts,
+        files,
+        blocks,
+        problem,
+    } = closed;
     state.counts = counts;
+    state.files = Files {
+        count: files.files.len() as u64,
+        removed: files.removed,
+        blocks,
+    };
     state.finished = Some(Timestamp::now());
     state.first_packet = meter.first_packet();
     state.last_packet = meter.last_packet();
@@ -67,6 +80,7 @@ pub(super) fn conclude(state: &mut CaptureState, closed: Closed, meter: &Meter) 
     if !state.counts.balanced() {
         tracing::error!(capture = %state.id, counts = ?state.counts, "the counts do not add up");
     }
+    files
 }
 
 fn at_packet_limit(state: &CaptureState) -> bool {

@@ -20,6 +20,7 @@ pub mod output;
 use std::{sync::Arc, time::Duration};
 
 use nix::sys::eventfd::EventFd;
+use remora_capture::pcapng::{Finished, Totals, Whole};
 
 pub use consumer::{Consumer, ConsumerHandle, RecordTotals};
 pub use output::{WriterOutput, open};
@@ -55,30 +56,27 @@ impl Waker {
 
 /// Where blocks go.
 pub trait Sink: Send {
-    /// Takes whole blocks. After an error the output ends on a whole block all the same.
+    /// Takes whole blocks, in which `counted` is. After an error the output ends on a whole block
+    /// all the same, and [`Sink::totals`] tells which of them are in it. May give the buffer back.
     ///
     /// # Errors
-    /// How many bytes (whole blocks) of `blocks` were taken nevertheless, and why no more.
-    fn append(&mut self, blocks: Vec<u8>) -> Result<Option<Vec<u8>>, AppendError>;
+    /// Not all of them are in the output.
+    fn append(&mut self, blocks: Vec<u8>, counted: Whole) -> Result<Option<Vec<u8>>, AppendError>;
+
+    /// What the output holds.
+    fn totals(&self) -> Totals;
 
     /// Room that was kept for the end is given free.
     fn release_reserve(&mut self) {}
 
-    /// Nothing comes any more.
-    ///
-    /// # Errors
-    /// What failed, for a person.
-    fn finish(&mut self) -> Result<(), String>;
+    /// Nothing comes any more. Tells the files, and what failed, for a person.
+    fn finish(&mut self) -> (Finished, Result<(), String>);
 }
 
 /// A sink did not take all.
 #[derive(Debug, thiserror::Error)]
 #[error("{problem}")]
 pub struct AppendError {
-    /// Bytes of whole blocks that are in the output.
-    pub taken: usize,
-    /// The blocks, back.
-    pub blocks: Vec<u8>,
     pub reason: remora_capture::session::StopReason,
     pub problem: String,
 }

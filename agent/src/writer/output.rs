@@ -10,6 +10,7 @@
 use std::{
     sync::{
         Arc,
+        atomic::Ordering::Relaxed,
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread::JoinHandle,
@@ -17,7 +18,7 @@ use std::{
 
 use jiff::Timestamp;
 use remora_capture::{
-    pcapng::{self, Statistics},
+    pcapng::{self, Finished, Statistics, Totals, Whole},
     session::{Counts, StopReason},
 };
 use tokio::sync::oneshot;
@@ -29,7 +30,7 @@ use super::{
 };
 use crate::session::{
     BoundTap, ChunkReceiver, Closed, KernelCounts, Meter, Output, Ready, Signal, Slot, StartError,
-    Tail,
+    Stored,
 };
 
 /// Makes the sink; called on the writer's thread, so that arming waits for no disk.
@@ -51,9 +52,9 @@ pub struct OutputParts {
     pub header: Vec<u8>,
     pub sink: OpenSink,
     pub stream: Option<ChunkReceiver>,
-    /// Name of the file in the store.
+    /// Name of the first file in the store.
     pub file: Option<String>,
-    pub tail: Option<Tail>,
+    pub stored: Option<Stored>,
 }
 
 /// The open output of a session.
@@ -61,11 +62,11 @@ pub struct WriterOutput {
     slot: Slot,
     consumer: ConsumerHandle,
     meter: Arc<Meter>,
-    thread: JoinHandle<Option<String>>,
+    thread: JoinHandle<Ended>,
     ready: Option<Ready>,
     stream: Option<ChunkReceiver>,
     file: Option<String>,
-    tail: Option<Tail>,
+    stored: Option<Stored>,
     overhead: u64,
 }
 
@@ -89,7 +90,7 @@ pub fn open(parts: OutputParts, consumer: ConsumerHandle) -> Result<WriterOutput
         sink,
         stream,
         file,
-        tail,
+        stored,
     } = parts;
     let header_bytes = header.len() as u64;
     let (to_writer, batches) = sync_channel(QUEUE_BATCHES);
@@ -103,7 +104,7 @@ pub fn open(parts: OutputParts, consumer: ConsumerHandle) -> Result<WriterOutput
         slot,
         generation,
         started,
-        problem: None,
+        ended: Ended::default(),
     };
     let thread = std::thread::Builder::new()
         .name(format!("writer-{slot}"))
@@ -136,7 +137,7 @@ pub fn open(parts: OutputParts, consumer: ConsumerHandle) -> Result<WriterOutput
         ready: Some(ready),
         stream,
         file,
-        tail,
+        stored,
         overhead,
     })
 }
@@ -150,8 +151,8 @@ impl Output for WriterOutput {
         self.file.clone()
     }
 
-    fn tail(&self) -> Option<Tail> {
-        self.tail.clone()
+    fn stored(&self) -> Option<Stored> {
+        self.stored.clone()
     }
 
     fn take_ready(&mut self) -> Option<Ready> {
@@ -180,18 +181,38 @@ impl Output for WriterOutput {
             }
             Err(gone) => Some(gone.to_string()),
         };
-        match thread.join() {
-            Ok(writers) => problem = problem.or(writers),
-            Err(_panic) => problem = Some("the writer failed".to_owned()),
-        }
+        let Ended {
+            files,
+            blocks,
+            problem: writers,
+        } = thread.join().unwrap_or_else(|_panic| Ended {
+            problem: Some("the writer failed".to_owned()),
+            ..Ended::default()
+        });
+        problem = problem.or(writers);
         // Both do something only if a thread broke, and took along what it had.
         meter.count_unread(kernel.submitted);
         meter.count_unwritten();
         let mut counts = Counts::default();
         kernel.fill(&mut counts);
         meter.fill(&mut counts);
-        Closed { counts, problem }
+        Closed {
+            counts,
+            files,
+            blocks,
+            problem,
+        }
     }
+}
+
+/// How a writer's thread ended.
+#[derive(Debug, Default)]
+struct Ended {
+    files: Finished,
+    /// Packet blocks that were written.
+    blocks: u64,
+    /// The first.
+    problem: Option<String>,
 }
 
 struct Writer {
@@ -202,25 +223,27 @@ struct Writer {
     slot: Slot,
     generation: u32,
     started: Timestamp,
-    problem: Option<String>,
+    ended: Ended,
 }
 
 /// The sink of an output that could not be opened: what came meanwhile is dropped, and counted.
 struct Broken(String);
 
 impl Sink for Broken {
-    fn append(&mut self, blocks: Vec<u8>) -> Result<Option<Vec<u8>>, AppendError> {
+    fn append(&mut self, _: Vec<u8>, _: Whole) -> Result<Option<Vec<u8>>, AppendError> {
         let Self(problem) = self;
         Err(AppendError {
-            taken: 0,
-            blocks,
             reason: StopReason::IoError,
             problem: problem.clone(),
         })
     }
 
-    fn finish(&mut self) -> Result<(), String> {
-        Ok(())
+    fn totals(&self) -> Totals {
+        Totals::default()
+    }
+
+    fn finish(&mut self) -> (Finished, Result<(), String>) {
+        (Finished::default(), Ok(()))
     }
 }
 
@@ -232,20 +255,23 @@ impl Writer {
         header: Vec<u8>,
         ready: oneshot::Sender<Result<(), StartError>>,
     ) -> Self {
-        let bytes = header.len() as u64;
-        let opened = sink().and_then(|mut sink| match sink.append(header) {
+        let whole = Whole {
+            bytes: header.len(),
+            ..Whole::default()
+        };
+        let opened = sink().and_then(|mut sink| match sink.append(header, whole) {
             Ok(_) => Ok(sink),
             Err(error) => Err(StartError::Output(error.problem)),
         });
         let told = match opened {
             Ok(sink) => {
                 self.sink = sink;
-                Meter::add(&self.meter.written_bytes, bytes);
+                self.tell_totals();
                 Ok(())
             }
             Err(error) => {
                 // Told to the starter, who ends the session; no signal besides.
-                self.problem = Some(error.to_string());
+                self.ended.problem = Some(error.to_string());
                 self.sink = Box::new(Broken(error.to_string()));
                 Err(error)
             }
@@ -255,19 +281,21 @@ impl Writer {
         self
     }
 
-    /// Returns the first problem.
-    fn run(mut self, batches: &Receiver<ToWriter>) -> Option<String> {
+    fn run(mut self, batches: &Receiver<ToWriter>) -> Ended {
         while let Ok(message) = batches.recv() {
             match message {
                 ToWriter::Batch(batch) => self.write(batch),
                 ToWriter::Finish(kernel) => {
                     self.finish(kernel);
-                    return self.problem;
+                    return self.ended;
                 }
             }
         }
         // The consumer is gone: the agent is going down in disorder; the next start repairs.
-        Some("the ring's reader has ended".to_owned())
+        Ended {
+            problem: Some("the ring's reader has ended".to_owned()),
+            ..self.ended
+        }
     }
 
     fn write(&mut self, batch: Batch) {
@@ -276,41 +304,48 @@ impl Writer {
             packets,
             permit: _permit,
         } = batch;
-        let bytes = blocks.len() as u64;
-        match self.sink.append(blocks) {
-            Ok(empty) => {
-                Meter::add(&self.meter.written, packets);
-                Meter::add(&self.meter.written_bytes, bytes);
-                if let Some(mut empty) = empty {
-                    empty.clear();
-                    // A full recycling queue frees the buffer.
-                    let _full = self.recycle.try_send(empty);
-                }
+        let counted = Whole {
+            bytes: blocks.len(),
+            packets,
+            blocks: packets,
+        };
+        let before = self.sink.totals().packets;
+        let appended = self.sink.append(blocks, counted);
+        let written = self.tell_totals().packets - before;
+        Meter::add(&self.meter.dropped_io, packets.saturating_sub(written));
+        match appended {
+            Ok(Some(mut empty)) => {
+                empty.clear();
+                // A full recycling queue frees the buffer.
+                let _full = self.recycle.try_send(empty);
             }
-            Err(AppendError {
-                taken,
-                blocks,
-                reason,
-                problem,
-            }) => {
-                let written = pcapng::whole_blocks(&blocks, taken).packets;
-                Meter::add(&self.meter.written, written);
-                Meter::add(&self.meter.written_bytes, taken as u64);
-                Meter::add(&self.meter.dropped_io, packets.saturating_sub(written));
-                if self.problem.is_none() {
-                    tracing::warn!(slot = %self.slot, %problem, "the output failed");
-                    self.problem = Some(problem);
-                    let signal = Signal {
-                        slot: self.slot,
-                        generation: self.generation,
-                        reason,
-                    };
-                    if self.signals.blocking_send(signal).is_err() {
-                        tracing::debug!("nobody is told of the failed output");
-                    }
-                }
-            }
+            Ok(None) => {}
+            Err(error) => self.failed(error),
         }
+    }
+
+    /// The session ends by it.
+    fn failed(&mut self, AppendError { reason, problem }: AppendError) {
+        if self.ended.problem.is_some() {
+            return;
+        }
+        tracing::warn!(slot = %self.slot, %problem, "the output failed");
+        self.ended.problem = Some(problem);
+        let signal = Signal {
+            slot: self.slot,
+            generation: self.generation,
+            reason,
+        };
+        if self.signals.blocking_send(signal).is_err() {
+            tracing::debug!("nobody is told of the failed output");
+        }
+    }
+
+    fn tell_totals(&self) -> Totals {
+        let totals = self.sink.totals();
+        self.meter.written.store(totals.packets, Relaxed);
+        self.meter.written_bytes.store(totals.bytes, Relaxed);
+        totals
     }
 
     fn finish(&mut self, kernel: KernelCounts) {
@@ -321,16 +356,19 @@ impl Writer {
         let end = Timestamp::now();
         let statistics = Statistics::new(0, &counts, nanoseconds(self.started), nanoseconds(end));
         let block = pcapng::interface_statistics(&statistics);
-        let bytes = block.len() as u64;
-        match self.sink.append(block) {
-            Ok(_) => Meter::add(&self.meter.written_bytes, bytes),
-            Err(error) => {
-                self.problem.get_or_insert(error.problem);
-            }
+        let counted = Whole {
+            bytes: block.len(),
+            ..Whole::default()
+        };
+        if let Err(error) = self.sink.append(block, counted) {
+            self.ended.problem.get_or_insert(error.problem);
         }
-        if let Err(problem) = self.sink.finish() {
-            self.problem.get_or_insert(problem);
+        let (files, finished) = self.sink.finish();
+        if let Err(problem) = finished {
+            self.ended.problem.get_or_insert(problem);
         }
+        self.ended.files = files;
+        self.ended.blocks = self.tell_totals().blocks;
     }
 }
 

@@ -171,6 +171,17 @@ impl<R: Read> Unpacked<R> {
     pub fn is_torn(&self) -> bool {
         self.in_frame || self.broken
     }
+
+    /// What was read is no zstd.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    /// What is read from. After its end there may be more of it.
+    pub fn get_mut(&mut self) -> &mut R {
+        &mut self.reader
+    }
 }
 
 impl<R: Read> Read for Unpacked<R> {

@@ -20,6 +20,7 @@ mod blocks;
 mod cold;
 mod compress;
 mod packet;
+mod part;
 mod read;
 mod repair;
 mod set;
@@ -33,9 +34,10 @@ pub use cold::{
 };
 pub use compress::{Compressor, FRAME_BYTES, FRAME_END, Unpacked, frame, repair_compressed};
 pub use packet::{PacketDirection, PacketMeta, encode_packet, gso_comment};
+pub use part::{Part, Place, Totals};
 pub use read::{Packet, ReadError, packets, read_packets};
 pub use repair::{Scan, count_packets, repair, scan};
-pub use set::{FILES_MAX, FileSet, Finished, Part, Shelf, Totals};
+pub use set::{FILES_MAX, FileSet, Finished, Shelf};
 pub use whole::{PacketRun, Run, Whole, runs, whole_blocks};
 
 /// Longest text of a comment or any other option, in bytes: its length is a `u16`.

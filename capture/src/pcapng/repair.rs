@@ -9,8 +9,9 @@ use std::{
 };
 
 use super::{
-    blocks::{BlockKind, Blocks, Tear},
-    packet::{OPTION_DROP_COUNT, OPTION_PACKET_ID},
+    blocks::{Block, BlockKind, Blocks, Tear},
+    packet::{OPTION_COMMENT, OPTION_DROP_COUNT, OPTION_PACKET_ID},
+    part::Place,
 };
 
 /// Read at once while scanning, in bytes.
@@ -39,6 +40,8 @@ pub struct Scan {
     pub last_packet_id: Option<u64>,
     /// Sum of the drop counts.
     pub dropped: u64,
+    /// Which file of a set it is, if it says so.
+    pub place: Option<Place>,
     /// Interface Statistics Blocks: with one per interface the capture was closed in order.
     pub statistics: u64,
 }
@@ -56,7 +59,10 @@ pub fn scan(reader: impl Read) -> io::Result<Scan> {
     let mut before = None;
     while let Some(block) = blocks.next_block()? {
         match block.kind {
-            BlockKind::SectionHeader => scan.interface_packets.clear(),
+            BlockKind::SectionHeader => {
+                scan.interface_packets.clear();
+                scan.place = scan.place.or_else(|| place(&block));
+            }
             BlockKind::InterfaceDescription => {
                 if scan.interface_packets.len() < INTERFACES_MAX {
                     scan.interface_packets.push(0);
@@ -96,6 +102,13 @@ pub fn scan(reader: impl Read) -> io::Result<Scan> {
     scan.whole_bytes = blocks.offset();
     scan.tear = blocks.tear();
     Ok(scan)
+}
+
+fn place(section: &Block<'_>) -> Option<Place> {
+    section
+        .options()
+        .filter(|(code, _)| *code == OPTION_COMMENT)
+        .find_map(|(_, text)| Place::of_comment(std::str::from_utf8(text).ok()?))
 }
 
 /// Cuts `file` (open for reading and writing) to its whole blocks and says what they hold. The

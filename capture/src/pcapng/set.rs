@@ -18,38 +18,16 @@ use super::{
     block_file::{BlockFile, Medium, Torn},
     blocks::{INTERFACE_DESCRIPTION, INTERFACE_STATISTICS, NAME_RESOLUTION, SECTION_HEADER},
     cold::{STATISTICS_BYTES_MAX, part_statistics, set_delivered, with_comment},
+    part::{Part, Place, Totals},
     whole::{PacketRun, Run, Whole, runs, whole_blocks},
 };
 use crate::{
-    session::{Compression, Rotation},
-    sidecar::{CaptureFile, Removed},
+    session::{Compression, Removed, Rotation},
+    sidecar::CaptureFile,
 };
 
 /// Files that a set lists. One that is no ring rotates no more after as many.
 pub const FILES_MAX: u32 = 9_999;
-
-/// A file of a set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Part {
-    /// From 1.
-    pub number: u32,
-    /// Time of its first packet, for the first file the start; nanoseconds of UTC.
-    pub time_ns: u64,
-}
-
-impl Part {
-    /// `STEM_000001_20261124112233ENDING`, the time in UTC: sorts by number (up to a million
-    /// files) and collides with no other.
-    #[must_use]
-    pub fn name(self, stem: &str, ending: &str) -> String {
-        let Self { number, time_ns } = self;
-        let time = jiff::Timestamp::from_nanosecond(time_ns.into()).unwrap_or_default();
-        format!(
-            "{stem}_{number:06}_{}{ending}",
-            time.strftime("%Y%m%d%H%M%S")
-        )
-    }
-}
 
 /// Where the files stand.
 pub trait Shelf {
@@ -74,17 +52,6 @@ pub trait Shelf {
     fn remove(&mut self, file: &CaptureFile) -> io::Result<()>;
 }
 
-/// What the files hold together, removed ones included.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// Packets, each once however many segments it was cut into.
-    pub packets: u64,
-    /// Packet blocks.
-    pub blocks: u64,
-    /// Bytes of the files.
-    pub bytes: u64,
-}
-
 /// The files when all is done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Finished {
@@ -107,6 +74,7 @@ pub struct FileSet<S: Shelf> {
     closed: VecDeque<CaptureFile>,
     removed: Removed,
     totals: Totals,
+    /// Of the last packet that went in; what comes with the same one is more of its segments.
     last_id: Option<u64>,
 }
 
@@ -164,10 +132,11 @@ impl<S: Shelf> FileSet<S> {
         }
     }
 
-    /// Bytes of the file that is written now.
+    /// Name and bytes of the file that is written now.
     #[must_use]
-    pub fn current_bytes(&self) -> u64 {
-        self.current.as_ref().map_or(0, |c| c.file.bytes())
+    pub fn current(&self) -> Option<(&str, u64)> {
+        let current = self.current.as_ref()?;
+        Some((&current.name, current.file.bytes()))
     }
 
     /// What stands beside the files.
@@ -186,16 +155,17 @@ impl<S: Shelf> FileSet<S> {
         }
         let (mut from, mut end) = (0, 0);
         let mut packets = 0;
+        let mut last_id = self.last_id;
         for run in runs(blocks) {
             if let Some(packet) = run.packet {
-                let continued = packet.id.is_some() && packet.id == self.last_id;
+                let continued = packet.id.is_some() && packet.id == last_id;
                 if !continued && self.is_full(&run, packet, (run.bytes.start - from, packets)) {
                     self.put(&blocks[from..run.bytes.start])?;
                     (from, packets) = (run.bytes.start, 0);
                     self.rotate(packet.time_ns)?;
                 }
                 packets += u64::from(!continued);
-                self.last_id = packet.id;
+                last_id = packet.id;
             } else if matches!(run.kind, SECTION_HEADER | INTERFACE_STATISTICS) {
                 self.put(&blocks[from..run.bytes.start])?;
                 (from, packets) = (run.bytes.end, 0);
@@ -206,6 +176,28 @@ impl<S: Shelf> FileSet<S> {
             end = run.bytes.end;
         }
         self.put(&blocks[from..end])
+    }
+
+    /// Like [`FileSet::append`], of blocks that were counted when they were made: they are not
+    /// walked again unless the set rotates or the file fails.
+    ///
+    /// # Errors
+    /// As [`FileSet::append`]'s.
+    pub fn append_counted(&mut self, blocks: &[u8], counted: Whole) -> io::Result<()> {
+        debug_assert_eq!(counted.bytes, blocks.len());
+        match &mut self.current {
+            Some(current) if !self.rotation.is_on() => match current.file.append(blocks) {
+                Ok(()) => {
+                    self.count(counted);
+                    Ok(())
+                }
+                Err(Torn { kept, error }) => {
+                    self.count(whole_blocks(blocks, kept));
+                    Err(error)
+                }
+            },
+            _ => self.append(blocks),
+        }
     }
 
     /// # Errors
@@ -322,7 +314,11 @@ impl<S: Shelf> FileSet<S> {
         }
         let first = runs(&self.header).next().map_or(0, |run| run.bytes.end);
         let (section, rest) = self.header.split_at(first);
-        let section = with_comment(section, &format!("file {number} of a set"));
+        let place = Place {
+            number,
+            before: self.totals(),
+        };
+        let section = with_comment(section, &place.comment());
         let head = [&section, rest].concat();
         let opened = self.open(next, &head)?;
         if let Some(old) = self.current.replace(opened) {
@@ -344,7 +340,11 @@ impl<S: Shelf> FileSet<S> {
         };
         let block = if kind == SECTION_HEADER {
             self.header.extend_from_slice(block);
-            with_comment(block, &format!("file {} of a set", current.part.number))
+            let place = Place {
+                number: current.part.number,
+                before: self.totals,
+            };
+            with_comment(block, &place.comment())
         } else {
             set_delivered(block, current.counted.packets)
         };
@@ -362,19 +362,39 @@ impl<S: Shelf> FileSet<S> {
             Ok(()) => (blocks.len(), Ok(())),
             Err(Torn { kept, error }) => (kept, Err(error)),
         };
-        let whole = whole_blocks(blocks, kept);
-        current.plain += kept as u64;
-        current.counted.packets += whole.packets;
-        current.counted.blocks += whole.blocks;
-        self.totals.packets += whole.packets;
-        self.totals.blocks += whole.blocks;
-        if self.rotation.is_on() {
-            for packet in runs(&blocks[..kept]).filter_map(|run| run.packet) {
-                current.dropped += packet.dropped;
-                current.last_ns = packet.time_ns;
-            }
+        let mut whole = Whole {
+            bytes: kept,
+            ..Whole::default()
+        };
+        for run in runs(&blocks[..kept]) {
+            let Some(packet) = run.packet else {
+                continue;
+            };
+            current.dropped += packet.dropped;
+            current.last_ns = packet.time_ns;
+            let continued = packet.id.is_some() && packet.id == self.last_id;
+            self.last_id = packet.id;
+            whole.packets += u64::from(!continued);
+            whole.blocks += run.blocks;
         }
+        self.count(whole);
         result
+    }
+
+    /// They are in the current file.
+    fn count(&mut self, whole: Whole) {
+        let Whole {
+            bytes,
+            packets,
+            blocks,
+        } = whole;
+        if let Some(current) = &mut self.current {
+            current.plain += bytes as u64;
+            current.counted.packets += packets;
+            current.counted.blocks += blocks;
+        }
+        self.totals.packets += packets;
+        self.totals.blocks += blocks;
     }
 
     fn remove(&mut self, file: &CaptureFile) -> io::Result<()> {

@@ -7,11 +7,19 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::SpecError;
+use super::{Limits, SpecError};
 use crate::pcapng::FILES_MAX;
 
 /// Smallest size at which files rotate, in bytes.
 pub const ROTATION_BYTES_MIN: u64 = 4096;
+
+/// What the files are made like. A stream is always one plain pcapng: its reader does this itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Writing {
+    pub rotation: Rotation,
+    pub compression: Compression,
+}
 
 /// When a file ends and the next begins. A packet longer than a whole file gets one of its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +41,32 @@ pub enum Compression {
     None,
     /// `.pcapng.zst`
     Zstd,
+}
+
+impl Writing {
+    /// # Errors
+    /// [`SpecError::Writing`].
+    pub fn validate(&self, limits: &Limits) -> Result<(), SpecError> {
+        self.rotation.validate()?;
+        if self.rotation.is_on() && limits.file_bytes.is_some() {
+            return Err(SpecError::Writing(
+                "a file size limit is for a capture of one file; with rotation use a number of \
+                 files (-W), of packets (-c) or a time (-a duration)",
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Compression {
+    /// How a file's name ends.
+    #[must_use]
+    pub fn ending(self) -> &'static str {
+        match self {
+            Self::None => ".pcapng",
+            Self::Zstd => ".pcapng.zst",
+        }
+    }
 }
 
 impl Rotation {
@@ -59,9 +93,9 @@ impl Rotation {
     }
 
     /// # Errors
-    /// [`SpecError::Rotation`].
+    /// [`SpecError::Writing`].
     pub fn validate(&self) -> Result<(), SpecError> {
-        let refuse = |why| Err(SpecError::Rotation(why));
+        let refuse = |why| Err(SpecError::Writing(why));
         if self
             .file_bytes
             .is_some_and(|n| n.get() < ROTATION_BYTES_MIN)

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::bail;
 use remora_capture::{
-    session::{CaptureState, SessionSpec},
+    session::{CaptureState, SessionSpec, Writing},
     text,
 };
 use remora_proto::{
@@ -21,7 +21,7 @@ use crate::{
     output::Output,
     render::closing,
     signals::Interrupt,
-    spec::spec,
+    spec::{spec, writing},
     terminal,
 };
 
@@ -33,7 +33,7 @@ const REQUESTER_MAX: usize = 64;
 pub(super) async fn run(agent: &AgentAddress, args: &CaptureArgs) -> anyhow::Result<Outcome> {
     let spec = spec(args, &requester())?;
     match &args.write {
-        Some(path) => stream(agent, &spec, path).await,
+        Some(path) => stream(agent, &spec, path, writing(args)).await,
         None if args.store => store::run(agent, &spec, args.wait).await,
         None => bail!(
             "packets are not printed here; use -w FILE, -w - | tshark -r -, or --store to let the \
@@ -42,9 +42,14 @@ pub(super) async fn run(agent: &AgentAddress, args: &CaptureArgs) -> anyhow::Res
     }
 }
 
-async fn stream(agent: &AgentAddress, spec: &SessionSpec, path: &Path) -> anyhow::Result<Outcome> {
+async fn stream(
+    agent: &AgentAddress,
+    spec: &SessionSpec,
+    path: &Path,
+    writing: Writing,
+) -> anyhow::Result<Outcome> {
     let mut client = connect(agent).await?;
-    let output = Output::open(path)?;
+    let output = Output::open(path, writing)?;
     let mut interrupt = Interrupt::install()?;
     let state = match start(agent, &mut client, spec).await {
         Ok(state) => state,

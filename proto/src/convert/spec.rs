@@ -6,6 +6,7 @@ use remora_capture::{
     filter::{AddressTerm, Family, Filter, FilterError, PortTerm, Prefix, Protocol, Side, Terms},
     session::{
         Destination, Direction, Limits, NameHint, SessionSpec, Snaplen, SpecError, Target, Trigger,
+        Writing,
     },
     text,
 };
@@ -59,6 +60,7 @@ impl TryFrom<v1::CaptureSpec> for SessionSpec {
             trigger,
             labels,
             names,
+            writing,
         } = spec;
         let spec = Self {
             target: required("spec.target", target)?.try_into()?,
@@ -71,6 +73,7 @@ impl TryFrom<v1::CaptureSpec> for SessionSpec {
             direction: known::<v1::Direction>("spec.direction", direction)?.into(),
             limits: limits.unwrap_or_default().try_into()?,
             destination: known::<v1::Destination>("spec.destination", destination)?.into(),
+            writing: writing.unwrap_or_default().try_into()?,
             look_back: time::duration("spec.look_back", look_back.unwrap_or_default())?,
             trigger: trigger.unwrap_or_default().try_into()?,
             labels: labels.into_iter().collect(),
@@ -94,6 +97,7 @@ impl From<&SessionSpec> for v1::CaptureSpec {
             direction,
             limits,
             destination,
+            writing,
             look_back,
             trigger,
             labels,
@@ -114,6 +118,7 @@ impl From<&SessionSpec> for v1::CaptureSpec {
                 .map(|(key, value)| (key.clone(), value.clone()))
                 .collect(),
             names: names.iter().map(Into::into).collect(),
+            writing: (*writing != Writing::default()).then(|| writing.into()),
         }
     }
 }

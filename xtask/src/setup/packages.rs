@@ -63,6 +63,11 @@ pub(crate) const PEERS: &[Package] = &[
         "bpftool",
         "shows that no program, map or link is left behind",
     ),
+    program(
+        "zstd",
+        "zstd",
+        "unpacks compressed captures, as a user would",
+    ),
     program("procps", "kill", "ends our programs as an operator would"),
     program(
         "util-linux",
