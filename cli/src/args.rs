@@ -152,7 +152,15 @@ pub(crate) struct CaptureArgs {
     /// Compress the stored files (.pcapng.zst). A file of -w is when its name ends in .zst.
     #[arg(long, requires = "store", conflicts_with = "write")]
     pub(crate) compress: bool,
-    /// Write packets as they come. That is so in any case; taken for tcpdump's sake.
+    /// Write packets that are larger than the wire carries (GSO) as the segments that it would have
+    /// carried, with their lengths and checksums. A packet's segments have its one packet id.
+    #[arg(long)]
+    pub(crate) segment: bool,
+    /// Have what was written on the disk after 250 ms or 4 MiB, so that it outlasts the machine.
+    #[arg(long)]
+    pub(crate) sync: bool,
+    /// Write packets as they come. That is so in any case (a packet is in the file some 5 ms after it
+    /// passed); taken for tcpdump's sake.
     #[arg(short = 'U', long)]
     pub(crate) packet_buffered: bool,
     /// Direction, as the target sees it.

@@ -10,18 +10,21 @@ use std::{
     io,
     path::Path,
     thread,
+    time::Instant,
 };
 
 use anyhow::Context as _;
 use jiff::Timestamp;
 use remora_capture::{
-    pcapng::{FileSet, Finished},
-    session::{Compression, Writing},
+    pcapng::{FileSet, Finished, Unsynced},
+    session::{Compression, Durability, Writing},
 };
 use tokio::{
     io::Interest,
     net::unix::pipe,
+    runtime::Handle,
     sync::{mpsc, oneshot},
+    time::timeout_at,
 };
 
 use crate::{
@@ -39,6 +42,7 @@ pub(crate) struct Output {
     files: FileSet<Place>,
     /// Its other descriptor, if it is a stream.
     stream: Option<File>,
+    durability: Durability,
 }
 
 /// What became of the packets.
@@ -79,13 +83,18 @@ impl Output {
         let Writing {
             rotation,
             compression,
+            durability,
         } = writing;
         let place = Place::of(path, rotation.is_on())?;
         let stream = place.stream();
         let now = u64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(0);
         let files = FileSet::new(place, rotation, compression, now)
             .with_context(|| cannot_be_written(path))?;
-        Ok(Self { files, stream })
+        Ok(Self {
+            files,
+            stream,
+            durability,
+        })
     }
 
     /// Leaves all as it was before [`Self::open`].
@@ -121,10 +130,11 @@ impl Output {
         let (blocks, queue) = mpsc::channel(QUEUE_MESSAGES);
         let (failing, failed) = oneshot::channel();
         let (finishing, done) = oneshot::channel();
+        let runtime = Handle::current();
         thread::Builder::new()
             .name("output".into())
             .spawn(move || {
-                let _nobody_waits = finishing.send(self.write(queue, failing));
+                let _nobody_waits = finishing.send(self.write(queue, failing, runtime));
             })
             .context("no thread for the output")?;
         Ok(Writer {
@@ -138,17 +148,33 @@ impl Output {
         mut self,
         mut queue: mpsc::Receiver<Message>,
         failing: oneshot::Sender<()>,
+        runtime: Handle,
     ) -> Written {
         let mut failure = None;
         let mut came = 0;
         let mut failing = Some(failing);
-        while let Some(Message { blocks, packets }) = queue.blocking_recv() {
-            came += packets;
-            if failure.is_some() {
-                continue;
-            }
-            if let Err(error) = self.files.append(&blocks) {
+        let mut unsynced = Unsynced::default();
+        loop {
+            let result = match next(&runtime, &mut queue, unsynced.due()) {
+                Next::Message(Message { blocks, packets }) => {
+                    came += packets;
+                    if failure.is_some() {
+                        continue;
+                    }
+                    if self.durability == Durability::Synced {
+                        unsynced.written(blocks.len() as u64, Instant::now());
+                    }
+                    self.files.append(&blocks)
+                }
+                Next::SyncDue => {
+                    unsynced.synced();
+                    self.files.sync()
+                }
+                Next::End => break,
+            };
+            if let Err(error) = result {
                 failure = Some(error);
+                unsynced.synced();
                 if let Some(failing) = failing.take() {
                     let _nobody_waits = failing.send(());
                 }
@@ -163,5 +189,26 @@ impl Output {
             files,
             failure: failure.or(closed.err()),
         }
+    }
+}
+
+/// What the writer does next.
+enum Next {
+    Message(Message),
+    SyncDue,
+    End,
+}
+
+fn next(runtime: &Handle, queue: &mut mpsc::Receiver<Message>, due: Option<Instant>) -> Next {
+    let message = match due {
+        None => Ok(queue.blocking_recv()),
+        // Also when messages never end: what is due comes first.
+        Some(due) if due <= Instant::now() => return Next::SyncDue,
+        Some(due) => runtime.block_on(async { timeout_at(due.into(), queue.recv()).await }),
+    };
+    match message {
+        Ok(Some(message)) => Next::Message(message),
+        Ok(None) => Next::End,
+        Err(_elapsed) => Next::SyncDue,
     }
 }

@@ -6,8 +6,8 @@ use anyhow::{anyhow, bail};
 use remora_capture::{
     filter::Filter,
     session::{
-        Compression, Destination, Direction, Limits, NameHint, Rotation, SessionSpec, Snaplen,
-        SpecError, Target, Trigger, Writing,
+        Compression, Destination, Direction, Durability, Limits, NameHint, Rotation, SessionSpec,
+        Snaplen, SpecError, SuperPackets, Target, Trigger, Writing,
     },
 };
 
@@ -51,6 +51,11 @@ pub(crate) fn spec(args: &CaptureArgs, requester: &str) -> anyhow::Result<Sessio
         },
         limits,
         writing,
+        super_packets: if args.segment {
+            SuperPackets::Segmented
+        } else {
+            SuperPackets::Whole
+        },
         destination: if args.store {
             Destination::Store
         } else {
@@ -95,6 +100,11 @@ pub(crate) fn writing(args: &CaptureArgs) -> Writing {
             Some(compression) => compression,
             None if args.compress => Compression::Zstd,
             None => Compression::None,
+        },
+        durability: if args.sync {
+            Durability::Synced
+        } else {
+            Durability::Cached
         },
     }
 }

@@ -1,18 +1,18 @@
 //! A capture's files while they are written.
 
-use std::{fs, io, path::PathBuf};
+use std::{fs, io, path::PathBuf, time::Instant};
 
 use nix::fcntl::{FallocateFlags, fallocate};
 use remora_capture::{
-    pcapng::{FileSet, Finished, Totals, Whole},
-    session::{StopReason, Writing},
+    pcapng::{FileSet, Finished, Totals, Unsynced, Whole},
+    session::{Durability, StopReason, Writing},
 };
 use tokio::sync::watch;
 
 use super::shelf::{StoreShelf, create};
 use crate::{
     session::Growth,
-    writer::{AppendError, Sink},
+    writer::{AppendError, Blocks, Sink},
 };
 
 /// Writes whole blocks; after an error the file ends on its last whole block.
@@ -21,6 +21,8 @@ pub struct FileSink {
     files: FileSet<StoreShelf>,
     /// For those who read the files meanwhile.
     growth: watch::Sender<Growth>,
+    durability: Durability,
+    unsynced: Unsynced,
     reserve: Option<Reserve>,
 }
 
@@ -67,10 +69,13 @@ impl FileSink {
         let Writing {
             rotation,
             compression,
+            durability,
         } = writing;
         let sink = Self {
             files: FileSet::new(shelf, rotation, compression, start_ns)?,
             growth,
+            durability,
+            unsynced: Unsynced::default(),
             reserve: Some(reserve),
         };
         sink.tell_growth();
@@ -91,25 +96,26 @@ impl FileSink {
 }
 
 impl Sink for FileSink {
-    fn append(&mut self, blocks: Vec<u8>, counted: Whole) -> Result<Option<Vec<u8>>, AppendError> {
-        let appended = self.files.append_counted(&blocks, counted);
+    fn append(&mut self, blocks: Blocks, counted: Whole) -> Result<(), AppendError> {
+        let appended = self.files.append_counted(blocks.as_ref(), counted);
         self.tell_growth();
-        match appended {
-            Ok(()) => Ok(Some(blocks)),
-            Err(error) => Err(AppendError {
-                reason: match error.kind() {
-                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                        StopReason::NoSpace
-                    }
-                    _ => StopReason::IoError,
-                },
-                problem: format!("failed to write the capture's file: {error}"),
-            }),
+        if self.durability == Durability::Synced {
+            self.unsynced.written(counted.bytes as u64, Instant::now());
         }
+        appended.map_err(|error| failed("write", &error))
     }
 
     fn totals(&self) -> Totals {
         self.files.totals()
+    }
+
+    fn sync_due(&self) -> Option<Instant> {
+        self.unsynced.due()
+    }
+
+    fn sync(&mut self) -> Result<(), AppendError> {
+        self.unsynced.synced();
+        self.files.sync().map_err(|error| failed("sync", &error))
     }
 
     fn release_reserve(&mut self) {
@@ -118,9 +124,20 @@ impl Sink for FileSink {
 
     fn finish(&mut self) -> (Finished, Result<(), String>) {
         self.reserve = None;
+        self.files.shelf().syncs = true;
         let (finished, closed) = self.files.finish();
         let closed =
             closed.map_err(|error| format!("failed to finish the capture's file: {error}"));
         (finished, closed)
+    }
+}
+
+fn failed(what: &str, error: &io::Error) -> AppendError {
+    AppendError {
+        reason: match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StopReason::NoSpace,
+            _ => StopReason::IoError,
+        },
+        problem: format!("failed to {what} the capture's file: {error}"),
     }
 }

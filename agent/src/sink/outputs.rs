@@ -65,6 +65,7 @@ impl Outputs for SessionOutputs {
                 slot,
                 generation,
                 snaplen: state.spec.snaplen.get(),
+                super_packets: state.spec.super_packets,
                 packet_limit: state.spec.limits.packets.map(std::num::NonZero::get),
                 offset_ns: clock.offset_ns,
                 taps: taps.to_vec(),

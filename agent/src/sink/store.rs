@@ -29,7 +29,7 @@ use std::{
 use nix::fcntl::{Flock, FlockArg};
 use remora_capture::{
     pcapng::{Finished, Part},
-    session::{CaptureId, CaptureState},
+    session::{CaptureId, CaptureState, Durability},
     sidecar::{CaptureFile, Clock, SIDECAR_BYTES_MAX, Sidecar, Tool},
 };
 use tokio::sync::watch;
@@ -207,6 +207,7 @@ impl Store {
             ending: writing.compression.ending(),
             rotates: writing.rotation.is_on(),
             usage: Arc::clone(&self.usage),
+            syncs: writing.durability == Durability::Synced,
         };
         let journal = self.sidecar(state, &Finished::default()).to_json();
         // The final account is a little longer than the journal.

@@ -11,11 +11,12 @@ use tokio::{runtime::Handle, sync::mpsc, time::timeout};
 
 use crate::{
     session::ChunkReceiver,
-    writer::{AppendError, Sink},
+    writer::{AppendError, Blocks, Sink},
 };
 
 /// Chunks between the writer and the reader's connection: with the writer's own queue some
-/// 12 MiB, beyond which a slow reader loses packets.
+/// 12 MiB, beyond which a slow reader loses packets. They are batches like those in the queue, and
+/// bounded with them.
 const CHUNKS: usize = 16;
 /// A reader that takes nothing for so long is gone.
 const STALL: Duration = Duration::from_secs(10);
@@ -46,11 +47,11 @@ impl StreamSink {
 }
 
 impl Sink for StreamSink {
-    fn append(&mut self, blocks: Vec<u8>, counted: Whole) -> Result<Option<Vec<u8>>, AppendError> {
+    fn append(&mut self, blocks: Blocks, counted: Whole) -> Result<(), AppendError> {
         let Some(reader) = &self.reader else {
             return Err(gone("the stream's reader is gone"));
         };
-        let room = room(&self.runtime, reader).map(|room| room.send(Bytes::from(blocks)));
+        let room = room(&self.runtime, reader).map(|room| room.send(Bytes::from_owner(blocks)));
         if let Err(problem) = room {
             self.reader = None;
             return Err(gone(problem));
@@ -58,7 +59,7 @@ impl Sink for StreamSink {
         self.totals.packets += counted.packets;
         self.totals.blocks += counted.blocks;
         self.totals.bytes += counted.bytes as u64;
-        Ok(None)
+        Ok(())
     }
 
     fn totals(&self) -> Totals {

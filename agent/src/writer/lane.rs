@@ -3,7 +3,7 @@
 use std::sync::{
     Arc,
     atomic::Ordering::Relaxed,
-    mpsc::{Receiver, SyncSender, TrySendError},
+    mpsc::{SyncSender, TrySendError},
 };
 
 use remora_agent_common::{
@@ -12,10 +12,11 @@ use remora_agent_common::{
 };
 use remora_capture::{
     pcapng::{self, PacketDirection, PacketMeta},
-    session::StopReason,
+    segment::{self, Gso},
+    session::{StopReason, SuperPackets},
 };
 
-use super::memory::{BATCH_BYTES, Memory, Permit};
+use super::memory::{BATCH_BYTES, Permit, Share};
 use crate::{
     record::Packet,
     session::{BoundTap, Meter, Signal, Slot, TapHook},
@@ -29,6 +30,8 @@ pub const QUEUE_BATCHES: usize = 32;
 pub struct Batch {
     pub blocks: Vec<u8>,
     pub packets: u64,
+    /// Packet blocks: more than packets where super-packets were cut.
+    pub packet_blocks: u64,
     pub permit: Permit,
 }
 
@@ -46,6 +49,7 @@ pub struct Lane {
     pub slot: Slot,
     pub generation: u32,
     snaplen: usize,
+    super_packets: SuperPackets,
     taps: Vec<LaneTap>,
     /// UTC minus CLOCK_MONOTONIC, nanoseconds: one value for the whole file, so that its order is
     /// the kernel clock's.
@@ -58,8 +62,7 @@ pub struct Lane {
     packet_limit: Option<u64>,
     batch: Option<Batch>,
     to_writer: SyncSender<ToWriter>,
-    empties: Receiver<Vec<u8>>,
-    memory: Memory,
+    share: Share,
     signals: tokio::sync::mpsc::Sender<Signal>,
     signal: Option<StopReason>,
 }
@@ -81,12 +84,12 @@ pub struct LaneParts {
     pub slot: Slot,
     pub generation: u32,
     pub snaplen: u32,
+    pub super_packets: SuperPackets,
     pub offset_ns: i64,
     pub packet_limit: Option<u64>,
     pub meter: Arc<Meter>,
     pub to_writer: SyncSender<ToWriter>,
-    pub empties: Receiver<Vec<u8>>,
-    pub memory: Memory,
+    pub share: Share,
     pub signals: tokio::sync::mpsc::Sender<Signal>,
 }
 
@@ -98,12 +101,12 @@ impl Lane {
             slot,
             generation,
             snaplen,
+            super_packets,
             offset_ns,
             packet_limit,
             meter,
             to_writer,
-            empties,
-            memory,
+            share,
             signals,
         } = parts;
         let taps = (0..)
@@ -120,6 +123,7 @@ impl Lane {
             slot,
             generation,
             snaplen: snaplen as usize,
+            super_packets,
             taps,
             offset_ns,
             meter,
@@ -128,8 +132,7 @@ impl Lane {
             packet_limit,
             batch: None,
             to_writer,
-            empties,
-            memory,
+            share,
             signals,
             signal: None,
         }
@@ -171,13 +174,14 @@ impl Lane {
         self.meter.last_packet_ns.store(time_ns, Relaxed);
 
         let frame = Frame::of(packet);
-        let prefix = &frame.prefix[..frame.prefix_len.min(self.snaplen)];
-        let data = &frame.data[..frame.data.len().min(self.snaplen - prefix.len())];
+        let prefix = &frame.prefix[..frame.prefix_len];
         let origlen = header.origlen + frame.added;
         let ingress = (header.direction == DIRECTION_INGRESS) != swap;
-        let comment =
-            (header.gso_size != 0).then(|| pcapng::gso_comment(header.gso_segs, header.gso_size));
-        let meta = PacketMeta {
+        let gso = Gso {
+            size: header.gso_size,
+            segments: header.gso_segs,
+        };
+        let mut meta = PacketMeta {
             interface_id,
             time_ns,
             direction: if ingress {
@@ -188,14 +192,34 @@ impl Lane {
             packet_id: self.next_id,
             drop_count: u64::from(std::mem::take(&mut self.untold)),
             original_len: origlen,
-            comment: comment.as_deref(),
+            comment: None,
         };
         self.next_id += 1;
         // `has_room` made sure of it.
-        if let Some(batch) = &mut self.batch {
-            pcapng::encode_packet(&mut batch.blocks, &meta, prefix, data);
-            batch.packets += 1;
+        let Some(batch) = &mut self.batch else {
+            return;
+        };
+        batch.packets += 1;
+        let mut encode = |meta: &PacketMeta<'_>, prefix: &[u8], data: &[u8]| {
+            let prefix = &prefix[..prefix.len().min(self.snaplen)];
+            let data = &data[..data.len().min(self.snaplen - prefix.len())];
+            pcapng::encode_packet(&mut batch.blocks, meta, prefix, data);
+            batch.packet_blocks += 1;
+        };
+        if self.super_packets == SuperPackets::Segmented
+            && let Some(cut) = segment::cut(prefix, frame.data, origlen, gso)
+        {
+            cut.each(|headers, payload, original_len| {
+                meta.original_len = original_len;
+                encode(&meta, headers, payload);
+                // Told once.
+                meta.drop_count = 0;
+            });
+            return;
         }
+        let comment = (gso.size != 0).then(|| pcapng::gso_comment(gso.segments, gso.size));
+        meta.comment = comment.as_deref();
+        encode(&meta, prefix, frame.data);
     }
 
     /// The kernel lost packets of this session.
@@ -221,8 +245,20 @@ impl Lane {
             });
     }
 
-    /// Hands over what there is, without waiting.
+    /// Hands over what there is, without waiting; with no room for another batch it is filled
+    /// further first.
     pub fn flush(&mut self) {
+        self.tell_signal();
+        if self
+            .batch
+            .as_ref()
+            .is_some_and(|batch| batch.blocks.len() >= BATCH_BYTES || self.share.has_more())
+        {
+            self.hand_over();
+        }
+    }
+
+    fn tell_signal(&mut self) {
         if let Some(reason) = self.signal {
             let signal = Signal {
                 slot: self.slot,
@@ -235,6 +271,9 @@ impl Lane {
                 self.packet_limit = None;
             }
         }
+    }
+
+    fn hand_over(&mut self) {
         let Some(batch) = self.batch.take() else {
             return;
         };
@@ -292,22 +331,19 @@ impl Lane {
             .as_ref()
             .is_some_and(|batch| batch.blocks.len() >= BATCH_BYTES)
         {
-            self.flush();
+            self.hand_over();
         }
         match &self.batch {
             Some(batch) => batch.blocks.len() < BATCH_BYTES,
-            None => match self.memory.permit() {
-                Some(permit) => {
-                    let blocks = self.empties.try_recv().unwrap_or_default();
-                    self.batch = Some(Batch {
-                        blocks,
-                        packets: 0,
-                        permit,
-                    });
-                    true
-                }
-                None => false,
-            },
+            None => {
+                self.batch = self.share.permit().map(|permit| Batch {
+                    blocks: self.share.buffer(),
+                    packets: 0,
+                    packet_blocks: 0,
+                    permit,
+                });
+                self.batch.is_some()
+            }
         }
     }
 }

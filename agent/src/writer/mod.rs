@@ -17,8 +17,12 @@ pub mod lane;
 pub mod memory;
 pub mod output;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use memory::Permit;
 use nix::sys::eventfd::EventFd;
 use remora_capture::pcapng::{Finished, Totals, Whole};
 
@@ -57,20 +61,73 @@ impl Waker {
 /// Where blocks go.
 pub trait Sink: Send {
     /// Takes whole blocks, in which `counted` is. After an error the output ends on a whole block
-    /// all the same, and [`Sink::totals`] tells which of them are in it. May give the buffer back.
+    /// all the same, and [`Sink::totals`] tells which of them are in it.
     ///
     /// # Errors
     /// Not all of them are in the output.
-    fn append(&mut self, blocks: Vec<u8>, counted: Whole) -> Result<Option<Vec<u8>>, AppendError>;
+    fn append(&mut self, blocks: Blocks, counted: Whole) -> Result<(), AppendError>;
 
     /// What the output holds.
     fn totals(&self) -> Totals;
+
+    /// When [`Sink::sync`] is due; `None` if it is not.
+    fn sync_due(&self) -> Option<Instant> {
+        None
+    }
+
+    /// Waits until what was taken is where it lasts.
+    ///
+    /// # Errors
+    /// It may not be there.
+    fn sync(&mut self) -> Result<(), AppendError> {
+        Ok(())
+    }
 
     /// Room that was kept for the end is given free.
     fn release_reserve(&mut self) {}
 
     /// Nothing comes any more. Tells the files, and what failed, for a person.
     fn finish(&mut self) -> (Finished, Result<(), String>);
+}
+
+/// Bytes of whole blocks in a buffer that is used again.
+#[derive(Debug)]
+pub struct Blocks {
+    bytes: Vec<u8>,
+    /// What may exist because of it; none for a header or an account.
+    permit: Option<Permit>,
+}
+
+impl Blocks {
+    /// Of a batch, whose room is given back when nobody needs the bytes any more.
+    #[must_use]
+    pub fn of_batch(bytes: Vec<u8>, permit: Permit) -> Self {
+        let permit = Some(permit);
+        Self { bytes, permit }
+    }
+}
+
+impl From<Vec<u8>> for Blocks {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self {
+            bytes,
+            permit: None,
+        }
+    }
+}
+
+impl AsRef<[u8]> for Blocks {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Blocks {
+    fn drop(&mut self) {
+        if let Some(permit) = &self.permit {
+            permit.share().give_back(std::mem::take(&mut self.bytes));
+        }
+    }
 }
 
 /// A sink did not take all.

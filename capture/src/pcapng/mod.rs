@@ -19,6 +19,7 @@ mod block_file;
 mod blocks;
 mod cold;
 mod compress;
+mod durable;
 mod packet;
 mod part;
 mod read;
@@ -33,6 +34,7 @@ pub use cold::{
     interface_statistics, name_resolution, section_header,
 };
 pub use compress::{Compressor, FRAME_BYTES, FRAME_END, Unpacked, frame, repair_compressed};
+pub use durable::{SYNC_BYTES, SYNC_INTERVAL, Unsynced};
 pub use packet::{PacketDirection, PacketMeta, encode_packet, gso_comment};
 pub use part::{Part, Place, Totals};
 pub use read::{Packet, ReadError, packets, read_packets};

@@ -19,4 +19,4 @@ pub use spec::{
 };
 pub use state::{CaptureId, CaptureState, Files, IdError, Phase, Removed, StopReason, TapInfo};
 pub use target::{Target, TargetError};
-pub use writing::{Compression, ROTATION_BYTES_MIN, Rotation, Writing};
+pub use writing::{Compression, Durability, ROTATION_BYTES_MIN, Rotation, SuperPackets, Writing};

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, num::NonZeroU64, time::Durati
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Target, TargetError, Writing};
+use super::{SuperPackets, Target, TargetError, Writing};
 use crate::{alert::ALERT_BYTES_MAX, filter::Filter};
 
 /// Largest snaplen, in bytes (libpcap's `MAXIMUM_SNAPLEN`).
@@ -186,6 +186,8 @@ pub struct SessionSpec {
     pub destination: Destination,
     #[serde(default)]
     pub writing: Writing,
+    #[serde(default)]
+    pub super_packets: SuperPackets,
     /// Length of the window before the trigger that goes into the capture; zero for none.
     #[serde(default)]
     pub look_back: Duration,
@@ -209,6 +211,7 @@ impl SessionSpec {
             limits: Limits::default(),
             destination: Destination::default(),
             writing: Writing::default(),
+            super_packets: SuperPackets::default(),
             look_back: Duration::ZERO,
             trigger: Trigger::default(),
             labels: BTreeMap::new(),
@@ -236,6 +239,12 @@ impl SessionSpec {
         if self.destination == Destination::Stream && self.writing != Writing::default() {
             return Err(SpecError::Writing(
                 "a stream is one plain pcapng; its reader rotates and compresses it",
+            ));
+        }
+        if self.super_packets == SuperPackets::Segmented && self.limits.file_bytes.is_some() {
+            return Err(SpecError::Writing(
+                "how large a file gets is not known beforehand when super-packets are cut into \
+                 segments; use a number of packets (-c) or a time (-a duration)",
             ));
         }
         if self.labels.len() > LABELS_MAX

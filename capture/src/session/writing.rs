@@ -19,6 +19,7 @@ pub const ROTATION_BYTES_MIN: u64 = 4096;
 pub struct Writing {
     pub rotation: Rotation,
     pub compression: Compression,
+    pub durability: Durability,
 }
 
 /// When a file ends and the next begins. A packet longer than a whole file gets one of its own.
@@ -41,6 +42,29 @@ pub enum Compression {
     None,
     /// `.pcapng.zst`
     Zstd,
+}
+
+/// What becomes of a packet that the network stack has not cut into segments yet (GSO).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SuperPackets {
+    /// One block, with a comment that tells its segments.
+    #[default]
+    Whole,
+    /// A block for each segment, as the wire would have carried it, all with the packet's id.
+    /// Counts and limits are of packets all the same.
+    Segmented,
+}
+
+/// When what was written is on the disk, so that it outlasts the machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Durability {
+    /// When the kernel thinks so; the last file when it is closed.
+    #[default]
+    Cached,
+    /// After 250 ms or 4 MiB, and every file when it is closed (fdatasync): for evidence.
+    Synced,
 }
 
 impl Writing {

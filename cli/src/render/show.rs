@@ -60,6 +60,12 @@ pub(super) fn describe(state: &CaptureState, now: Timestamp) -> String {
         },
     );
     row("Files", files(state));
+    if state.files.blocks > state.counts.written {
+        row(
+            "Segments",
+            format!("{} of the packets written", state.files.blocks),
+        );
+    }
     row(
         "Started",
         format!("{} ({} ago)", state.started, ago(now, state.started)),

@@ -5,8 +5,8 @@ use std::num::NonZeroU64;
 use remora_capture::{
     filter::{AddressTerm, Family, Filter, FilterError, PortTerm, Prefix, Protocol, Side, Terms},
     session::{
-        Destination, Direction, Limits, NameHint, SessionSpec, Snaplen, SpecError, Target, Trigger,
-        Writing,
+        Destination, Direction, Limits, NameHint, SessionSpec, Snaplen, SpecError, SuperPackets,
+        Target, Trigger, Writing,
     },
     text,
 };
@@ -61,6 +61,7 @@ impl TryFrom<v1::CaptureSpec> for SessionSpec {
             labels,
             names,
             writing,
+            segment,
         } = spec;
         let spec = Self {
             target: required("spec.target", target)?.try_into()?,
@@ -74,6 +75,11 @@ impl TryFrom<v1::CaptureSpec> for SessionSpec {
             limits: limits.unwrap_or_default().try_into()?,
             destination: known::<v1::Destination>("spec.destination", destination)?.into(),
             writing: writing.unwrap_or_default().try_into()?,
+            super_packets: if segment {
+                SuperPackets::Segmented
+            } else {
+                SuperPackets::Whole
+            },
             look_back: time::duration("spec.look_back", look_back.unwrap_or_default())?,
             trigger: trigger.unwrap_or_default().try_into()?,
             labels: labels.into_iter().collect(),
@@ -98,6 +104,7 @@ impl From<&SessionSpec> for v1::CaptureSpec {
             limits,
             destination,
             writing,
+            super_packets,
             look_back,
             trigger,
             labels,
@@ -119,6 +126,7 @@ impl From<&SessionSpec> for v1::CaptureSpec {
                 .collect(),
             names: names.iter().map(Into::into).collect(),
             writing: (*writing != Writing::default()).then(|| writing.into()),
+            segment: *super_packets == SuperPackets::Segmented,
         }
     }
 }

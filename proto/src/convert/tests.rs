@@ -10,9 +10,9 @@ use prost::Message as _;
 use remora_capture::{
     filter::Filter,
     session::{
-        CaptureId, CaptureState, Compression, Counts, Destination, Direction, Files, Limits,
-        NameHint, Phase, Removed, Rotation, SessionSpec, Snaplen, StopReason, TapInfo, Target,
-        Trigger, Writing,
+        CaptureId, CaptureState, Compression, Counts, Destination, Direction, Durability, Files,
+        Limits, NameHint, Phase, Removed, Rotation, SessionSpec, Snaplen, StopReason, SuperPackets,
+        TapInfo, Target, Trigger, Writing,
     },
 };
 use tonic::{Code, Status};
@@ -296,18 +296,21 @@ fn spec() -> impl Strategy<Value = SessionSpec> {
             Just(Direction::Ingress),
             Just(Direction::Egress)
         ],
-        prop_oneof![
-            writing().prop_map(|writing| (Destination::Store, writing)),
-            Just((Destination::Stream, Writing::default()))
-        ],
+        (
+            prop_oneof![
+                writing().prop_map(|writing| (Destination::Store, writing)),
+                Just((Destination::Stream, Writing::default()))
+            ],
+            prop_oneof![Just(SuperPackets::Whole), Just(SuperPackets::Segmented)],
+        ),
         (0..315_576_000_000u64, 0..1_000_000_000u32),
         collection::btree_map(".{0,20}", ".{0,20}", 0..4),
         collection::vec(name, 0..4),
     )
         .prop_map(|(head, direction, destination, look_back, labels, names)| {
             let (target, filter, snaplen, mut limits, trigger) = head;
-            let (destination, writing) = destination;
-            if writing.rotation.is_on() {
+            let ((destination, writing), super_packets) = destination;
+            if writing.rotation.is_on() || super_packets == SuperPackets::Segmented {
                 limits.file_bytes = None;
             }
             SessionSpec {
@@ -318,6 +321,7 @@ fn spec() -> impl Strategy<Value = SessionSpec> {
                 limits,
                 destination,
                 writing,
+                super_packets,
                 look_back: Duration::new(look_back.0, look_back.1),
                 trigger,
                 labels,
@@ -342,10 +346,12 @@ fn writing() -> impl Strategy<Value = Writing> {
     (
         rotation,
         prop_oneof![Just(Compression::None), Just(Compression::Zstd)],
+        prop_oneof![Just(Durability::Cached), Just(Durability::Synced)],
     )
-        .prop_map(|(rotation, compression)| Writing {
+        .prop_map(|(rotation, compression, durability)| Writing {
             rotation,
             compression,
+            durability,
         })
 }
 

@@ -2,7 +2,7 @@
 
 use std::num::{NonZeroU32, NonZeroU64};
 
-use remora_capture::session::{Compression, Files, Removed, Rotation, Writing};
+use remora_capture::session::{Compression, Durability, Files, Removed, Rotation, Writing};
 
 use super::{ConvertError, known, time};
 use crate::v1;
@@ -16,6 +16,7 @@ impl TryFrom<v1::Writing> for Writing {
             rotate_interval,
             files,
             compression,
+            sync,
         } = writing;
         let interval = time::duration(
             "spec.writing.rotate_interval",
@@ -31,6 +32,11 @@ impl TryFrom<v1::Writing> for Writing {
                 v1::Compression::Unspecified => Compression::None,
                 v1::Compression::Zstd => Compression::Zstd,
             },
+            durability: if sync {
+                Durability::Synced
+            } else {
+                Durability::Cached
+            },
         })
     }
 }
@@ -40,6 +46,7 @@ impl From<&Writing> for v1::Writing {
         let Writing {
             rotation,
             compression,
+            durability,
         } = *writing;
         let Rotation {
             file_bytes,
@@ -55,6 +62,7 @@ impl From<&Writing> for v1::Writing {
                 Compression::Zstd => v1::Compression::Zstd,
             }
             .into(),
+            sync: durability == Durability::Synced,
         }
     }
 }

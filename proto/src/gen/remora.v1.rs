@@ -57,6 +57,10 @@ pub struct Writing {
     pub files: u32,
     #[prost(enumeration = "Compression", tag = "4")]
     pub compression: i32,
+    /// What was written is on the disk after 250 ms or 4 MiB (fdatasync); else when the kernel thinks
+    /// so.
+    #[prost(bool, tag = "5")]
+    pub sync: bool,
 }
 /// Who asked and why; kept with the capture as it came.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -140,6 +144,10 @@ pub struct CaptureSpec {
     pub names: ::prost::alloc::vec::Vec<NameHint>,
     #[prost(message, optional, tag = "20")]
     pub writing: ::core::option::Option<Writing>,
+    /// Packets that the network stack has not cut into segments yet (GSO) are written as the segments
+    /// that the wire would have carried, each packet's with its id; counts and limits are of packets.
+    #[prost(bool, tag = "21")]
+    pub segment: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StartRequest {

@@ -68,6 +68,11 @@ pub(crate) const PEERS: &[Package] = &[
         "zstd",
         "unpacks compressed captures, as a user would",
     ),
+    program(
+        "strace",
+        "strace",
+        "injects errors and delays into the agent's writes",
+    ),
     program("procps", "kill", "ends our programs as an operator would"),
     program(
         "util-linux",

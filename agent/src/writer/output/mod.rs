@@ -11,20 +11,21 @@ use std::{
     sync::{
         Arc,
         atomic::Ordering::Relaxed,
-        mpsc::{Receiver, SyncSender, sync_channel},
+        mpsc::{Receiver, RecvTimeoutError, sync_channel},
     },
     thread::JoinHandle,
+    time::Instant,
 };
 
 use jiff::Timestamp;
 use remora_capture::{
     pcapng::{self, Finished, Statistics, Totals, Whole},
-    session::{Counts, StopReason},
+    session::{Counts, StopReason, SuperPackets},
 };
 use tokio::sync::oneshot;
 
 use super::{
-    AppendError, ConsumerHandle, Sink,
+    AppendError, Blocks, ConsumerHandle, Sink,
     lane::{Batch, Lane, LaneParts, QUEUE_BATCHES, ToWriter},
     memory::Memory,
 };
@@ -41,6 +42,7 @@ pub struct OutputParts {
     pub slot: Slot,
     pub generation: u32,
     pub snaplen: u32,
+    pub super_packets: SuperPackets,
     pub packet_limit: Option<u64>,
     pub offset_ns: i64,
     pub taps: Vec<BoundTap>,
@@ -79,6 +81,7 @@ pub fn open(parts: OutputParts, consumer: ConsumerHandle) -> Result<WriterOutput
         slot,
         generation,
         snaplen,
+        super_packets,
         packet_limit,
         offset_ns,
         taps,
@@ -94,12 +97,10 @@ pub fn open(parts: OutputParts, consumer: ConsumerHandle) -> Result<WriterOutput
     } = parts;
     let header_bytes = header.len() as u64;
     let (to_writer, batches) = sync_channel(QUEUE_BATCHES);
-    let (recycle, empties) = sync_channel(QUEUE_BATCHES);
     let (ready_sender, ready) = oneshot::channel();
     let opening = Writer {
         sink: Box::new(Broken(String::new())),
         meter: Arc::clone(&meter),
-        recycle,
         signals: signals.clone(),
         slot,
         generation,
@@ -115,12 +116,12 @@ pub fn open(parts: OutputParts, consumer: ConsumerHandle) -> Result<WriterOutput
             slot,
             generation,
             snaplen,
+            super_packets,
             offset_ns,
             packet_limit,
             meter: Arc::clone(&meter),
             to_writer,
-            empties,
-            memory,
+            share: memory.share(),
             signals,
         },
         &taps,
@@ -218,7 +219,6 @@ struct Ended {
 struct Writer {
     sink: Box<dyn Sink>,
     meter: Arc<Meter>,
-    recycle: SyncSender<Vec<u8>>,
     signals: tokio::sync::mpsc::Sender<Signal>,
     slot: Slot,
     generation: u32,
@@ -230,7 +230,7 @@ struct Writer {
 struct Broken(String);
 
 impl Sink for Broken {
-    fn append(&mut self, _: Vec<u8>, _: Whole) -> Result<Option<Vec<u8>>, AppendError> {
+    fn append(&mut self, _: Blocks, _: Whole) -> Result<(), AppendError> {
         let Self(problem) = self;
         Err(AppendError {
             reason: StopReason::IoError,
@@ -259,8 +259,8 @@ impl Writer {
             bytes: header.len(),
             ..Whole::default()
         };
-        let opened = sink().and_then(|mut sink| match sink.append(header, whole) {
-            Ok(_) => Ok(sink),
+        let opened = sink().and_then(|mut sink| match sink.append(header.into(), whole) {
+            Ok(()) => Ok(sink),
             Err(error) => Err(StartError::Output(error.problem)),
         });
         let told = match opened {
@@ -282,13 +282,18 @@ impl Writer {
     }
 
     fn run(mut self, batches: &Receiver<ToWriter>) -> Ended {
-        while let Ok(message) = batches.recv() {
-            match message {
-                ToWriter::Batch(batch) => self.write(batch),
-                ToWriter::Finish(kernel) => {
+        loop {
+            if self.is_sync_due() {
+                self.sync();
+            }
+            match self.next(batches) {
+                Ok(ToWriter::Batch(batch)) => self.write(batch),
+                Ok(ToWriter::Finish(kernel)) => {
                     self.finish(kernel);
                     return self.ended;
                 }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
             }
         }
         // The consumer is gone: the agent is going down in disorder; the next start repairs.
@@ -298,37 +303,56 @@ impl Writer {
         }
     }
 
+    /// Waits for the next message, but not longer than what was written may wait for its sync.
+    fn next(&self, batches: &Receiver<ToWriter>) -> Result<ToWriter, RecvTimeoutError> {
+        match self.sink.sync_due() {
+            Some(due) if self.ended.problem.is_none() => {
+                batches.recv_timeout(due.saturating_duration_since(Instant::now()))
+            }
+            _ => batches.recv().map_err(RecvTimeoutError::from),
+        }
+    }
+
+    fn is_sync_due(&self) -> bool {
+        let due = self.sink.sync_due();
+        self.ended.problem.is_none() && due.is_some_and(|due| due <= Instant::now())
+    }
+
+    fn sync(&mut self) {
+        if let Err(error) = self.sink.sync() {
+            self.failed(error);
+        }
+    }
+
+    /// After the first failure nothing is written any more: a gap in the middle would be told by no
+    /// packet after it.
     fn write(&mut self, batch: Batch) {
         let Batch {
             blocks,
             packets,
-            permit: _permit,
+            packet_blocks,
+            permit,
         } = batch;
+        if self.ended.problem.is_some() {
+            Meter::add(&self.meter.dropped_io, packets);
+            return;
+        }
         let counted = Whole {
             bytes: blocks.len(),
             packets,
-            blocks: packets,
+            blocks: packet_blocks,
         };
         let before = self.sink.totals().packets;
-        let appended = self.sink.append(blocks, counted);
+        let appended = self.sink.append(Blocks::of_batch(blocks, permit), counted);
         let written = self.tell_totals().packets - before;
         Meter::add(&self.meter.dropped_io, packets.saturating_sub(written));
-        match appended {
-            Ok(Some(mut empty)) => {
-                empty.clear();
-                // A full recycling queue frees the buffer.
-                let _full = self.recycle.try_send(empty);
-            }
-            Ok(None) => {}
-            Err(error) => self.failed(error),
+        if let Err(error) = appended {
+            self.failed(error);
         }
     }
 
     /// The session ends by it.
     fn failed(&mut self, AppendError { reason, problem }: AppendError) {
-        if self.ended.problem.is_some() {
-            return;
-        }
         tracing::warn!(slot = %self.slot, %problem, "the output failed");
         self.ended.problem = Some(problem);
         let signal = Signal {
@@ -354,13 +378,18 @@ impl Writer {
         kernel.fill(&mut counts);
         self.meter.fill(&mut counts);
         let end = Timestamp::now();
-        let statistics = Statistics::new(0, &counts, nanoseconds(self.started), nanoseconds(end));
+        let mut statistics =
+            Statistics::new(0, &counts, nanoseconds(self.started), nanoseconds(end));
+        let blocks = self.sink.totals().blocks;
+        if blocks > counts.written {
+            statistics.comment += &format!(" segments={blocks}");
+        }
         let block = pcapng::interface_statistics(&statistics);
         let counted = Whole {
             bytes: block.len(),
             ..Whole::default()
         };
-        if let Err(error) = self.sink.append(block, counted) {
+        if let Err(error) = self.sink.append(block.into(), counted) {
             self.ended.problem.get_or_insert(error.problem);
         }
         let (files, finished) = self.sink.finish();
@@ -375,3 +404,6 @@ impl Writer {
 fn nanoseconds(time: Timestamp) -> u64 {
     u64::try_from(time.as_nanosecond()).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests;
