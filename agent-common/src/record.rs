@@ -23,6 +23,8 @@ pub const KIND_PACKET: u8 = 1;
 pub const KIND_GAP: u8 = 2;
 /// A session's packet or byte limit is reached: `sessions` has the one bit.
 pub const KIND_LIMIT: u8 = 3;
+/// A packet in a look-back ring, see [`crate::look_back`].
+pub const KIND_LOOK_BACK: u8 = 4;
 
 pub const HOOK_TCX_INGRESS: u8 = 1;
 pub const HOOK_TCX_EGRESS: u8 = 2;

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! entry (is it a tap's?) ──▶ decide (whose filters take it?) ──▶ capture (limits, the record)
+//!      └─ its tap is recorded ─▶ look-back ─ sessions? ─▶ decide
 //! ```
 //! What they tell each other is in `skb->cb`: five words of scratch that belong to whichever eBPF
 //! program runs (`struct __sk_buff` of linux/bpf.h; `struct qdisc_skb_cb`, v6.18). The kernel saves
@@ -15,10 +16,14 @@ pub const WORK_SESSIONS: usize = 0;
 pub const WORK_TAP: usize = 2;
 /// `record::HOOK_*`.
 pub const WORK_HOOK: usize = 3;
+/// Slot of the tap's look-back ring.
+pub const WORK_RING: usize = 4;
 
 /// Program array index: filters.
 pub const STAGE_DECIDE: u32 = 0;
 /// Program array index: limits and the record.
 pub const STAGE_CAPTURE: u32 = 1;
+/// Program array index, of TC alone: the tap's look-back ring.
+pub const STAGE_LOOK_BACK: u32 = 2;
 /// Entries of a stage array.
-pub const STAGES: u32 = 2;
+pub const STAGES: u32 = 3;

@@ -30,8 +30,8 @@ const _: () = assert!(size_of::<Tap>() == 16);
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Gate {
-    /// Sessions armed on this node; 0 lets every packet leave at once.
-    pub armed: u32,
+    /// Sessions armed and taps recorded on this node; 0 lets every packet leave at once.
+    pub in_use: u32,
     /// Bit N set: some tap's cgroup lies at depth N of the tree. 0 lets every packet leave the cgroup
     /// programs at once.
     pub cgroup_levels: u32,

@@ -7,11 +7,13 @@
 //!
 //! gate: nothing armed? leave ─▶ tap look-up ─▶ sessions of the tap? none: leave
 //!   ─▶ tc_decide, cgroup_decide ─▶ tc_capture, cgroup_capture
+//! a recorded tap: ─▶ tc_look_back ─▶ tc_decide, if it has sessions
 //! ```
 //! - [`taps`]: which tap a packet belongs to, and which hook owns it.
 //! - [`stage`]: from one program to the next.
 //! - [`decide`]: which sessions' filters take it.
 //! - [`capture`], [`ring`]: budgets and the record.
+//! - [`look_back`]: the last packets of a tap, for captures that begin later.
 //! - [`scratch`], [`table`]: memory beside the stack, map look-ups without it, and why.
 #![no_std]
 #![no_main]
@@ -24,6 +26,7 @@
 mod capture;
 mod counters;
 mod decide;
+mod look_back;
 mod maps;
 mod ring;
 mod scratch;
@@ -73,6 +76,17 @@ pub(crate) fn cgroup_egress(ctx: SkBuffContext) -> i32 {
 }
 
 #[classifier]
+pub(crate) fn tc_look_back(ctx: TcContext) -> i32 {
+    let skb = Skb::of(&ctx);
+    let work = Work::of(skb);
+    look_back::record::<false>(skb, &work);
+    if work.sessions != 0 {
+        stage::decide::<false>(&ctx, skb, work);
+    }
+    TCX_NEXT
+}
+
+#[classifier]
 pub(crate) fn tc_decide(ctx: TcContext) -> i32 {
     decide::<false>(&ctx);
     TCX_NEXT
@@ -102,23 +116,30 @@ fn tcx<const HOOK: u8>(ctx: &TcContext) {
     let Some(gate) = table::array(&maps::GATE, 0) else {
         return;
     };
-    if gate.armed == 0 {
+    if gate.in_use == 0 {
         return;
     }
-    let Some((tap, sessions)) = taps::of_interface(skb.ifindex()) else {
+    let Some(tap) = taps::of_interface(skb.ifindex()) else {
         return;
     };
-    taps::seen(tap);
+    // In this order: a packet that does not see a session that is just being armed has seen the
+    // ring that is frozen for it right afterwards.
+    let ring = taps::ring(tap);
+    let sessions = taps::sessions(tap);
     let hook = u32::from(HOOK);
-    stage::decide::<false>(
-        ctx,
-        skb,
-        Work {
-            sessions,
-            tap,
-            hook,
-        },
-    );
+    let work = Work {
+        sessions,
+        tap,
+        hook,
+    };
+    if sessions != 0 {
+        taps::seen(tap);
+    }
+    if ring != 0 {
+        stage::look_back(ctx, skb, work, ring);
+    } else if sessions != 0 {
+        stage::decide::<false>(ctx, skb, work);
+    }
 }
 
 #[inline(always)]

@@ -1,13 +1,14 @@
 //! The maps. Userspace writes all but the counters and budgets.
 
 use aya_ebpf::{
-    Global,
-    macros::map,
+    Global, btf_maps,
+    macros::{btf_map, map},
     maps::{Array, HashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 use remora_agent_common::{
     ABI_VERSION, IFINDEX_ARRAY, SESSION_SLOTS, TAP_SLOTS,
     counters::SessionCounters,
+    look_back::{FLOWS, FlowState, PAGE_VALUE, RING_SLOTS},
     session::{Budget, Session},
     stage::STAGES,
     tap::{Gate, Tap},
@@ -69,6 +70,23 @@ pub(crate) static TC_STAGES: ProgramArray = ProgramArray::with_max_entries(STAGE
 
 #[map]
 pub(crate) static CGROUP_STAGES: ProgramArray = ProgramArray::with_max_entries(STAGES, 0);
+
+/// `BPF_F_INNER_MAP` (linux/bpf.h, v5.10): rings differ in their number of pages.
+const INNER_MAP: usize = 1 << 12;
+
+/// Ring slot -> look-back ring, see `remora_agent_common::look_back`.
+#[btf_map]
+pub(crate) static LOOK_BACK: btf_maps::ArrayOfMaps<
+    btf_maps::Array<[u8; PAGE_VALUE], 1, INNER_MAP>,
+    { RING_SLOTS as usize },
+> = btf_maps::ArrayOfMaps::new();
+
+/// tap index -> slot of its ring, 0 for none.
+#[map]
+pub(crate) static LOOK_BACK_TAPS: Array<u32> = Array::with_max_entries(TAP_SLOTS, 0);
+
+#[map]
+pub(crate) static LOOK_BACK_FLOWS: Array<FlowState> = Array::with_max_entries(FLOWS, 0);
 
 /// Size set at load.
 #[map]

@@ -93,7 +93,7 @@ fn record<const SIZE: usize, const L3: bool>(skb: Skb, s: &Scratch) -> Outcome {
     // SAFETY: the entry has SIZE bytes, aligned to 8: the header and, by the bound above, `len`
     // bytes after it. It is submitted or discarded exactly once.
     unsafe {
-        write_header::<L3>(skb, s, len, entry.cast());
+        write_header::<L3>(skb, s, KIND_PACKET, len, entry.cast());
         if len > 0 && !skb.copy_to(entry.byte_add(HEADER_LEN), len) {
             bpf_ringbuf_discard(entry, u64::from(BPF_RB_NO_WAKEUP));
             return Outcome::CopyError;
@@ -109,7 +109,13 @@ fn record<const SIZE: usize, const L3: bool>(skb: Skb, s: &Scratch) -> Outcome {
 /// # Safety
 /// `to` has the eight words of a header.
 #[inline(always)]
-unsafe fn write_header<const L3: bool>(skb: Skb, s: &Scratch, caplen: u32, to: *mut u64) {
+pub(crate) unsafe fn write_header<const L3: bool>(
+    skb: Skb,
+    s: &Scratch,
+    kind: u8,
+    caplen: u32,
+    to: *mut u64,
+) {
     let vlan = skb.vlan_present() != 0;
     let (tci, tpid) = if vlan {
         let tpid = u16::from_be(skb.vlan_proto() as u16);
@@ -123,7 +129,7 @@ unsafe fn write_header<const L3: bool>(skb: Skb, s: &Scratch, caplen: u32, to: *
     unsafe {
         to.write(
             ABI_VERSION as u64
-                | (KIND_PACKET as u64) << 16
+                | u64::from(kind) << 16
                 | u64::from(s.hook & 0xff) << 24
                 | u64::from(caplen) << 32,
         );

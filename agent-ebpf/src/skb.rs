@@ -5,7 +5,7 @@ use core::{ffi::c_void, mem::MaybeUninit};
 use aya_ebpf::{
     EbpfContext,
     bindings::__sk_buff,
-    helpers::{bpf_skb_cgroup_id, bpf_skb_load_bytes},
+    helpers::{bpf_get_hash_recalc, bpf_skb_cgroup_id, bpf_skb_load_bytes},
 };
 use remora_agent_common::{filter::NetworkBytes, record::ETHERNET_HEADER};
 
@@ -51,6 +51,7 @@ impl Skb {
         vlan_proto,
         gso_size,
         gso_segs,
+        hash,
     }
 
     /// A word of the programs' own.
@@ -76,6 +77,18 @@ impl Skb {
     pub(crate) fn cgroup_id(&self) -> u64 {
         // SAFETY: the pointer is the program's context.
         unsafe { bpf_skb_cgroup_id(self.0) }
+    }
+
+    /// The kernel's hash of the flow, which is made now if there is none yet.
+    #[inline(always)]
+    pub(crate) fn flow_hash<const L3: bool>(&self) -> u32 {
+        if L3 {
+            // The helper is TC's.
+            self.hash()
+        } else {
+            // SAFETY: the pointer is the program's context.
+            unsafe { bpf_get_hash_recalc(self.0) }
+        }
     }
 
     /// Copies `len` bytes from the packet's start to `to`.

@@ -1,7 +1,9 @@
 //! From one program to the next: see `remora_agent_common::stage`.
 
 use aya_ebpf::{EbpfContext, maps::ProgramArray};
-use remora_agent_common::stage::{STAGE_CAPTURE, STAGE_DECIDE, WORK_HOOK, WORK_SESSIONS, WORK_TAP};
+use remora_agent_common::stage::{
+    STAGE_CAPTURE, STAGE_DECIDE, STAGE_LOOK_BACK, WORK_HOOK, WORK_RING, WORK_SESSIONS, WORK_TAP,
+};
 
 use crate::{maps, skb::Skb};
 
@@ -18,7 +20,7 @@ fn stages<const L3: bool>() -> &'static ProgramArray {
 /// What is known of a packet that some session may want.
 #[derive(Clone, Copy)]
 pub(crate) struct Work {
-    /// Never none.
+    /// None only on the way to the look-back ring.
     pub(crate) sessions: u64,
     pub(crate) tap: u32,
     pub(crate) hook: u32,
@@ -33,17 +35,32 @@ impl Work {
             hook: skb.cb(WORK_HOOK),
         }
     }
+
+    #[inline(always)]
+    fn set(&self, skb: Skb) {
+        skb.set_cb(WORK_TAP, self.tap);
+        skb.set_cb(WORK_HOOK, self.hook);
+        set_sessions(skb, self.sessions);
+    }
 }
 
 /// Hands a packet to what decides which of its sessions take it. Returns only if that could not be
 /// called, which does not happen once the agent has loaded all programs.
 #[inline(always)]
 pub(crate) fn decide<const L3: bool>(ctx: &impl EbpfContext, skb: Skb, work: Work) {
-    skb.set_cb(WORK_TAP, work.tap);
-    skb.set_cb(WORK_HOOK, work.hook);
-    set_sessions(skb, work.sessions);
+    work.set(skb);
     // SAFETY: nothing here needs to be dropped.
     unsafe { stages::<L3>().tail_call(ctx, STAGE_DECIDE) };
+}
+
+/// Hands a packet of a recorded tap to its look-back ring, whose program hands it on to `decide` if
+/// it has sessions.
+#[inline(always)]
+pub(crate) fn look_back(ctx: &impl EbpfContext, skb: Skb, work: Work, ring: u32) {
+    work.set(skb);
+    skb.set_cb(WORK_RING, ring);
+    // SAFETY: nothing here needs to be dropped.
+    unsafe { stages::<false>().tail_call(ctx, STAGE_LOOK_BACK) };
 }
 
 /// Hands a packet on for the sessions that take it.

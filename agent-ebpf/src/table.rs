@@ -42,6 +42,18 @@ pub(crate) fn array_mut<T>(map: &'static Array<T>, index: u32) -> Option<*mut T>
     some(lookup((&raw const *map).cast(), index))
 }
 
+/// The value at `index` of an array map that is itself a map's value.
+#[inline(always)]
+pub(crate) fn inner<T>(map: *mut c_void, index: u32) -> Option<*mut T> {
+    some(lookup(map, index))
+}
+
+/// The map at `index` of an array of maps.
+#[inline(always)]
+pub(crate) fn map<T>(maps: &'static T, index: u32) -> Option<*mut c_void> {
+    some(lookup((&raw const *maps).cast(), index))
+}
+
 /// This CPU's value at `index`.
 #[inline(always)]
 pub(crate) fn per_cpu<T>(map: &'static PerCpuArray<T>, index: u32) -> Option<*mut T> {

@@ -43,11 +43,11 @@ pub(crate) struct Owner {
 }
 
 impl Owner {
-    /// `gate.armed` is at most 64, which neither compiler nor verifier knows: plain zeroes side by
+    /// `gate.in_use` is small, which neither compiler nor verifier knows: plain zeroes side by
     /// side would become a loop over the stack, which takes CAP_PERFMON.
     #[inline(always)]
     pub(crate) fn none(gate: &Gate) -> Self {
-        let zero = gate.armed >> 31;
+        let zero = gate.in_use >> 31;
         Self {
             tap: zero,
             sessions: u64::from(zero),
@@ -55,16 +55,36 @@ impl Owner {
     }
 }
 
-/// The tap of an interface and the sessions armed on it, if there are any.
+/// The tap of an interface, if it is one.
 #[inline(always)]
-pub(crate) fn of_interface(ifindex: u32) -> Option<(u32, u64)> {
+pub(crate) fn of_interface(ifindex: u32) -> Option<u32> {
     let tap = if ifindex < IFINDEX_ARRAY {
         *table::array(&maps::IFINDEX_TAPS, ifindex)?
     } else {
         // SAFETY: a torn u32 does not exist; the map's values are only ever written whole.
         *unsafe { maps::IFINDEX_TAPS_HIGH.get(&ifindex) }?
     };
-    Some((tap, armed(tap)?))
+    if tap == 0 { None } else { Some(tap) }
+}
+
+/// The slot of a tap's look-back ring, or 0.
+#[inline(always)]
+pub(crate) fn ring(tap: u32) -> u32 {
+    match table::array_mut(&maps::LOOK_BACK_TAPS, tap) {
+        // SAFETY: it points into a map value.
+        Some(slot) => unsafe { slot.read_volatile() },
+        None => 0,
+    }
+}
+
+/// The sessions armed on a tap.
+#[inline(always)]
+pub(crate) fn sessions(tap: u32) -> u64 {
+    match table::array_mut(&maps::TAP_SESSIONS, tap) {
+        // SAFETY: it points into a map value.
+        Some(sessions) => unsafe { sessions.read_volatile() },
+        None => 0,
+    }
 }
 
 /// Counts a packet that is looked at for the tap's sessions.
@@ -87,16 +107,6 @@ pub(crate) fn of_cgroup<const HOOK: u8>(skb: &Skb, gate: &Gate, owner: &mut Owne
         owner.sessions &= !(receivers_sessions(skb, gate) & gate.ingress_sessions);
     }
     owner.sessions != 0
-}
-
-/// Sessions of tap index `tap`, if there are any.
-#[inline(always)]
-fn armed(tap: u32) -> Option<u64> {
-    if tap == 0 {
-        return None;
-    }
-    let sessions = *table::array(&maps::TAP_SESSIONS, tap)?;
-    if sessions == 0 { None } else { Some(sessions) }
 }
 
 /// Something that lives in a cgroup.

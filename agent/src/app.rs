@@ -27,7 +27,7 @@ use crate::{
     api::{PeerPolicy, ServerParts, StatusSource, serve, server::Socket},
     args::RunArgs,
     clock,
-    kernel::{self, KernelSide, LoadOptions},
+    kernel::{self, KernelSide, LoadOptions, LookBackOptions, look_back::Budget},
     node::{AskNumbers, NodeFacts, NodeNumbers},
     session::{Driver, DriverHandle, DriverParts, LinkEnd, driver},
     sink::{SessionOutputs, Store},
@@ -73,7 +73,12 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     tracing::debug!(verified = ?loaded.verified, "loaded the programs");
     let mut programs = loaded.programs;
     programs.attach_cgroup_root(root.mount())?;
-    let kernel = KernelSide::new(loaded.tables, programs);
+    let look_back = LookBackOptions {
+        budget: Budget::new(args.look_back_memory, args.look_back_pod)
+            .context("--look-back-memory, --look-back-pod")?,
+        flow_cutoff: args.flow_cutoff,
+    };
+    let kernel = KernelSide::new(loaded.tables, programs, loaded.look_back, look_back)?;
     let mut supervisor = Supervisor::default();
     let (consumer, reader) = Consumer::new(loaded.ring);
     supervisor
@@ -90,6 +95,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         signals: signal_sender,
         node: node.clone(),
         runtime: Handle::current(),
+        rings: Arc::new(kernel.clone()),
     };
     let (driver, handle) = Driver::new(DriverParts {
         taps: Arc::new(kernel.clone()),
@@ -264,12 +270,16 @@ fn attach(kernel: &KernelSide, interface: &Interface) {
     if end != LinkEnd::VethHost {
         return;
     }
-    if let Err(error) = kernel.ensure_interface(interface.ifindex, &interface.name, end) {
+    let attached = kernel
+        .ensure_interface(interface.ifindex, &interface.name, end)
+        .and_then(|()| kernel.record(interface.ifindex));
+    if let Err(error) = attached {
         tracing::debug!(interface = %interface.name, %error, "not attached");
     }
 }
 
 fn attached(kernel: &KernelSide) -> Vec<TapInfo> {
+    let rings = kernel.look_back_rings();
     kernel
         .interfaces()
         .into_iter()
@@ -277,6 +287,7 @@ fn attached(kernel: &KernelSide) -> Vec<TapInfo> {
             hook: "tcx".to_owned(),
             interface: interface_name(ifindex),
             ifindex,
+            look_back: rings.get(&ifindex).copied(),
             ..TapInfo::default()
         })
         .collect()

@@ -58,6 +58,19 @@ pub struct RunArgs {
     #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = parse_size)]
     pub ring_size: u64,
 
+    /// Memory for look-back, shared by the node's pods; 0 for none
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = parse_size)]
+    pub look_back_memory: u64,
+
+    /// Most of it that one pod gets
+    #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = parse_size)]
+    pub look_back_pod: u64,
+
+    /// Bytes of each flow's direction that look-back keeps, so that a bulk transfer does not push
+    /// the rest out; 0 keeps all
+    #[arg(long, value_name = "SIZE", default_value = "16KiB", value_parser = parse_size)]
+    pub flow_cutoff: u64,
+
     /// Group whose members may use the socket, by name or number
     #[arg(long, value_name = "GROUP")]
     pub group: Option<String>,

@@ -113,7 +113,7 @@ fn packet(id: u64, millis: u64, len: usize, segments: u32) -> Vec<u8> {
             interface_id: 0,
             time_ns: START + millis * 1_000_000,
             direction: PacketDirection::Egress,
-            packet_id: id,
+            packet_id: Some(id),
             drop_count: 0,
             original_len: len as u32,
             comment: None,

@@ -41,7 +41,7 @@ fn pcap_files_encoding(meta: &PacketMeta<'_>, frame: &[u8]) -> Vec<u8> {
         PacketDirection::Ingress => 1,
         PacketDirection::Egress => 2,
     };
-    let id = meta.packet_id.to_le_bytes();
+    let id = meta.packet_id.unwrap_or_default().to_le_bytes();
     let mut options = vec![EnhancedPacketOption::Flags(direction)];
     if meta.drop_count > 0 {
         options.push(EnhancedPacketOption::DropCount(meta.drop_count));
@@ -85,7 +85,7 @@ proptest! {
     ) {
         let comment = comment.as_deref();
         let meta =
-            PacketMeta { interface_id, time_ns, direction, packet_id, drop_count, original_len, comment };
+            PacketMeta { interface_id, time_ns, direction, packet_id: Some(packet_id), drop_count, original_len, comment };
         let (prefix, data) = frame.split_at(prefix.min(frame.len()));
         let mut buf = before.clone();
         encode_packet(&mut buf, &meta, prefix, data);

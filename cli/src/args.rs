@@ -178,7 +178,8 @@ pub(crate) struct CaptureArgs {
     /// A label of the capture.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) label: Vec<Label>,
-    /// Begin so long before now: 30s, 2m.
+    /// Begin so long before now: 30s, 2m. The agent keeps the last packets of pods behind a veth;
+    /// `-c` counts from now on, `-a filesize:` gives half of the file to them at most.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) look_back: Option<Duration>,
     /// Why, for the capture's record.

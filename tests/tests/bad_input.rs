@@ -436,19 +436,6 @@ fn values_out_of_range_are_refused() -> Result<()> {
             assert_refused(case, answer, Code::InvalidArgument, "invalid_spec")?
         );
     }
-    let look_back = v1::CaptureSpec {
-        look_back: Some(prost_types::Duration {
-            seconds: 5,
-            nanos: 0,
-        }),
-        ..of_pod(&web)
-    };
-    assert_refused(
-        "look-back",
-        agent.capture(look_back),
-        Code::Unimplemented,
-        "unimplemented",
-    )?;
     let long_key = v1::StartRequest {
         spec: Some(of_pod(&web)),
         idempotency_key: "k".repeat(129),

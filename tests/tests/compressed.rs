@@ -28,7 +28,7 @@ fn compressed(packets: u64, ended: bool) -> Result<Vec<u8>> {
             interface_id: 0,
             time_ns: 1_795_000_000_000_000_000 + id,
             direction: PacketDirection::Ingress,
-            packet_id: id,
+            packet_id: Some(id),
             drop_count: 0,
             original_len: LEN as u32,
             comment: None,

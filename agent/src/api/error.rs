@@ -13,7 +13,6 @@ pub(super) fn start(error: &StartError) -> Status {
         StartError::TargetNotFound(_) => (Code::NotFound, Reason::TargetNotFound),
         StartError::TargetUnsupported(_) => (Code::FailedPrecondition, Reason::TargetUnsupported),
         StartError::SessionLimit(_) => (Code::ResourceExhausted, Reason::SessionLimit),
-        StartError::LookBack => (Code::Unimplemented, Reason::Unimplemented),
         StartError::Quota(_) => (Code::ResourceExhausted, Reason::QuotaExceeded),
         StartError::Output(_) | StartError::Kernel(_) | StartError::Elsewhere(_) => {
             (Code::Internal, Reason::Kernel)

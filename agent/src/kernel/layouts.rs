@@ -4,6 +4,7 @@ use aya::Pod;
 use remora_agent_common::{
     counters::SessionCounters,
     filter as wire,
+    look_back::{FlowState, PAGE_VALUE},
     session::{Budget, DIRECTION_EGRESS, DIRECTION_INGRESS, Session},
     tap::{Gate, Tap},
 };
@@ -28,7 +29,15 @@ macro_rules! pod {
         )*
     };
 }
-pod!(Gate, Tap, Session, Budget, SessionCounters);
+pod!(
+    Gate,
+    Tap,
+    Session,
+    Budget,
+    SessionCounters,
+    FlowState,
+    [u8; PAGE_VALUE]
+);
 
 /// How a session's directions are told to its taps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

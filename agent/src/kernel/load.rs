@@ -12,6 +12,7 @@ use remora_agent_common::ABI_VERSION;
 
 use super::{
     Programs, Ring, Tables,
+    look_back::LookBackMaps,
     ring::WAKE_PARTS,
     stages::{CGROUP_STAGES, Stages, TC_STAGES},
 };
@@ -150,6 +151,7 @@ pub struct Loaded {
     pub tables: Tables,
     pub programs: Programs,
     pub ring: Ring,
+    pub look_back: LookBackMaps,
     /// Programs with the number of instructions that the verifier processed.
     pub verified: Vec<(&'static str, u32)>,
 }
@@ -200,6 +202,7 @@ pub fn load(options: LoadOptions) -> Result<Loaded, KernelError> {
     };
     let stages = Stages::set(&mut ebpf)?;
     let tables = Tables::take(&mut ebpf)?;
+    let look_back = LookBackMaps::take(&mut ebpf)?;
     let ring =
         RingBuf::try_from(take_map(&mut ebpf, "EVENTS")?).map_err(|source| KernelError::Map {
             name: "EVENTS",
@@ -209,6 +212,7 @@ pub fn load(options: LoadOptions) -> Result<Loaded, KernelError> {
         tables,
         programs: Programs::new(ebpf, stages),
         ring: Ring::new(ring, logger)?,
+        look_back,
         verified,
     })
 }

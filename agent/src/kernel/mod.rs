@@ -4,6 +4,7 @@
 //! - [`attach`]: programs on interfaces and at the cgroup root.
 //! - [`tables`]: the maps, typed.
 //! - [`ring`]: the ring's reading end.
+//! - [`look_back`]: the look-back rings.
 //! - [`side`]: all of it as sessions use it; implements [`crate::session::Taps`].
 //! - [`grace`]: waiting for programs that are running.
 //!
@@ -14,6 +15,7 @@ pub mod attach;
 pub mod grace;
 mod layouts;
 pub mod load;
+pub mod look_back;
 pub mod ring;
 mod seen;
 pub mod side;
@@ -23,6 +25,7 @@ mod taps;
 
 pub use attach::Programs;
 pub use load::{KernelError, LoadOptions, Loaded, load};
+pub use look_back::{LookBack, LookBackOptions};
 pub use ring::Ring;
 pub use side::KernelSide;
 pub use tables::Tables;

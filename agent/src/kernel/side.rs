@@ -1,13 +1,21 @@
 //! The kernel side as sessions use it: tables and programs together.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
-use remora_capture::session::TapInfo;
+use remora_agent_common::look_back::FlowState;
+use remora_capture::session::{LookBackRing, TapInfo};
 
-use super::{KernelError, Programs, Tables};
-use crate::session::{
-    Arming, BoundTap, CgroupPlace, CgroupScope, InterfacePlace, KernelCounts, LinkEnd, Place, Slot,
-    StartError, TapHook, TapId, Taps, View,
+use super::{KernelError, LookBack, LookBackOptions, Programs, Tables, look_back::LookBackMaps};
+use crate::{
+    record::look_back::Reading,
+    session::{
+        Arming, BoundTap, CgroupPlace, CgroupScope, InterfacePlace, KernelCounts, LinkEnd, Place,
+        Slot, StartError, TapHook, TapId, Taps, View,
+    },
+    writer::past::Rings,
 };
 
 /// Shared by the driver (arming), the API (binding) and the link watch (attaching ahead).
@@ -16,14 +24,25 @@ pub struct KernelSide {
     tables: Arc<Tables>,
     /// Held for the milliseconds of an attach; arming never takes it.
     programs: Arc<Mutex<Programs>>,
+    look_back: Arc<LookBack>,
 }
 
 impl KernelSide {
-    pub fn new(tables: Tables, programs: Programs) -> Self {
-        Self {
-            tables: Arc::new(tables),
+    /// # Errors
+    /// The kernel has no memory for look-back.
+    pub fn new(
+        tables: Tables,
+        programs: Programs,
+        look_back: LookBackMaps,
+        options: LookBackOptions,
+    ) -> Result<Self, KernelError> {
+        let tables = Arc::new(tables);
+        let look_back = LookBack::new(look_back, options, Arc::clone(&tables))?;
+        Ok(Self {
+            tables,
             programs: Arc::new(Mutex::new(programs)),
-        }
+            look_back: Arc::new(look_back),
+        })
     }
 
     /// Attaches to an interface and binds it, if that is not done yet.
@@ -45,11 +64,46 @@ impl KernelSide {
         self.tables.bind_interface(ifindex, end)
     }
 
+    /// Begins to record an interface that is bound. Blocks for some milliseconds.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn record(&self, ifindex: u32) -> Result<(), KernelError> {
+        match self.tables.interface(ifindex) {
+            Some((tap, LinkEnd::VethHost)) => self.look_back.begin(tap),
+            _ => Ok(()),
+        }
+    }
+
+    /// The look-back rings, by ifindex. Copies them all: for a person or a scrape.
+    pub fn look_back_rings(&self) -> HashMap<u32, LookBackRing> {
+        let bound = self.tables.interfaces();
+        let taps = bound
+            .into_iter()
+            .filter_map(|(ifindex, _)| Some((self.tables.interface(ifindex)?.0, ifindex)));
+        let taps: HashMap<TapId, u32> = taps.collect();
+        match self.look_back.facts() {
+            Ok(facts) => facts
+                .into_iter()
+                .filter_map(|(tap, facts)| Some((*taps.get(&tap)?, facts)))
+                .collect(),
+            Err(error) => {
+                tracing::error!(%error, "failed to read the look-back rings");
+                HashMap::new()
+            }
+        }
+    }
+
     /// An interface is gone, and its number may come back as another's.
     pub fn interface_gone(&self, ifindex: u32) {
+        let tap = self.tables.interface(ifindex);
         self.tables.interface_gone(ifindex);
         let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
         programs.interface_gone(ifindex);
+        drop(programs);
+        if let Some((tap, _)) = tap {
+            self.look_back.end(tap);
+        }
     }
 
     /// ifindexes that are bound now.
@@ -97,6 +151,7 @@ fn describe_cgroup(id: TapId, cgroup: &CgroupPlace) -> BoundTap {
             ifindex: 0,
             cgroup_id: cgroup.id,
             description: description.to_owned(),
+            look_back: None,
         },
         hook: TapHook::Cgroup,
         view: View::Pod,
@@ -119,7 +174,15 @@ impl Taps for KernelSide {
     fn arm(&self, arming: &Arming, taps: &[BoundTap]) -> Result<(), StartError> {
         self.tables
             .arm(arming, taps)
-            .map_err(|error| StartError::Kernel(error.to_string()))
+            .map_err(|error| StartError::Kernel(error.to_string()))?;
+        if !arming.spec.look_back.is_zero() {
+            for tap in taps {
+                if let Err(error) = self.look_back.freeze(tap.id) {
+                    tracing::error!(%error, "failed to keep what a session looks back at");
+                }
+            }
+        }
+        Ok(())
     }
 
     fn disarm(&self, slot: Slot, taps: &[BoundTap]) {
@@ -142,5 +205,23 @@ impl Taps for KernelSide {
 
     fn is_bound(&self, tap: TapId) -> bool {
         self.tables.is_bound(tap)
+    }
+}
+
+impl Rings for KernelSide {
+    fn read(&self, tap: TapId, armed_ns: u64) -> Result<Vec<Arc<Reading>>, String> {
+        self.look_back
+            .read(tap, armed_ns)
+            .map_err(|error| error.to_string())
+    }
+
+    fn flow(&self, index: u32) -> Option<FlowState> {
+        match self.look_back.flow(index) {
+            Ok(flow) => Some(flow),
+            Err(error) => {
+                tracing::error!(%error, "failed to read a flow's state");
+                None
+            }
+        }
     }
 }

@@ -11,8 +11,8 @@ use remora_agent_common::stage::STAGES;
 use super::{KernelError, load::take_map};
 
 /// By their index in the stage arrays.
-pub(super) const TC_STAGES: [&str; STAGES as usize] = ["tc_decide", "tc_capture"];
-pub(super) const CGROUP_STAGES: [&str; STAGES as usize] = ["cgroup_decide", "cgroup_capture"];
+pub(super) const TC_STAGES: [&str; STAGES as usize] = ["tc_decide", "tc_capture", "tc_look_back"];
+pub(super) const CGROUP_STAGES: [&str; 2] = ["cgroup_decide", "cgroup_capture"];
 
 /// The arrays. To be kept: the kernel empties one whose last descriptor in user space is closed.
 pub(super) struct Stages {
@@ -39,7 +39,7 @@ impl Stages {
 fn fill(
     ebpf: &mut Ebpf,
     map: &'static str,
-    programs: [&'static str; STAGES as usize],
+    programs: impl IntoIterator<Item = &'static str>,
 ) -> Result<ProgramArray<MapData>, KernelError> {
     let failed = |source| KernelError::Map {
         name: map,

@@ -49,6 +49,8 @@ struct Maps {
     /// Sessions armed, and those of them that take ingress.
     armed: u64,
     ingress: u64,
+    /// Taps with a look-back ring.
+    recorded: u32,
 }
 
 impl fmt::Debug for Tables {
@@ -78,6 +80,7 @@ impl Tables {
             seen: (0..SESSION_SLOTS).map(|_| Seen::default()).collect(),
             armed: 0,
             ingress: 0,
+            recorded: 0,
         })))
     }
 
@@ -180,6 +183,16 @@ impl Tables {
             return Err(error);
         }
         Ok(tap)
+    }
+
+    /// Some taps are recorded: programs do not leave at the gate.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn set_recorded(&self, taps: u32) -> Result<(), KernelError> {
+        let mut maps = self.maps();
+        maps.recorded = taps;
+        maps.write_gate()
     }
 
     /// Forgets an interface that is gone. Its sessions keep their tap, which sees nothing more.
@@ -330,6 +343,7 @@ impl Tables {
                     LinkEnd::Loopback => "loopback interface, each packet once".to_owned(),
                     LinkEnd::Other => "interface".to_owned(),
                 },
+                look_back: None,
             },
             hook: TapHook::Tc,
             view: place.view,
@@ -388,7 +402,7 @@ impl Maps {
 
     fn write_gate(&mut self) -> Result<(), KernelError> {
         let gate = Gate {
-            armed: self.armed.count_ones(),
+            in_use: self.armed.count_ones() + self.recorded,
             cgroup_levels: self.table.level_bits(),
             ingress_sessions: self.ingress,
             cgroup_beyond_loopback: u32::from(self.table.is_beyond_loopback()),
@@ -398,14 +412,14 @@ impl Maps {
     }
 }
 
-fn typed<T: TryFrom<Map, Error = MapError>>(
+pub(super) fn typed<T: TryFrom<Map, Error = MapError>>(
     ebpf: &mut Ebpf,
     name: &'static str,
 ) -> Result<T, KernelError> {
     T::try_from(take_map(ebpf, name)?).map_err(failed(name))
 }
 
-fn failed(name: &'static str) -> impl Fn(MapError) -> KernelError {
+pub(super) fn failed(name: &'static str) -> impl Fn(MapError) -> KernelError {
     move |source| KernelError::Map {
         name,
         source: Box::new(source),

@@ -298,12 +298,14 @@ impl Driver {
         };
         let opened = begun.elapsed();
         let armed = Instant::now();
+        let armed_ns = (self.now_ns)();
         if let Err(error) = self.taps.arm(&arming, taps) {
             // Blocks for as long as an empty file takes to close: this is the rare way.
             let _closed = output.close(super::KernelCounts::default());
             self.outputs.forget(state.id);
             return Err(error);
         }
+        output.armed(armed_ns);
         let ready = output.take_ready();
         let session = Running {
             state: state.clone(),
@@ -335,12 +337,13 @@ impl Driver {
         else {
             return;
         };
-        let Some(output) = session.output.take() else {
+        let Some(mut output) = session.output.take() else {
             return;
         };
         session.state.phase = Phase::Draining;
         session.state.stop_reason = Some(reason);
         session.deadline = None;
+        output.disarming((self.now_ns)());
         self.taps.disarm(slot, &session.taps);
         // An unread stream ends with its session.
         session.stream = None;

@@ -145,9 +145,6 @@ impl DriverHandle {
     /// [`StartError`], and nothing is armed or left behind.
     pub async fn start(&self, order: Order) -> Result<Started, StartError> {
         order.spec.validate()?;
-        if !order.spec.look_back.is_zero() {
-            return Err(StartError::LookBack);
-        }
         if let Some(key) = &order.key {
             if key.len() > IDEMPOTENCY_KEY_MAX {
                 return Err(StartError::IdempotencyKey(key.len()));

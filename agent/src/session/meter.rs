@@ -17,6 +17,11 @@ pub struct Meter {
     pub malformed: AtomicU64,
     pub stale: AtomicU64,
     pub written_bytes: AtomicU64,
+    /// Of the time before the session: looked at, matched, and of these without room. The others
+    /// of these were read, and are counted as live ones are from there on.
+    pub past_seen: AtomicU64,
+    pub past_matched: AtomicU64,
+    pub past_over_budget: AtomicU64,
     /// UTC, nanoseconds; 0 for none yet.
     pub first_packet_ns: AtomicU64,
     pub last_packet_ns: AtomicU64,
@@ -27,7 +32,29 @@ impl Meter {
         counter.fetch_add(n, Relaxed);
     }
 
-    /// Puts user space's part into `counts`.
+    /// A packet of that time (UTC, nanoseconds) is on its way to the output.
+    pub fn packet_at(&self, time_ns: u64) {
+        if self.first_packet_ns.load(Relaxed) == 0 {
+            self.first_packet_ns.store(time_ns, Relaxed);
+        }
+        self.last_packet_ns.store(time_ns, Relaxed);
+    }
+
+    /// Packets from before the session, of those times.
+    pub fn packets_before(&self, first_ns: u64, last_ns: u64) {
+        self.first_packet_ns.store(first_ns, Relaxed);
+        let _later = self
+            .last_packet_ns
+            .compare_exchange(0, last_ns, Relaxed, Relaxed);
+    }
+
+    /// Packets from before the session that are on their way to the output.
+    pub fn from_past(&self) -> u64 {
+        let matched = self.past_matched.load(Relaxed);
+        matched.saturating_sub(self.past_over_budget.load(Relaxed))
+    }
+
+    /// Adds user space's part to `counts`, in which the kernel's part is.
     pub fn fill(&self, counts: &mut Counts) {
         let Self {
             read,
@@ -37,10 +64,18 @@ impl Meter {
             malformed,
             stale,
             written_bytes,
+            past_seen,
+            past_matched,
+            past_over_budget,
             first_packet_ns: _,
             last_packet_ns: _,
         } = self;
-        counts.read = read.load(Relaxed);
+        let from_past = self.from_past();
+        counts.seen += past_seen.load(Relaxed);
+        counts.matched += past_matched.load(Relaxed);
+        counts.over_budget += past_over_budget.load(Relaxed);
+        counts.submitted += from_past;
+        counts.read = read.load(Relaxed) + from_past;
         counts.written = written.load(Relaxed);
         counts.dropped_queue = dropped_queue.load(Relaxed);
         counts.dropped_io = dropped_io.load(Relaxed);
@@ -66,7 +101,8 @@ impl Meter {
             &self.stale,
         ];
         let ended = ends.iter().map(|counter| counter.load(Relaxed)).sum();
-        let unwritten = self.read.load(Relaxed).saturating_sub(ended);
+        let read = self.read.load(Relaxed) + self.from_past();
+        let unwritten = read.saturating_sub(ended);
         Self::add(&self.dropped_io, unwritten);
     }
 

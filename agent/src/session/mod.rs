@@ -326,6 +326,14 @@ pub trait Output: Send {
     /// if not, packets are taken and queued, or counted as dropped.
     fn take_ready(&mut self) -> Option<Ready>;
 
+    /// Its session is armed, by a bit that was set after `time_ns` (kernel time): now it may look
+    /// back.
+    fn armed(&mut self, time_ns: u64);
+
+    /// Its session will be disarmed: packets from `time_ns` (kernel time) on do not see its bit any
+    /// more, and are not of the past.
+    fn disarming(&mut self, time_ns: u64);
+
     /// Its stream, which can be taken once.
     fn take_stream(&mut self) -> Option<ChunkReceiver>;
 
@@ -368,6 +376,8 @@ pub struct Closed {
     pub blocks: u64,
     /// What went wrong, for a person.
     pub problem: Option<String>,
+    /// What is to be known besides.
+    pub notes: Vec<String>,
 }
 
 /// What others tell the driver about a running session.
@@ -394,8 +404,6 @@ pub enum StartError {
         "all {0} sessions of this node are in use; stop one (`remora list`, `remora stop ID`) or wait"
     )]
     SessionLimit(u32),
-    #[error("look-back is not in this version; leave it out, or ask for 0")]
-    LookBack,
     #[error("the idempotency key has {0} bytes; at most 128 are taken")]
     IdempotencyKey(usize),
     #[error("{0}")]

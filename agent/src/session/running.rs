@@ -56,6 +56,7 @@ pub(super) fn conclude(state: &mut CaptureState, closed: Closed, meter: &Meter) 
         files,
         blocks,
         problem,
+        notes,
     } = closed;
     state.counts = counts;
     state.files = Files {
@@ -68,8 +69,10 @@ pub(super) fn conclude(state: &mut CaptureState, closed: Closed, meter: &Meter) 
     state.last_packet = meter.last_packet();
     let failed = problem.is_some();
     // Beside what was said when the session was ended.
-    state.message = join(&state.message, &problem.unwrap_or_default());
-    if state.stop_reason == Some(StopReason::FileBytes) && at_packet_limit(state) {
+    for text in problem.iter().chain(&notes) {
+        state.message = join(&state.message, text);
+    }
+    if state.stop_reason == Some(StopReason::FileBytes) && at_packet_limit(state, meter) {
         state.stop_reason = Some(StopReason::Packets);
     }
     state.phase = if failed {
@@ -83,8 +86,9 @@ pub(super) fn conclude(state: &mut CaptureState, closed: Closed, meter: &Meter) 
     files
 }
 
-fn at_packet_limit(state: &CaptureState) -> bool {
-    state.spec.limits.packets.map(NonZeroU64::get) == Some(state.counts.submitted)
+fn at_packet_limit(state: &CaptureState, meter: &Meter) -> bool {
+    let live = state.counts.submitted - meter.from_past();
+    state.spec.limits.packets.map(NonZeroU64::get) == Some(live)
 }
 
 /// Two problems as one text.

@@ -12,11 +12,13 @@ use super::{Store, stream::StreamSink};
 use crate::{
     clock::ClockOffset,
     node::NodeFacts,
-    session::{Opening, Output, Outputs, Signal, StartError, Stored},
+    session::{BoundTap, Opening, Output, Outputs, Signal, Slot, StartError, Stored},
     writer::{
         ConsumerHandle, Sink,
+        encoder::Encoder,
         memory::Memory,
-        output::{self, OpenSink, OutputParts},
+        output::{self, LookBack, OpenSink, OutputParts},
+        past::{Rings, Wish},
     },
 };
 
@@ -28,6 +30,25 @@ pub struct SessionOutputs {
     pub signals: mpsc::Sender<Signal>,
     pub node: NodeFacts,
     pub runtime: Handle,
+    pub rings: Arc<dyn Rings>,
+}
+
+impl SessionOutputs {
+    fn look_back(&self, slot: Slot, state: &CaptureState, taps: &[BoundTap]) -> Option<LookBack> {
+        let spec = &state.spec;
+        (!spec.look_back.is_zero()).then(|| LookBack {
+            wish: Wish {
+                slot,
+                reach: spec.look_back,
+                filter: spec.filter.clone(),
+                direction: spec.direction,
+                // The rest is for what comes.
+                bytes: spec.limits.file_bytes.map(|bytes| bytes.get() / 2),
+            },
+            taps: taps.iter().map(|tap| tap.id).collect(),
+            rings: Arc::clone(&self.rings),
+        })
+    }
 }
 
 impl Outputs for SessionOutputs {
@@ -64,11 +85,14 @@ impl Outputs for SessionOutputs {
             OutputParts {
                 slot,
                 generation,
-                snaplen: state.spec.snaplen.get(),
-                super_packets: state.spec.super_packets,
+                encoder: Encoder::new(
+                    state.spec.snaplen.get(),
+                    state.spec.super_packets,
+                    clock.offset_ns,
+                    taps,
+                ),
+                look_back: self.look_back(slot, state, taps),
                 packet_limit: state.spec.limits.packets.map(std::num::NonZero::get),
-                offset_ns: clock.offset_ns,
-                taps: taps.to_vec(),
                 meter,
                 memory: self.memory.clone(),
                 signals: self.signals.clone(),

@@ -188,10 +188,11 @@ fn note(state: &mut CaptureState, files: &[Repaired]) {
         .map_or_else(Removed::default, pcapng::Place::removed);
     let there: u64 = scans().map(|scan| scan.packets).sum();
     let written = there + removed.packets;
-    let matched = scans()
-        .filter_map(|scan| scan.last_packet_id)
-        .max()
-        .map_or(written, |id| written.max(id + 1));
+    let last_id = scans().filter_map(|scan| scan.last_packet_id).max();
+    let numbered = last_id.map_or(0, |id| id.saturating_add(1));
+    // Those from before the capture have no id; of removed ones it is not known which had.
+    let from_before: u64 = scans().map(|scan| scan.packets - scan.numbered).sum();
+    let matched = written.max(from_before + numbered);
     state.counts = Counts {
         seen: state.counts.seen.max(matched),
         matched,

@@ -3,6 +3,8 @@
 //! A capture's counters have its id as a label; the agent knows at most 64 running and 1024
 //! finished ones, of which the running and the newest [`CAPTURES_MAX`] are told.
 
+use std::{sync::atomic::AtomicU64, time::Duration};
+
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -20,6 +22,11 @@ const CAPTURES_MAX: usize = 256;
 struct PacketLabels {
     capture: String,
     state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct InterfaceLabels {
+    interface: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -62,6 +69,31 @@ pub(super) fn render(captures: &[CaptureState], node: &NodeNumbers) -> String {
         "capture_written_bytes",
         "Bytes of a capture's file or stream",
         bytes,
+    );
+
+    let reach = Family::<InterfaceLabels, Gauge<f64, AtomicU64>>::default();
+    let look_back_bytes = Family::<InterfaceLabels, Gauge>::default();
+    for tap in &node.taps {
+        let Some(ring) = tap.look_back else { continue };
+        let labels = InterfaceLabels {
+            interface: tap.interface.clone(),
+        };
+        reach
+            .get_or_create(&labels)
+            .set(Duration::from_millis(ring.reach_ms).as_secs_f64());
+        look_back_bytes
+            .get_or_create(&labels)
+            .set(i64::try_from(ring.bytes).unwrap_or(i64::MAX));
+    }
+    registry.register(
+        "look_back_reach_seconds",
+        "How far back a pod's look-back ring reaches",
+        reach,
+    );
+    registry.register(
+        "look_back_bytes",
+        "Memory of a pod's look-back ring",
+        look_back_bytes,
     );
 
     let mut gauge = |name: &str, help: &str, value: u64| {

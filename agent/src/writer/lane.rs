@@ -1,4 +1,4 @@
-//! A session's encoder: packets to pcapng blocks in the current batch.
+//! A session's way from the consumer to its writer: packets into the current batch.
 
 use std::sync::{
     Arc,
@@ -6,20 +6,15 @@ use std::sync::{
     mpsc::{SyncSender, TrySendError},
 };
 
-use remora_agent_common::{
-    record::{HOOK_TCX_EGRESS, HOOK_TCX_INGRESS, LINK_IP},
-    session::DIRECTION_INGRESS,
-};
-use remora_capture::{
-    pcapng::{self, PacketDirection, PacketMeta},
-    segment::{self, Gso},
-    session::{StopReason, SuperPackets},
-};
+use remora_capture::session::StopReason;
 
-use super::memory::{BATCH_BYTES, Permit, Share};
+use super::{
+    encoder::{Encoder, Marks},
+    memory::{BATCH_BYTES, Permit, Share},
+};
 use crate::{
     record::Packet,
-    session::{BoundTap, Meter, Signal, Slot, TapHook},
+    session::{Meter, Signal, Slot},
 };
 
 /// Batches of one session that wait for its writer: 8 MiB, a quarter of a second at 32 MB/s.
@@ -48,12 +43,7 @@ pub enum ToWriter {
 pub struct Lane {
     pub slot: Slot,
     pub generation: u32,
-    snaplen: usize,
-    super_packets: SuperPackets,
-    taps: Vec<LaneTap>,
-    /// UTC minus CLOCK_MONOTONIC, nanoseconds: one value for the whole file, so that its order is
-    /// the kernel clock's.
-    offset_ns: i64,
+    encoder: Encoder,
     meter: Arc<Meter>,
     /// Id of the next packet: counts every packet that matched within the limits, lost or not.
     next_id: u64,
@@ -67,25 +57,12 @@ pub struct Lane {
     signal: Option<StopReason>,
 }
 
-/// A tap of the session and its interface in the file.
-#[derive(Debug)]
-struct LaneTap {
-    index: u32,
-    generation: u32,
-    hook: TapHook,
-    interface_id: u32,
-    /// The file's directions are for the interface's eyes, the record's for the pod's.
-    swap: bool,
-}
-
 /// What a lane is made of.
 #[derive(Debug)]
 pub struct LaneParts {
     pub slot: Slot,
     pub generation: u32,
-    pub snaplen: u32,
-    pub super_packets: SuperPackets,
-    pub offset_ns: i64,
+    pub encoder: Encoder,
     pub packet_limit: Option<u64>,
     pub meter: Arc<Meter>,
     pub to_writer: SyncSender<ToWriter>,
@@ -94,38 +71,22 @@ pub struct LaneParts {
 }
 
 impl Lane {
-    /// Interfaces of the file are numbered as `taps` are.
     #[must_use]
-    pub fn new(parts: LaneParts, taps: &[BoundTap]) -> Self {
+    pub fn new(parts: LaneParts) -> Self {
         let LaneParts {
             slot,
             generation,
-            snaplen,
-            super_packets,
-            offset_ns,
+            encoder,
             packet_limit,
             meter,
             to_writer,
             share,
             signals,
         } = parts;
-        let taps = (0..)
-            .zip(taps)
-            .map(|(interface_id, tap)| LaneTap {
-                index: tap.id.index,
-                generation: tap.id.generation,
-                hook: tap.hook,
-                interface_id,
-                swap: tap.is_swapped(),
-            })
-            .collect();
         Self {
             slot,
             generation,
-            snaplen: snaplen as usize,
-            super_packets,
-            taps,
-            offset_ns,
+            encoder,
             meter,
             next_id: 0,
             untold: 0,
@@ -156,8 +117,7 @@ impl Lane {
         if self.packet_limit.is_some_and(|limit| self.read() >= limit) {
             self.signal = Some(StopReason::Packets);
         }
-        let header = &packet.header;
-        let Some((interface_id, swap)) = self.interface(packet) else {
+        let Some(interface) = self.encoder.interface(packet) else {
             Meter::add(&self.meter.stale, 1);
             self.drop_one();
             return;
@@ -167,59 +127,21 @@ impl Lane {
             self.drop_one();
             return;
         }
-        let time_ns = header.time_ns.saturating_add_signed(self.offset_ns);
-        if self.meter.first_packet_ns.load(Relaxed) == 0 {
-            self.meter.first_packet_ns.store(time_ns, Relaxed);
-        }
-        self.meter.last_packet_ns.store(time_ns, Relaxed);
-
-        let frame = Frame::of(packet);
-        let prefix = &frame.prefix[..frame.prefix_len];
-        let origlen = header.origlen + frame.added;
-        let ingress = (header.direction == DIRECTION_INGRESS) != swap;
-        let gso = Gso {
-            size: header.gso_size,
-            segments: header.gso_segs,
-        };
-        let mut meta = PacketMeta {
-            interface_id,
-            time_ns,
-            direction: if ingress {
-                PacketDirection::Ingress
-            } else {
-                PacketDirection::Egress
-            },
-            packet_id: self.next_id,
+        let time_ns = self.encoder.utc(packet.header.time_ns);
+        self.meter.packet_at(time_ns);
+        let marks = Marks {
+            packet_id: Some(self.next_id),
             drop_count: u64::from(std::mem::take(&mut self.untold)),
-            original_len: origlen,
             comment: None,
         };
         self.next_id += 1;
         // `has_room` made sure of it.
-        let Some(batch) = &mut self.batch else {
-            return;
-        };
-        batch.packets += 1;
-        let mut encode = |meta: &PacketMeta<'_>, prefix: &[u8], data: &[u8]| {
-            let prefix = &prefix[..prefix.len().min(self.snaplen)];
-            let data = &data[..data.len().min(self.snaplen - prefix.len())];
-            pcapng::encode_packet(&mut batch.blocks, meta, prefix, data);
-            batch.packet_blocks += 1;
-        };
-        if self.super_packets == SuperPackets::Segmented
-            && let Some(cut) = segment::cut(prefix, frame.data, origlen, gso)
-        {
-            cut.each(|headers, payload, original_len| {
-                meta.original_len = original_len;
-                encode(&meta, headers, payload);
-                // Told once.
-                meta.drop_count = 0;
-            });
-            return;
+        if let Some(batch) = &mut self.batch {
+            batch.packet_blocks +=
+                self.encoder
+                    .encode(&mut batch.blocks, packet, interface, &marks);
+            batch.packets += 1;
         }
-        let comment = (gso.size != 0).then(|| pcapng::gso_comment(gso.segments, gso.size));
-        meta.comment = comment.as_deref();
-        encode(&meta, prefix, frame.data);
     }
 
     /// The kernel lost packets of this session.
@@ -306,24 +228,6 @@ impl Lane {
         self.untold = self.untold.saturating_add(1);
     }
 
-    /// The file's interface for a packet, if its tap is the session's, and is still bound as it
-    /// was.
-    fn interface(&self, packet: &Packet<'_>) -> Option<(u32, bool)> {
-        let header = &packet.header;
-        let hook = match header.hook {
-            HOOK_TCX_INGRESS | HOOK_TCX_EGRESS => TapHook::Tc,
-            _ => TapHook::Cgroup,
-        };
-        // A cgroup's packet names the innermost tap, which can be another session's; a session has
-        // at most one cgroup tap.
-        let tap = self.taps.iter().find(|tap| {
-            tap.hook == hook
-                && (hook == TapHook::Cgroup
-                    || (tap.index == header.tap && tap.generation == header.tap_generation))
-        })?;
-        Some((tap.interface_id, tap.swap))
-    }
-
     /// Makes sure of a batch that takes one more packet.
     fn has_room(&mut self) -> bool {
         if self
@@ -345,50 +249,5 @@ impl Lane {
                 self.batch.is_some()
             }
         }
-    }
-}
-
-const MACS: usize = 12;
-/// MAC addresses and EtherType, which an IP packet gets.
-const ETHERNET_HEADER: usize = MACS + 2;
-const VLAN_TAG: usize = 4;
-const PREFIX_MAX: usize = MACS + VLAN_TAG;
-
-/// A packet as the file holds it: a prefix, then bytes of its own.
-struct Frame<'a> {
-    prefix: [u8; PREFIX_MAX],
-    prefix_len: usize,
-    data: &'a [u8],
-    /// Bytes that the frame is longer than the packet was.
-    added: u32,
-}
-
-impl<'a> Frame<'a> {
-    /// - An IP packet gets a synthetic Ethernet header: addresses of zeroes, and its EtherType.
-    /// - A VLAN tag that the kernel keeps outside of the bytes is put back (IEEE 802.1Q).
-    fn of(packet: &Packet<'a>) -> Self {
-        let header = &packet.header;
-        let mut frame = Self {
-            prefix: [0; PREFIX_MAX],
-            prefix_len: 0,
-            data: packet.data,
-            added: 0,
-        };
-        if header.link == LINK_IP {
-            frame.prefix[MACS..ETHERNET_HEADER].copy_from_slice(&header.protocol.to_be_bytes());
-            frame.prefix_len = ETHERNET_HEADER;
-            frame.added = ETHERNET_HEADER as u32;
-        } else if header.vlan_proto != 0 {
-            frame.added = VLAN_TAG as u32;
-            // A shorter packet is cut before the tag.
-            if let Some((macs, rest)) = packet.data.split_at_checked(MACS) {
-                frame.prefix[..MACS].copy_from_slice(macs);
-                frame.prefix[MACS..MACS + 2].copy_from_slice(&header.vlan_proto.to_be_bytes());
-                frame.prefix[MACS + 2..].copy_from_slice(&header.vlan_tci.to_be_bytes());
-                frame.prefix_len = PREFIX_MAX;
-                frame.data = rest;
-            }
-        }
-        frame
     }
 }

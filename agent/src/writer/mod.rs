@@ -5,17 +5,20 @@
 //!            parse, stale?            encode one block            one append a batch
 //! ```
 //! - [`consumer`]: reads the ring, hands each packet to the lanes of its sessions.
-//! - [`lane`]: a session's encoder and its current batch.
+//! - [`lane`]: a session's way to its writer, and its current batch. [`encoder`]: its blocks.
 //! - [`memory`]: bounds what all batches together take.
 //! - [`output`]: a session's writer thread, and how it ends with exact counts.
+//! - [`past`]: what it writes first: packets from before it began.
 //!
 //! A packet is counted at each place where it can end: `read = written + dropped_queue +
 //! dropped_io + malformed + stale`. The consumer never waits for a sink.
 
 pub mod consumer;
+pub mod encoder;
 pub mod lane;
 pub mod memory;
 pub mod output;
+pub mod past;
 
 use std::{
     sync::Arc,

@@ -62,8 +62,9 @@ pub struct PacketMeta<'a> {
     /// Nanoseconds of UTC.
     pub time_ns: u64,
     pub direction: PacketDirection,
-    /// Per-capture sequence number, taken before anything can be lost: a gap is a loss.
-    pub packet_id: u64,
+    /// Per-capture sequence number, taken before anything can be lost: a gap is a loss. Packets from
+    /// before the capture have none.
+    pub packet_id: Option<u64>,
     /// Packets lost since the last one; 0 leaves the option out.
     pub drop_count: u64,
     /// Length on the wire, in bytes, link-layer header included; raised to the captured length
@@ -106,7 +107,9 @@ pub fn encode_packet(buf: &mut Vec<u8>, meta: &PacketMeta<'_>, prefix: &[u8], da
     if meta.drop_count != 0 {
         option(buf, OPTION_DROP_COUNT, &meta.drop_count.to_le_bytes());
     }
-    option(buf, OPTION_PACKET_ID, &meta.packet_id.to_le_bytes());
+    if let Some(id) = meta.packet_id {
+        option(buf, OPTION_PACKET_ID, &id.to_le_bytes());
+    }
     if let Some(comment) = comment {
         option(buf, OPTION_COMMENT, comment.as_bytes());
     }

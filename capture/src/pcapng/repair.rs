@@ -36,6 +36,8 @@ pub struct Scan {
     pub last_packet_ns: Option<u64>,
     /// Id of the first packet in the file.
     pub first_packet_id: Option<u64>,
+    /// Packets with an id: all but those from before the capture.
+    pub numbered: u64,
     /// Highest packet id.
     pub last_packet_id: Option<u64>,
     /// Sum of the drop counts.
@@ -90,6 +92,7 @@ pub fn scan(reader: impl Read) -> io::Result<Scan> {
                 }
                 before = id;
                 scan.packets += 1;
+                scan.numbered += u64::from(id.is_some());
                 scan.first_packet_id = scan.first_packet_id.or(id);
                 scan.last_packet_id = scan.last_packet_id.max(id);
                 if let Some(packets) = scan.interface_packets.get_mut(interface) {

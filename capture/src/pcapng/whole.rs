@@ -128,7 +128,7 @@ mod tests {
             interface_id: 0,
             time_ns: 0x1234_5678_9abc_def0,
             direction: PacketDirection::Ingress,
-            packet_id,
+            packet_id: Some(packet_id),
             drop_count: packet_id,
             original_len: 1500,
             comment: Some("said"),

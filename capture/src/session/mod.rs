@@ -17,6 +17,8 @@ pub use spec::{
     Destination, Direction, LABELS_MAX, Limits, NAMES_MAX, NameHint, SNAPLEN_MAX, SessionSpec,
     Snaplen, SpecError, Trigger,
 };
-pub use state::{CaptureId, CaptureState, Files, IdError, Phase, Removed, StopReason, TapInfo};
+pub use state::{
+    CaptureId, CaptureState, Files, IdError, LookBackRing, Phase, Removed, StopReason, TapInfo,
+};
 pub use target::{Target, TargetError};
 pub use writing::{Compression, Durability, ROTATION_BYTES_MIN, Rotation, SuperPackets, Writing};

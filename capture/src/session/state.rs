@@ -124,6 +124,23 @@ pub struct TapInfo {
     pub ifindex: u32,
     pub cgroup_id: u64,
     pub description: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub look_back: Option<LookBackRing>,
+}
+
+/// A tap's look-back ring at a moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LookBackRing {
+    /// Memory it takes.
+    pub bytes: u64,
+    /// How far back it reaches, in milliseconds.
+    pub reach_ms: u64,
+    /// Packets recorded since it was made, overwritten ones included.
+    pub packets: u64,
+    /// What the flow cutoff left out since then.
+    pub cut_packets: u64,
+    pub cut_bytes: u64,
 }
 
 /// What a finished capture's packets went into, beside its counts.

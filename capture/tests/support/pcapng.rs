@@ -32,7 +32,7 @@ pub(crate) fn meta(packet_id: u64) -> PacketMeta<'static> {
         } else {
             PacketDirection::Egress
         },
-        packet_id,
+        packet_id: Some(packet_id),
         drop_count: 0,
         original_len: 0,
         comment: None,

@@ -1,5 +1,7 @@
 //! `remora status`.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use remora_capture::session::TapInfo;
 use remora_proto::{client::AgentAddress, v1};
@@ -134,6 +136,25 @@ fn describe(agent: &AgentAddress, status: &NodeStatus) -> String {
                 tap.ifindex,
                 tap.cgroup_id,
                 shown(&tap.description)
+            ),
+        ]
+    }));
+    let rings: Vec<_> = status
+        .taps
+        .iter()
+        .filter_map(|tap| Some((tap, tap.look_back?)))
+        .collect();
+    rows.push(vec!["Look-back:".into(), format!("{} rings", rings.len())]);
+    rows.extend(rings.into_iter().map(|(tap, ring)| {
+        vec![
+            String::new(),
+            format!(
+                "{}: {:.1} s back in {}; the flow cutoff left out {} of {} packets",
+                shown(&tap.interface),
+                Duration::from_millis(ring.reach_ms).as_secs_f64(),
+                unit::bytes(ring.bytes),
+                ring.cut_packets,
+                ring.cut_packets.saturating_add(ring.packets),
             ),
         ]
     }));

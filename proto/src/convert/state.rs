@@ -1,6 +1,8 @@
 //! A capture as the agent tells it.
 
-use remora_capture::session::{CaptureState, Counts, Files, Phase, StopReason, TapInfo};
+use remora_capture::session::{
+    CaptureState, Counts, Files, LookBackRing, Phase, StopReason, TapInfo,
+};
 
 use super::{ConvertError, Problem, invalid, known, required, time};
 use crate::v1;
@@ -199,6 +201,7 @@ impl From<v1::Tap> for TapInfo {
             ifindex,
             cgroup_id,
             description,
+            look_back,
         } = tap;
         Self {
             hook,
@@ -206,6 +209,7 @@ impl From<v1::Tap> for TapInfo {
             ifindex,
             cgroup_id,
             description,
+            look_back: look_back.map(Into::into),
         }
     }
 }
@@ -218,6 +222,7 @@ impl From<&TapInfo> for v1::Tap {
             ifindex,
             cgroup_id,
             description,
+            look_back,
         } = tap.clone();
         Self {
             hook,
@@ -225,6 +230,45 @@ impl From<&TapInfo> for v1::Tap {
             ifindex,
             cgroup_id,
             description,
+            look_back: look_back.map(Into::into),
+        }
+    }
+}
+
+impl From<v1::LookBackRing> for LookBackRing {
+    fn from(ring: v1::LookBackRing) -> Self {
+        let v1::LookBackRing {
+            bytes,
+            reach_ms,
+            packets,
+            cut_packets,
+            cut_bytes,
+        } = ring;
+        Self {
+            bytes,
+            reach_ms,
+            packets,
+            cut_packets,
+            cut_bytes,
+        }
+    }
+}
+
+impl From<LookBackRing> for v1::LookBackRing {
+    fn from(ring: LookBackRing) -> Self {
+        let LookBackRing {
+            bytes,
+            reach_ms,
+            packets,
+            cut_packets,
+            cut_bytes,
+        } = ring;
+        Self {
+            bytes,
+            reach_ms,
+            packets,
+            cut_packets,
+            cut_bytes,
         }
     }
 }

@@ -11,8 +11,8 @@ use remora_capture::{
     filter::Filter,
     session::{
         CaptureId, CaptureState, Compression, Counts, Destination, Direction, Durability, Files,
-        Limits, NameHint, Phase, Removed, Rotation, SessionSpec, Snaplen, StopReason, SuperPackets,
-        TapInfo, Target, Trigger, Writing,
+        Limits, LookBackRing, NameHint, Phase, Removed, Rotation, SessionSpec, Snaplen, StopReason,
+        SuperPackets, TapInfo, Target, Trigger, Writing,
     },
 };
 use tonic::{Code, Status};
@@ -408,15 +408,33 @@ fn counts() -> impl Strategy<Value = Counts> {
 }
 
 fn tap() -> impl Strategy<Value = TapInfo> {
-    (".{0,20}", ".{0,15}", any::<u32>(), any::<u64>(), ".{0,40}").prop_map(
-        |(hook, interface, ifindex, cgroup_id, description)| TapInfo {
-            hook,
-            interface,
-            ifindex,
-            cgroup_id,
-            description,
-        },
+    let ring = proptest::option::of(any::<[u64; 5]>());
+    (
+        ".{0,20}",
+        ".{0,15}",
+        any::<u32>(),
+        any::<u64>(),
+        ".{0,40}",
+        ring,
     )
+        .prop_map(
+            |(hook, interface, ifindex, cgroup_id, description, ring)| TapInfo {
+                hook,
+                interface,
+                ifindex,
+                cgroup_id,
+                description,
+                look_back: ring.map(|[bytes, reach_ms, packets, cut_packets, cut_bytes]| {
+                    LookBackRing {
+                        bytes,
+                        reach_ms,
+                        packets,
+                        cut_packets,
+                        cut_bytes,
+                    }
+                }),
+            },
+        )
 }
 
 fn state() -> impl Strategy<Value = CaptureState> {

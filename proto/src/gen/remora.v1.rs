@@ -283,6 +283,27 @@ pub struct Tap {
     pub cgroup_id: u64,
     #[prost(string, tag = "5")]
     pub description: ::prost::alloc::string::String,
+    /// Its look-back ring, if it has one; told by Status only.
+    #[prost(message, optional, tag = "6")]
+    pub look_back: ::core::option::Option<LookBackRing>,
+}
+/// The last packets of a tap, kept in the kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LookBackRing {
+    /// Memory it takes.
+    #[prost(uint64, tag = "1")]
+    pub bytes: u64,
+    /// How far back it reaches now, in milliseconds.
+    #[prost(uint64, tag = "2")]
+    pub reach_ms: u64,
+    /// Packets that were recorded since it was made, overwritten ones included.
+    #[prost(uint64, tag = "3")]
+    pub packets: u64,
+    /// What the flow cutoff left out since then.
+    #[prost(uint64, tag = "4")]
+    pub cut_packets: u64,
+    #[prost(uint64, tag = "5")]
+    pub cut_bytes: u64,
 }
 /// What a finished capture's packets went into, beside its counts.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

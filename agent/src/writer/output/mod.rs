@@ -10,8 +10,11 @@
 use std::{
     sync::{
         Arc,
-        atomic::Ordering::Relaxed,
-        mpsc::{Receiver, RecvTimeoutError, sync_channel},
+        atomic::{
+            AtomicU64,
+            Ordering::{Relaxed, SeqCst},
+        },
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
     thread::JoinHandle,
     time::Instant,
@@ -20,18 +23,20 @@ use std::{
 use jiff::Timestamp;
 use remora_capture::{
     pcapng::{self, Finished, Statistics, Totals, Whole},
-    session::{Counts, StopReason, SuperPackets},
+    session::{Counts, StopReason},
 };
 use tokio::sync::oneshot;
 
 use super::{
     AppendError, Blocks, ConsumerHandle, Sink,
+    encoder::Encoder,
     lane::{Batch, Lane, LaneParts, QUEUE_BATCHES, ToWriter},
-    memory::Memory,
+    memory::{BATCH_BYTES, Memory},
+    past::{Chooser, Rings, Wish},
 };
 use crate::session::{
-    BoundTap, ChunkReceiver, Closed, KernelCounts, Meter, Output, Ready, Signal, Slot, StartError,
-    Stored,
+    ChunkReceiver, Closed, KernelCounts, Meter, Output, Ready, Signal, Slot, StartError, Stored,
+    TapId,
 };
 
 /// Makes the sink; called on the writer's thread, so that arming waits for no disk.
@@ -41,11 +46,9 @@ pub type OpenSink = Box<dyn FnOnce() -> Result<Box<dyn Sink>, StartError> + Send
 pub struct OutputParts {
     pub slot: Slot,
     pub generation: u32,
-    pub snaplen: u32,
-    pub super_packets: SuperPackets,
+    pub encoder: Encoder,
     pub packet_limit: Option<u64>,
-    pub offset_ns: i64,
-    pub taps: Vec<BoundTap>,
+    pub look_back: Option<LookBack>,
     pub meter: Arc<Meter>,
     pub memory: Memory,
     pub signals: tokio::sync::mpsc::Sender<Signal>,
@@ -59,12 +62,21 @@ pub struct OutputParts {
     pub stored: Option<Stored>,
 }
 
+/// What a session writes first.
+pub struct LookBack {
+    pub wish: Wish,
+    pub taps: Vec<TapId>,
+    pub rings: Arc<dyn Rings>,
+}
+
 /// The open output of a session.
 pub struct WriterOutput {
     slot: Slot,
     consumer: ConsumerHandle,
     meter: Arc<Meter>,
     thread: JoinHandle<Ended>,
+    armed: Option<SyncSender<u64>>,
+    until: Arc<AtomicU64>,
     ready: Option<Ready>,
     stream: Option<ChunkReceiver>,
     file: Option<String>,
@@ -80,11 +92,9 @@ pub fn open(parts: OutputParts, consumer: ConsumerHandle) -> Result<WriterOutput
     let OutputParts {
         slot,
         generation,
-        snaplen,
-        super_packets,
+        encoder,
         packet_limit,
-        offset_ns,
-        taps,
+        look_back,
         meter,
         memory,
         signals,
@@ -98,6 +108,13 @@ pub fn open(parts: OutputParts, consumer: ConsumerHandle) -> Result<WriterOutput
     let header_bytes = header.len() as u64;
     let (to_writer, batches) = sync_channel(QUEUE_BATCHES);
     let (ready_sender, ready) = oneshot::channel();
+    let (armed, when_armed) = sync_channel(1);
+    let until = Arc::new(AtomicU64::new(u64::MAX));
+    let disarmed = Arc::clone(&until);
+    let past_encoder = encoder.clone();
+    let past_bytes = look_back
+        .as_ref()
+        .and_then(|look_back| look_back.wish.bytes);
     let opening = Writer {
         sink: Box::new(Broken(String::new())),
         meter: Arc::clone(&meter),
@@ -109,32 +126,39 @@ pub fn open(parts: OutputParts, consumer: ConsumerHandle) -> Result<WriterOutput
     };
     let thread = std::thread::Builder::new()
         .name(format!("writer-{slot}"))
-        .spawn(move || opening.open(sink, header, ready_sender).run(&batches))
+        .spawn(move || {
+            let mut writer = opening.open(sink, header, ready_sender);
+            if let Some(look_back) = look_back {
+                // If it is not armed, it ends.
+                if let Ok(armed_ns) = when_armed.recv() {
+                    writer.look_back(&look_back, &past_encoder, armed_ns, &disarmed);
+                }
+            }
+            writer.run(&batches)
+        })
         .map_err(|error| StartError::Output(format!("failed to start a writer: {error}")))?;
-    let lane = Lane::new(
-        LaneParts {
-            slot,
-            generation,
-            snaplen,
-            super_packets,
-            offset_ns,
-            packet_limit,
-            meter: Arc::clone(&meter),
-            to_writer,
-            share: memory.share(),
-            signals,
-        },
-        &taps,
-    );
+    let lane = Lane::new(LaneParts {
+        slot,
+        generation,
+        encoder,
+        packet_limit,
+        meter: Arc::clone(&meter),
+        to_writer,
+        share: memory.share(),
+        signals,
+    });
     consumer
         .open(lane)
         .map_err(|gone| StartError::Output(gone.to_string()))?;
-    let overhead = header_bytes + pcapng::STATISTICS_BYTES_MAX as u64;
+    let overhead =
+        header_bytes + pcapng::STATISTICS_BYTES_MAX as u64 + past_bytes.unwrap_or_default();
     Ok(WriterOutput {
         slot,
         consumer,
         meter,
         thread,
+        armed: Some(armed),
+        until,
         ready: Some(ready),
         stream,
         file,
@@ -160,6 +184,17 @@ impl Output for WriterOutput {
         self.ready.take()
     }
 
+    fn armed(&mut self, time_ns: u64) {
+        if let Some(armed) = self.armed.take() {
+            // Nobody listens if there is nothing to look back at.
+            let _gone = armed.try_send(time_ns);
+        }
+    }
+
+    fn disarming(&mut self, time_ns: u64) {
+        self.until.store(time_ns, SeqCst);
+    }
+
     fn take_stream(&mut self) -> Option<ChunkReceiver> {
         self.stream.take()
     }
@@ -170,8 +205,10 @@ impl Output for WriterOutput {
             consumer,
             meter,
             thread,
+            armed,
             ..
         } = *self;
+        drop(armed);
         let mut problem = match consumer.close(slot, kernel.submitted) {
             Ok(lane) => {
                 // What the ring still held back after the consumer's patience: none of it will be
@@ -186,6 +223,7 @@ impl Output for WriterOutput {
             files,
             blocks,
             problem: writers,
+            notes,
         } = thread.join().unwrap_or_else(|_panic| Ended {
             problem: Some("the writer failed".to_owned()),
             ..Ended::default()
@@ -202,18 +240,9 @@ impl Output for WriterOutput {
             files,
             blocks,
             problem,
+            notes,
         }
     }
-}
-
-/// How a writer's thread ended.
-#[derive(Debug, Default)]
-struct Ended {
-    files: Finished,
-    /// Packet blocks that were written.
-    blocks: u64,
-    /// The first.
-    problem: Option<String>,
 }
 
 struct Writer {
@@ -224,6 +253,17 @@ struct Writer {
     generation: u32,
     started: Timestamp,
     ended: Ended,
+}
+
+/// What a writer's thread has to say at its end.
+#[derive(Debug, Default)]
+struct Ended {
+    files: Finished,
+    /// Packet blocks that were written.
+    blocks: u64,
+    /// The first.
+    problem: Option<String>,
+    notes: Vec<String>,
 }
 
 /// The sink of an output that could not be opened: what came meanwhile is dropped, and counted.
@@ -281,6 +321,62 @@ impl Writer {
         self
     }
 
+    /// Writes the packets from before the session: when it is armed, so that none is missing
+    /// between them and its own, which wait in their queue meanwhile.
+    fn look_back(
+        &mut self,
+        look_back: &LookBack,
+        encoder: &Encoder,
+        armed_ns: u64,
+        until: &AtomicU64,
+    ) {
+        let LookBack { wish, taps, rings } = look_back;
+        let mut readings = Vec::new();
+        for tap in taps {
+            match rings.read(*tap, armed_ns) {
+                Ok(read) => readings.push((*tap, read)),
+                Err(problem) => {
+                    tracing::error!(%problem, "failed to look back");
+                    self.ended
+                        .notes
+                        .push(format!("look-back failed: {problem}"));
+                }
+            }
+        }
+        // It could not be opened: what was frozen is let go all the same.
+        if self.ended.problem.is_some() {
+            return;
+        }
+        let chooser = Chooser {
+            wish,
+            encoder,
+            armed_ns,
+            // Read after the rings: who is in them since then has seen it stored.
+            until_ns: until.load(SeqCst),
+            rings: rings.as_ref(),
+        };
+        let past = chooser.choose(&readings);
+        Meter::add(&self.meter.past_seen, past.seen);
+        Meter::add(&self.meter.past_over_budget, past.over_budget);
+        Meter::add(&self.meter.past_matched, past.matched);
+        if let Some((first, last)) = past.first_ns.zip(past.last_ns) {
+            self.meter.packets_before(first, last);
+        }
+        self.ended.notes.extend(past.notes);
+        let mut blocks = past.blocks.as_slice();
+        while !blocks.is_empty() {
+            // A block is never longer.
+            let part = pcapng::whole_blocks(blocks, BATCH_BYTES);
+            let (now, rest) = blocks.split_at(part.bytes.max(1).min(blocks.len()));
+            let counted = Whole {
+                bytes: now.len(),
+                ..part
+            };
+            self.append(now.to_vec().into(), counted);
+            blocks = rest;
+        }
+    }
+
     fn run(mut self, batches: &Receiver<ToWriter>) -> Ended {
         loop {
             if self.is_sync_due() {
@@ -324,8 +420,6 @@ impl Writer {
         }
     }
 
-    /// After the first failure nothing is written any more: a gap in the middle would be told by no
-    /// packet after it.
     fn write(&mut self, batch: Batch) {
         let Batch {
             blocks,
@@ -333,19 +427,28 @@ impl Writer {
             packet_blocks,
             permit,
         } = batch;
-        if self.ended.problem.is_some() {
-            Meter::add(&self.meter.dropped_io, packets);
-            return;
-        }
         let counted = Whole {
             bytes: blocks.len(),
             packets,
             blocks: packet_blocks,
         };
+        self.append(Blocks::of_batch(blocks, permit), counted);
+    }
+
+    /// After the first failure nothing is written any more: a gap in the middle would be told by no
+    /// packet after it.
+    fn append(&mut self, blocks: Blocks, counted: Whole) {
+        if self.ended.problem.is_some() {
+            Meter::add(&self.meter.dropped_io, counted.packets);
+            return;
+        }
         let before = self.sink.totals().packets;
-        let appended = self.sink.append(Blocks::of_batch(blocks, permit), counted);
+        let appended = self.sink.append(blocks, counted);
         let written = self.tell_totals().packets - before;
-        Meter::add(&self.meter.dropped_io, packets.saturating_sub(written));
+        Meter::add(
+            &self.meter.dropped_io,
+            counted.packets.saturating_sub(written),
+        );
         if let Err(error) = appended {
             self.failed(error);
         }

@@ -46,7 +46,7 @@ fn batch(share: &Share, id: u64) -> Batch {
         interface_id: 0,
         time_ns: 0,
         direction: PacketDirection::Ingress,
-        packet_id: id,
+        packet_id: Some(id),
         drop_count: 0,
         original_len: 60,
         comment: None,

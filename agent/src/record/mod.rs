@@ -3,11 +3,14 @@
 //!
 //! The layout is `remora_agent_common::record`.
 
+pub mod look_back;
+
 use remora_agent_common::{
     ABI_VERSION, SESSION_SLOTS,
     record::{
         CAPLEN_MAX, HEADER_LEN, HOOK_CGROUP_EGRESS, HOOK_CGROUP_INGRESS, HOOK_TCX_EGRESS,
-        HOOK_TCX_INGRESS, KIND_GAP, KIND_LIMIT, KIND_PACKET, LINK_ETHERNET, LINK_IP, RecordHeader,
+        HOOK_TCX_INGRESS, KIND_GAP, KIND_LIMIT, KIND_LOOK_BACK, KIND_PACKET, LINK_ETHERNET,
+        LINK_IP, RecordHeader,
     },
     session::{DIRECTION_EGRESS, DIRECTION_INGRESS},
 };
@@ -54,6 +57,40 @@ pub enum Malformed {
     Fields { hook: u8, direction: u8, link: u8 },
 }
 
+/// A packet of a look-back ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LookBackRecord<'a> {
+    /// Without a tap: the ring is one tap's.
+    pub packet: Packet<'a>,
+    /// What tells a record from other bytes.
+    pub check: u64,
+    /// Hash of its flow.
+    pub flow: u32,
+    pub left_out: u32,
+}
+
+impl<'a> LookBackRecord<'a> {
+    /// Reads one; `None` if that is none.
+    #[must_use]
+    pub fn parse(bytes: &'a [u8]) -> Option<Self> {
+        let (head, body) = bytes.split_first_chunk::<HEADER_LEN>()?;
+        let mut header = header(head);
+        if header.abi != ABI_VERSION || header.kind != KIND_LOOK_BACK {
+            return None;
+        }
+        let flow = std::mem::take(&mut header.tap);
+        let left_out = std::mem::take(&mut header.tap_generation);
+        let check = std::mem::take(&mut header.parity);
+        let packet = packet(header, body, bytes.len()).ok()?;
+        Some(Self {
+            packet,
+            check,
+            flow,
+            left_out,
+        })
+    }
+}
+
 impl<'a> Record<'a> {
     /// Reads one record.
     ///
@@ -68,7 +105,8 @@ impl<'a> Record<'a> {
             return Err(Malformed::Abi(header.abi));
         }
         match header.kind {
-            KIND_PACKET => packet(header, body, bytes.len()),
+            KIND_PACKET if header.sessions == 0 => Err(Malformed::Sessions(0)),
+            KIND_PACKET => packet(header, body, bytes.len()).map(Self::Packet),
             KIND_GAP => {
                 let (slot, parity) = one_session(&header)?;
                 Ok(Self::Gap {
@@ -96,10 +134,9 @@ impl<'a> Record<'a> {
     }
 }
 
-fn packet(header: RecordHeader, body: &[u8], len: usize) -> Result<Record<'_>, Malformed> {
+fn packet(header: RecordHeader, body: &[u8], len: usize) -> Result<Packet<'_>, Malformed> {
     let RecordHeader {
         caplen,
-        sessions,
         hook,
         direction,
         link,
@@ -110,9 +147,6 @@ fn packet(header: RecordHeader, body: &[u8], len: usize) -> Result<Record<'_>, M
         .filter(|_| caplen <= CAPLEN_MAX && caplen <= header.origlen)
         .and_then(|n| body.get(..n))
         .ok_or(Malformed::Caplen { caplen, len })?;
-    if sessions == 0 {
-        return Err(Malformed::Sessions(sessions));
-    }
     let known = matches!(
         hook,
         HOOK_TCX_INGRESS | HOOK_TCX_EGRESS | HOOK_CGROUP_INGRESS | HOOK_CGROUP_EGRESS
@@ -125,7 +159,7 @@ fn packet(header: RecordHeader, body: &[u8], len: usize) -> Result<Record<'_>, M
             link,
         });
     }
-    Ok(Record::Packet(Packet { header, data }))
+    Ok(Packet { header, data })
 }
 
 fn one_session(header: &RecordHeader) -> Result<(u32, bool), Malformed> {
@@ -172,14 +206,14 @@ fn header(bytes: &[u8; HEADER_LEN]) -> RecordHeader {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::mem::offset_of;
 
     use proptest::prelude::*;
 
     use super::*;
 
-    fn bytes_of(header: &RecordHeader, data: &[u8]) -> Vec<u8> {
+    pub(crate) fn bytes_of(header: &RecordHeader, data: &[u8]) -> Vec<u8> {
         let mut bytes = vec![0; HEADER_LEN];
         let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
         put(offset_of!(RecordHeader, abi), &header.abi.to_ne_bytes());

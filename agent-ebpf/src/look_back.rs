@@ -1,0 +1,157 @@
+//! The last packets of a tap, for captures that begin later: see `remora_agent_common::look_back`.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use remora_agent_common::{
+    look_back::{
+        FlowState, HEAD_BYTES, PAGE_BYTES, PAGE_SHIFT, RECORD_MAX, RingHead, flow_index, flow_tag,
+    },
+    record::{HEADER_LEN, HOOK_CGROUP_INGRESS, HOOK_TCX_INGRESS, KIND_LOOK_BACK},
+    session::{DIRECTION_EGRESS, DIRECTION_INGRESS},
+    stage::WORK_RING,
+    tap::{TAP_FLIP, Tap},
+};
+
+use crate::{
+    counters::fetch_add,
+    maps, ring,
+    scratch::{self, Scratch},
+    skb::Skb,
+    stage::Work,
+    table,
+};
+
+const CAPLEN_MAX: u32 = RECORD_MAX - HEADER_LEN as u32;
+/// Word of a record's header that is written last, see `look_back`.
+const CHECK: usize = 3;
+
+/// Writes a packet into its tap's ring, if the flow cutoff lets it.
+#[inline(always)]
+pub(crate) fn record<const L3: bool>(skb: Skb, work: &Work) {
+    let Some(ring) = table::map(&maps::LOOK_BACK, skb.cb(WORK_RING)) else {
+        return;
+    };
+    let Some(head) = table::inner::<RingHead>(ring, 0) else {
+        return;
+    };
+    let Some(scratch) = scratch::take::<L3>() else {
+        return;
+    };
+    // SAFETY: the scratch is this program's until it is given back.
+    let s = unsafe { &mut *scratch };
+    describe::<L3>(skb, work, s);
+    if is_kept::<L3>(skb, head, s) {
+        write::<L3>(skb, ring, head, s);
+    }
+    scratch::give_back::<L3>(scratch);
+}
+
+#[inline(always)]
+fn describe<const L3: bool>(skb: Skb, work: &Work, s: &mut Scratch) {
+    let (generation, flags) = match table::array(&maps::TAPS, work.tap) {
+        Some(&Tap {
+            generation, flags, ..
+        }) => (generation, flags),
+        None => (0, 0),
+    };
+    let ingress = (work.hook == HOOK_TCX_INGRESS as u32 || work.hook == HOOK_CGROUP_INGRESS as u32)
+        != (flags & TAP_FLIP != 0);
+    s.direction = u32::from(if ingress {
+        DIRECTION_INGRESS
+    } else {
+        DIRECTION_EGRESS
+    });
+    s.hook = work.hook;
+    s.tap = work.tap;
+    s.generation = generation;
+    // Read by the program before this one, so before the time below: a session whose bit is not
+    // there did not get this packet, and one whose bit is there was armed before that time.
+    s.taken = work.sessions;
+    s.gso_size = skb.gso_size();
+    // SAFETY: no preconditions.
+    s.time_ns = unsafe { bpf_ktime_get_ns() };
+}
+
+/// Counts the packet for its flow. Two CPUs that do so for the same flow at the same time may both
+/// count for one: then more is kept than the cutoff says.
+#[inline(always)]
+fn is_kept<const L3: bool>(skb: Skb, head: *mut RingHead, s: &mut Scratch) -> bool {
+    let hash = skb.flow_hash::<L3>();
+    let tag = flow_tag(hash, s.tap, s.generation, s.direction);
+    let index = flow_index(hash, s.tap, s.direction);
+    let Some(flow) = table::array_mut::<FlowState>(&maps::LOOK_BACK_FLOWS, index) else {
+        return false;
+    };
+    let len = u64::from(skb.len());
+    // SAFETY: all point into map values.
+    unsafe {
+        s.tap = hash;
+        if (*flow).tag != tag {
+            (*flow).tag = tag;
+            (*flow).bytes = len;
+            (*flow).last_ns = s.time_ns;
+            (*flow).cut_packets = 0;
+            s.generation = 0;
+            return true;
+        }
+        let silence = s.time_ns.wrapping_sub((*flow).last_ns);
+        (*flow).last_ns = s.time_ns;
+        let mut before = (*flow).bytes;
+        if silence > (*head).pause_ns {
+            before = 0;
+        }
+        (*flow).bytes = before + len;
+        if before >= (*head).cutoff {
+            (*flow).cut_packets += 1;
+            fetch_add(&raw mut (*head).cut_packets, 1);
+            fetch_add(&raw mut (*head).cut_bytes, len);
+            return false;
+        }
+        s.generation = (*flow).cut_packets as u32;
+        (*flow).cut_packets = 0;
+    }
+    true
+}
+
+#[inline(always)]
+fn write<const L3: bool>(skb: Skb, ring: *mut c_void, head: *mut RingHead, s: &mut Scratch) {
+    // SAFETY: `head` points into a map value, as do all pointers below.
+    let (pages, cookie, snaplen) = unsafe { ((*head).pages, (*head).cookie, (*head).snaplen) };
+    let mut caplen = skb.len();
+    if caplen > snaplen {
+        caplen = snaplen;
+    }
+    if caplen > CAPLEN_MAX {
+        caplen = CAPLEN_MAX;
+    }
+    let size = (u64::from(caplen) + HEADER_LEN as u64 + 7) & !7;
+    // SAFETY: as above.
+    let position = unsafe { fetch_add(&raw mut (*head).position, size) };
+    // Division by 0 gives 0 in eBPF; user space never writes it.
+    let page = (position >> PAGE_SHIFT) % (pages | u64::from(pages == 0));
+    let Some(page) = table::inner::<u8>(ring, page as u32) else {
+        return;
+    };
+    let offset = position as u32 & (PAGE_BYTES - 1);
+    s.parity = 0;
+    // SAFETY: the page has HEAD_BYTES, PAGE_BYTES and RECORD_MAX bytes; `offset` is below PAGE_BYTES
+    // and a multiple of 8, and header and bytes are at most RECORD_MAX.
+    unsafe {
+        let to = page.add((HEAD_BYTES + offset) as usize);
+        ring::write_header::<L3>(skb, s, KIND_LOOK_BACK, caplen, to.cast());
+        if caplen > 0 && !skb.copy_to(to.add(HEADER_LEN).cast(), caplen) {
+            fetch_add(&raw mut (*head).copy_errors, 1);
+            return;
+        }
+        to.cast::<u64>()
+            .add(CHECK)
+            .write_volatile(position ^ cookie);
+        fetch_add(&raw mut (*head).packets, 1);
+        // Whoever is held up for a whole round of the ring has written over newer records.
+        let now = (&raw const (*head).position).read_volatile();
+        if now.wrapping_sub(position) > pages << PAGE_SHIFT {
+            (*head).overrun = now;
+        }
+    }
+}
