@@ -8,6 +8,7 @@
 pub mod counters;
 pub mod filter;
 pub mod look_back;
+pub mod program;
 pub mod record;
 pub mod session;
 pub mod stage;

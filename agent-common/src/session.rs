@@ -1,6 +1,6 @@
 //! The session table: what the kernel side knows of one armed capture.
 
-use crate::filter::TypedFilter;
+use crate::{filter::TypedFilter, program::Span};
 
 /// Capture packets going into the target.
 pub const DIRECTION_INGRESS: u8 = 1;
@@ -27,11 +27,22 @@ pub struct Session {
     pub snaplen: u32,
     /// `DIRECTION_*` bits.
     pub directions: u8,
-    pub reserved: [u8; 3],
+    /// `FILTER_*`.
+    pub filter_kind: u8,
+    pub reserved: [u8; 2],
     pub filter: TypedFilter,
+    /// Program for packets that start with an Ethernet header.
+    pub ethernet: Span,
+    /// Program for packets that start with an IP header.
+    pub ip: Span,
 }
 
-const _: () = assert!(size_of::<Session>() == 200);
+/// The typed filter decides.
+pub const FILTER_TYPED: u8 = 0;
+/// The programs decide; the typed filter is empty.
+pub const FILTER_PROGRAM: u8 = 1;
+
+const _: () = assert!(size_of::<Session>() == 216);
 
 /// What a session has used of its limits; one for all CPUs, changed by atomic operations.
 #[repr(C)]

@@ -4,8 +4,7 @@
 
 use core::ffi::c_long;
 
-use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::SkBuffContext};
-use aya_log_ebpf::debug;
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 use remora_agent_common::{
     SNAPLEN_MAX,
     record::{
@@ -91,10 +90,6 @@ fn take_packet<const L3: bool>(skb: &Skb, scratch: *mut Scratch, work: &Work) {
     let outcome = ring::packet::<L3>(skb, s);
     if outcome == Outcome::Submitted {
         return;
-    }
-    if outcome == Outcome::CopyError {
-        let ctx = SkBuffContext::new(skb.as_ptr());
-        debug!(&ctx, "copy error: len {}", len);
     }
     s.left = s.taken;
     s.is_lost = u32::from(outcome == Outcome::Lost);

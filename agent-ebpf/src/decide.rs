@@ -2,10 +2,10 @@
 
 use core::ffi::c_long;
 
-use remora_agent_common::filter::Flow;
+use remora_agent_common::{filter::Flow, session::FILTER_PROGRAM};
 
 use crate::{
-    maps,
+    interpret, maps,
     scratch::{self, Scratch},
     skb::{Network, Skb, zero},
     stage::Work,
@@ -27,7 +27,9 @@ pub(crate) fn takers<const L3: bool>(skb: &Skb) -> u64 {
     // SAFETY: the scratch is this program's until it is given back.
     unsafe {
         (*scratch).left = sessions;
-        (*scratch).taken = 0;
+        // Volatile: zeroes side by side would become a loop, which takes CAP_PERFMON.
+        (&raw mut (*scratch).taken).write_volatile(0);
+        (&raw mut (*scratch).programs).write_volatile(0);
         // The file's frame of a packet with a tag starts with the tag's EtherType, so to libpcap
         // it is neither IP nor ARP.
         (*scratch).flow = Flow::decode(
@@ -41,13 +43,14 @@ pub(crate) fn takers<const L3: bool>(skb: &Skb) -> u64 {
         );
     }
     scratch::each(scratch, ask);
+    interpret::each::<L3>(skb, scratch);
     // SAFETY: as above.
     let takers = unsafe { (*scratch).taken };
     scratch::give_back::<L3>(scratch);
     takers
 }
 
-/// Asks the lowest session that is left.
+/// Asks the typed filter of the lowest session that is left.
 extern "C" fn ask(_: u64, scratch: *mut *mut Scratch) -> c_long {
     // SAFETY: as `scratch::Step` promises.
     let s = unsafe { &mut **scratch };
@@ -55,6 +58,9 @@ extern "C" fn ask(_: u64, scratch: *mut *mut Scratch) -> c_long {
     let Some(session) = table::array(&maps::SESSIONS, slot) else {
         return 1;
     };
+    // A session with a program has no terms, which take every packet; its program decides then. Both
+    // are written: one of two chosen addresses would be arithmetic on a pointer, as in `give_up`.
     s.taken |= u64::from(session.filter.matches(&s.flow)) << slot;
+    s.programs |= u64::from(session.filter_kind == FILTER_PROGRAM) << slot;
     0
 }

@@ -122,6 +122,13 @@ fn write<const L3: bool>(skb: Skb, ring: *mut c_void, head: *mut RingHead, s: &m
     if caplen > snaplen {
         caplen = snaplen;
     }
+    // Both bounds where the verifier sees them last, see `ring::record`.
+    s.caplen = caplen;
+    // SAFETY: a field of a live reference.
+    let mut caplen = unsafe { (&raw const s.caplen).read_volatile() };
+    if caplen < 2 {
+        caplen = 1;
+    }
     if caplen > CAPLEN_MAX {
         caplen = CAPLEN_MAX;
     }
@@ -140,7 +147,7 @@ fn write<const L3: bool>(skb: Skb, ring: *mut c_void, head: *mut RingHead, s: &m
     unsafe {
         let to = page.add((HEAD_BYTES + offset) as usize);
         ring::write_header::<L3>(skb, s, KIND_LOOK_BACK, caplen, to.cast());
-        if caplen > 0 && !skb.copy_to(to.add(HEADER_LEN).cast(), caplen) {
+        if !skb.copy_to(to.add(HEADER_LEN).cast(), caplen) {
             fetch_add(&raw mut (*head).copy_errors, 1);
             return;
         }

@@ -11,7 +11,7 @@
 //! ```
 //! - [`taps`]: which tap a packet belongs to, and which hook owns it.
 //! - [`stage`]: from one program to the next.
-//! - [`decide`]: which sessions' filters take it.
+//! - [`decide`], [`interpret`]: which sessions' filters take it, typed terms and programs.
 //! - [`capture`], [`ring`]: budgets and the record.
 //! - [`look_back`]: the last packets of a tap, for captures that begin later.
 //! - [`scratch`], [`table`]: memory beside the stack, map look-ups without it, and why.
@@ -26,6 +26,7 @@
 mod capture;
 mod counters;
 mod decide;
+mod interpret;
 mod look_back;
 mod maps;
 mod ring;
@@ -160,7 +161,7 @@ fn cgroup<const HOOK: u8>(ctx: &SkBuffContext) {
             skb,
             Work {
                 sessions: owner.sessions,
-                tap: owner.tap,
+                tap: owner.tap as u32,
                 hook: u32::from(HOOK),
             },
         );

@@ -9,6 +9,7 @@ use remora_agent_common::{
     ABI_VERSION, IFINDEX_ARRAY, SESSION_SLOTS, TAP_SLOTS,
     counters::SessionCounters,
     look_back::{FLOWS, FlowState, PAGE_VALUE, RING_SLOTS},
+    program::{Instruction, PROGRAM_POOL},
     session::{Budget, Session},
     stage::STAGES,
     tap::{Gate, Tap},
@@ -61,6 +62,11 @@ pub(crate) static BUDGETS: Array<Budget> = Array::with_max_entries(SESSION_SLOTS
 #[map]
 pub(crate) static COUNTERS: PerCpuArray<SessionCounters> =
     PerCpuArray::with_max_entries(SESSION_SLOTS, 0);
+
+/// Filter programs of all sessions; each session's say where they lie. Written before the session is
+/// armed, and not again until nothing runs them.
+#[map]
+pub(crate) static PROGRAMS: Array<Instruction> = Array::with_max_entries(PROGRAM_POOL, 0);
 
 #[map]
 pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(SCRATCHES, 0);

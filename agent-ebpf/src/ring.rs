@@ -85,8 +85,14 @@ fn record<const SIZE: usize, const L3: bool>(skb: Skb, s: &Scratch) -> Outcome {
     if entry.is_null() {
         return Outcome::Lost;
     }
-    // The verifier must see the bound where the helper is called.
-    let mut len = s.caplen;
+    // The verifier must see both bounds where the helper is called. Read anew, for to the compiler the
+    // choice of the class has bounded it already, which the verifier of 6.12 has forgotten. And never
+    // 0, which no packet and no snaplen has; `len != 0` proves nothing to that of 6.1.
+    // SAFETY: a field of a live reference.
+    let mut len = unsafe { (&raw const s.caplen).read_volatile() };
+    if len < 2 {
+        len = 1;
+    }
     if len > (SIZE - HEADER_LEN) as u32 {
         len = (SIZE - HEADER_LEN) as u32;
     }
@@ -94,7 +100,7 @@ fn record<const SIZE: usize, const L3: bool>(skb: Skb, s: &Scratch) -> Outcome {
     // bytes after it. It is submitted or discarded exactly once.
     unsafe {
         write_header::<L3>(skb, s, KIND_PACKET, len, entry.cast());
-        if len > 0 && !skb.copy_to(entry.byte_add(HEADER_LEN), len) {
+        if !skb.copy_to(entry.byte_add(HEADER_LEN), len) {
             bpf_ringbuf_discard(entry, u64::from(BPF_RB_NO_WAKEUP));
             return Outcome::CopyError;
         }

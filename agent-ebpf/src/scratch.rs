@@ -9,6 +9,7 @@ use remora_agent_common::{SESSION_SLOTS, filter::Flow};
 
 use crate::{
     counters::{fetch_add, swap},
+    interpret::Machine,
     maps, table,
 };
 
@@ -41,8 +42,12 @@ pub(crate) struct Scratch {
     /// 1 if the ring had no room, 0 if the bytes could not be read.
     pub(crate) is_lost: u32,
     reserved: u32,
-    /// What the filters look at.
+    /// Sessions whose filters are programs.
+    pub(crate) programs: u64,
+    /// What typed filters look at.
     pub(crate) flow: Flow,
+    /// What runs a program.
+    pub(crate) machine: Machine,
 }
 
 impl Scratch {

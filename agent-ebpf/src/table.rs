@@ -12,7 +12,7 @@ use aya_ebpf::{
     helpers::bpf_map_lookup_elem,
     maps::{Array, PerCpuArray},
 };
-use remora_agent_common::{IFINDEX_ARRAY, TAP_SLOTS};
+use remora_agent_common::{IFINDEX_ARRAY, TAP_SLOTS, program::PROGRAM_POOL};
 
 /// Keys there are: every index of an array map here is below.
 const KEYS: usize = 65_536;
@@ -60,7 +60,10 @@ pub(crate) fn per_cpu<T>(map: &'static PerCpuArray<T>, index: u32) -> Option<*mu
     some(lookup((&raw const *map).cast(), index))
 }
 
-const _: () = assert!(IFINDEX_ARRAY as usize <= KEYS && TAP_SLOTS as usize <= KEYS);
+const _: () = {
+    assert!(IFINDEX_ARRAY as usize <= KEYS && TAP_SLOTS as usize <= KEYS);
+    assert!(PROGRAM_POOL as usize <= KEYS);
+};
 
 #[inline(always)]
 fn some<T>(value: *mut T) -> Option<*mut T> {

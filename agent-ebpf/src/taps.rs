@@ -35,10 +35,11 @@ pub(crate) const LOOPBACK: u32 = 1;
 /// `BPF_F_CURRENT_NETNS` (linux/bpf.h): look sockets up in the packet's own namespace.
 const CURRENT_NETNS: u64 = u64::MAX;
 
-/// A packet's tap and the sessions armed on it.
+/// A packet's tap and the sessions armed on it. On the stack, so whole words: a write of half of one
+/// is an attack on the other half to the verifier of 6.1.
 #[derive(Clone, Copy)]
 pub(crate) struct Owner {
-    pub(crate) tap: u32,
+    pub(crate) tap: u64,
     pub(crate) sessions: u64,
 }
 
@@ -47,10 +48,10 @@ impl Owner {
     /// side would become a loop over the stack, which takes CAP_PERFMON.
     #[inline(always)]
     pub(crate) fn none(gate: &Gate) -> Self {
-        let zero = gate.in_use >> 31;
+        let zero = u64::from(gate.in_use >> 31);
         Self {
             tap: zero,
-            sessions: u64::from(zero),
+            sessions: zero,
         }
     }
 }
@@ -197,7 +198,7 @@ fn join(owner: &mut Owner, cgroup_id: u64, loopback: bool, counted: bool) {
         return;
     }
     if owner.tap == 0 {
-        owner.tap = tap;
+        owner.tap = tap.into();
     }
     owner.sessions |= sessions;
     if counted && let Some(seen) = maps::TAP_SEEN.get_ptr_mut(tap) {
@@ -213,28 +214,32 @@ fn receivers_sessions(skb: &Skb, gate: &Gate) -> u64 {
     if flow.ports != PORTS_BOTH {
         return 0;
     }
-    let mut tuple = MaybeUninit::<bpf_sock_tuple>::uninit();
-    let fields = tuple.as_mut_ptr();
+    // A `bpf_sock_tuple`, by whole words of the stack (see `Owner`): addresses, then ports.
+    let mut tuple = MaybeUninit::<[u64; size_of::<bpf_sock_tuple>().div_ceil(8)]>::uninit();
+    let words = tuple.as_mut_ptr().cast::<u64>();
+    let word = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+    let ports =
+        u32::from(flow.source_port.to_be()) | u32::from(flow.destination_port.to_be()) << 16;
+    let (from, to) = (flow.source, flow.destination);
     let size = match flow.family {
-        // SAFETY (both): the fields lie in `tuple`, and all `size` bytes are written.
+        // SAFETY (both): the words lie in `tuple`, and all `size` bytes are written.
         FAMILY_IPV4 => unsafe {
-            (*fields).__bindgen_anon_1.ipv4.saddr = flow.source[0];
-            (*fields).__bindgen_anon_1.ipv4.daddr = flow.destination[0];
-            (*fields).__bindgen_anon_1.ipv4.sport = flow.source_port.to_be();
-            (*fields).__bindgen_anon_1.ipv4.dport = flow.destination_port.to_be();
+            words.write(word(from[0], to[0]));
+            words.add(1).write(ports.into());
             12
         },
         FAMILY_IPV6 => unsafe {
-            (*fields).__bindgen_anon_1.ipv6.saddr = flow.source;
-            (*fields).__bindgen_anon_1.ipv6.daddr = flow.destination;
-            (*fields).__bindgen_anon_1.ipv6.sport = flow.source_port.to_be();
-            (*fields).__bindgen_anon_1.ipv6.dport = flow.destination_port.to_be();
+            words.write(word(from[0], from[1]));
+            words.add(1).write(word(from[2], from[3]));
+            words.add(2).write(word(to[0], to[1]));
+            words.add(3).write(word(to[2], to[3]));
+            words.add(4).write(ports.into());
             36
         },
         _ => return 0,
     };
     // Called by name: a helper behind a pointer is an indirect call, which eBPF has not.
-    let (skb, tuple) = (skb.as_ptr().cast(), fields);
+    let (skb, tuple) = (skb.as_ptr().cast(), words.cast());
     // SAFETY: the context and the tuple are valid; the size is one of the two that the helpers
     // take.
     let socket = match flow.protocol {

@@ -72,6 +72,15 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     })?;
     tracing::debug!(verified = ?loaded.verified, "loaded the programs");
     let mut programs = loaded.programs;
+    if let Some(hook) = args.attach.hook() {
+        programs.use_hook(hook);
+    }
+    for interface in kernel::remove_leftovers()? {
+        tracing::warn!(
+            interface,
+            "removed the filters that an agent left when it died"
+        );
+    }
     programs.attach_cgroup_root(root.mount())?;
     let look_back = LookBackOptions {
         budget: Budget::new(args.look_back_memory, args.look_back_pod)
@@ -117,6 +126,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     supervisor
         .spawn_thread("link-watch", move || ending.run(watcher, &side))
         .context("failed to start the link watch")?;
+    let ended = kernel.clone();
 
     let numbers: AskNumbers = Arc::new(move || NodeNumbers {
         ring_bytes: ring_bytes.into(),
@@ -175,6 +185,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     if !supervisor.join(CLOSE).await {
         tracing::debug!("some calls were still under way");
     }
+    ended.close();
     match failed {
         Some(error) => Err(error),
         None if !drained => anyhow::bail!("captures were not closed in order"),
@@ -280,11 +291,12 @@ fn attach(kernel: &KernelSide, interface: &Interface) {
 
 fn attached(kernel: &KernelSide) -> Vec<TapInfo> {
     let rings = kernel.look_back_rings();
+    let hook = kernel.hook().name();
     kernel
         .interfaces()
         .into_iter()
         .map(|(ifindex, _)| TapInfo {
-            hook: "tcx".to_owned(),
+            hook: hook.to_owned(),
             interface: interface_name(ifindex),
             ifindex,
             look_back: rings.get(&ifindex).copied(),

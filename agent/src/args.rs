@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::telemetry::AdminAddress;
+use crate::{kernel::InterfaceHook, telemetry::AdminAddress};
 
 /// Remora's node agent: captures packets in the kernel, for `remora` and the controller.
 #[derive(Debug, Parser)]
@@ -83,9 +83,34 @@ pub struct RunArgs {
     #[arg(long, value_name = "PATH")]
     pub cgroup_root: Option<PathBuf>,
 
+    /// How programs come onto interfaces: by TCX links (Linux 6.6) or by filters of the qdisc clsact
+    #[arg(long, value_enum, value_name = "HOW", default_value = "auto")]
+    pub attach: Attach,
+
     /// This node's name (default: the host name)
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     pub node: Option<String>,
+}
+
+/// A way onto interfaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Attach {
+    /// The better one that the kernel has
+    Auto,
+    Tcx,
+    Clsact,
+}
+
+impl Attach {
+    /// `None`: whatever the kernel has.
+    #[must_use]
+    pub fn hook(self) -> Option<InterfaceHook> {
+        match self {
+            Self::Auto => None,
+            Self::Tcx => Some(InterfaceHook::Tcx),
+            Self::Clsact => Some(InterfaceHook::Clsact),
+        }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -6,7 +6,11 @@ use std::{fs, io::Write as _, process::ExitCode};
 
 use crate::{
     args::DoctorArgs,
-    kernel::{self, LoadOptions, load::RING_BYTES_MIN},
+    kernel::{
+        self, InterfaceHook, LoadOptions,
+        load::RING_BYTES_MIN,
+        probe::{self, SINCE, Tier},
+    },
     node::NodeFacts,
     target::CgroupRoot,
 };
@@ -18,23 +22,42 @@ const CAPABILITIES: [(&str, u32); 2] = [("CAP_NET_ADMIN", 12), ("CAP_BPF", 39)];
 #[derive(Debug, PartialEq, Eq)]
 struct Finding {
     what: String,
-    /// What to do about it, if it is missing.
-    missing: Option<String>,
+    state: State,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum State {
+    Ok,
+    /// The agent runs without it, but not as well; why, or what to do.
+    Lesser(String),
+    /// The agent cannot do without it; what to do.
+    Missing(String),
 }
 
 impl Finding {
     fn ok(what: impl Into<String>) -> Self {
         Self {
             what: what.into(),
-            missing: None,
+            state: State::Ok,
+        }
+    }
+
+    fn lesser(what: impl Into<String>, why: impl Into<String>) -> Self {
+        Self {
+            what: what.into(),
+            state: State::Lesser(why.into()),
         }
     }
 
     fn missing(what: impl Into<String>, next: impl Into<String>) -> Self {
         Self {
             what: what.into(),
-            missing: Some(next.into()),
+            state: State::Missing(next.into()),
         }
+    }
+
+    fn is_missing(&self) -> bool {
+        matches!(self.state, State::Missing(_))
     }
 }
 
@@ -46,6 +69,7 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     let node = NodeFacts::of_this_machine(None)?;
     let mut findings = vec![Finding::ok(format!("kernel: {}", node.kernel))];
     findings.extend(capabilities());
+    let permitted = !findings.iter().any(Finding::is_missing);
     let root = match &args.cgroup_root {
         Some(path) => CgroupRoot::at(path),
         None => CgroupRoot::find(),
@@ -60,17 +84,22 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
         Err(error) => findings.push(Finding::missing("cgroup2 tree", error.to_string())),
     }
     findings.push(jit());
-    findings.extend(programs(root.as_ref().ok()));
+    findings.extend(if permitted {
+        kernel_side(root.as_ref().ok())
+    } else {
+        vec![not_tried()]
+    });
     findings.push(processes());
 
     let mut out = std::io::stdout().lock();
-    for Finding { what, missing } in &findings {
-        match missing {
-            None => writeln!(out, "ok       {what}")?,
-            Some(next) => writeln!(out, "missing  {what}: {next}")?,
+    for Finding { what, state } in &findings {
+        match state {
+            State::Ok => writeln!(out, "ok       {what}")?,
+            State::Lesser(why) => writeln!(out, "lesser   {what}: {why}")?,
+            State::Missing(next) => writeln!(out, "missing  {what}: {next}")?,
         }
     }
-    let all = findings.iter().all(|finding| finding.missing.is_none());
+    let all = !findings.iter().any(Finding::is_missing);
     if all {
         writeln!(out, "\nThis machine can run the agent: `remora-agent run`.")?;
     }
@@ -107,13 +136,51 @@ fn jit() -> Finding {
     const PATH: &str = "/proc/sys/net/core/bpf_jit_enable";
     match fs::read_to_string(PATH).map(|text| text.trim().to_owned()) {
         Ok(on) if on != "0" => Finding::ok("eBPF programs are compiled (JIT)"),
-        Ok(_) => Finding::missing(
+        Ok(_) => Finding::lesser(
             "eBPF JIT",
             "programs are interpreted and slow; `sysctl net.core.bpf_jit_enable=1`",
         ),
         // Not readable without root on some machines: then the kernel has its default, on.
         Err(_) => Finding::ok("eBPF JIT: the kernel's default"),
     }
+}
+
+/// What the kernel would say of programs that it cannot take is of no help, and may mislead.
+fn not_tried() -> Finding {
+    Finding::missing("eBPF programs", "not tried for what is missing above")
+}
+
+fn kernel_side(root: Option<&CgroupRoot>) -> Vec<Finding> {
+    let mut findings = features();
+    if findings.iter().any(Finding::is_missing) {
+        findings.push(not_tried());
+    } else {
+        findings.extend(programs(root));
+    }
+    findings
+}
+
+/// What the kernel has, tier by tier.
+fn features() -> Vec<Finding> {
+    probe::features()
+        .into_iter()
+        .map(|(feature, answer)| {
+            let tier = match feature.tier {
+                Tier::Capture => "capture",
+                Tier::LookBack => "look-back",
+            };
+            let what = format!("{tier}: {}", feature.name);
+            let why = match answer {
+                Ok(true) => return Finding::ok(what),
+                Ok(false) => format!("this kernel has none; use Linux {SINCE} or newer"),
+                Err(error) => error.to_string(),
+            };
+            match feature.tier {
+                Tier::Capture => Finding::missing(what, why),
+                Tier::LookBack => Finding::lesser(what, why),
+            }
+        })
+        .collect()
 }
 
 fn programs(root: Option<&CgroupRoot>) -> Vec<Finding> {
@@ -142,13 +209,16 @@ fn programs(root: Option<&CgroupRoot>) -> Vec<Finding> {
         });
     }
     // Every network namespace has `lo`, as interface 1.
-    findings.push(match programs.attach_interface(1, "lo") {
-        Ok(()) => Finding::ok("hook: TCX on interfaces (tried on lo)"),
-        Err(error) => Finding::missing(
-            "hook: TCX on interfaces",
-            format!("{error}; it needs Linux 6.6"),
-        ),
-    });
+    findings.push(
+        match (programs.attach_interface(1, "lo"), programs.hook()) {
+            (Ok(()), InterfaceHook::Tcx) => Finding::ok("hook: TCX on interfaces (tried on lo)"),
+            (Ok(()), InterfaceHook::Clsact) => Finding::lesser(
+                "hook: filters of the qdisc clsact on interfaces (tried on lo)",
+                "TCX, whose links go with the agent, needs Linux 6.6",
+            ),
+            (Err(error), _) => Finding::missing("hook: interfaces", error.to_string()),
+        },
+    );
     findings
 }
 

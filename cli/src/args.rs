@@ -126,6 +126,9 @@ pub(crate) struct CaptureArgs {
     /// Only packets that match, in tcpdump's language.
     #[arg(short, long, value_name = "FILTER")]
     pub(crate) filter: Option<String>,
+    /// Print the filter's programs as tcpdump -d does, for Ethernet and for raw IP, and end.
+    #[arg(short, long)]
+    pub(crate) dump: bool,
     /// The pcapng file to write; `-` is standard output.
     #[arg(short, long, value_name = "FILE", conflicts_with = "store")]
     pub(crate) write: Option<PathBuf>,

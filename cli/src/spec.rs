@@ -4,7 +4,7 @@ use std::{num::NonZeroU64, time::Duration};
 
 use anyhow::{anyhow, bail};
 use remora_capture::{
-    filter::Filter,
+    filter::{Filter, FilterError, Names, compiler, program::Programs},
     session::{
         Compression, Destination, Direction, Durability, Limits, NameHint, Rotation, SessionSpec,
         Snaplen, SpecError, SuperPackets, Target, Trigger, Writing,
@@ -23,13 +23,7 @@ use crate::{
 /// the word.
 pub(crate) fn spec(args: &CaptureArgs, requester: &str) -> anyhow::Result<SessionSpec> {
     let (target, words) = target(args)?;
-    let filter = match (&args.filter, words) {
-        (None, words) => words.join(" "),
-        (Some(filter), []) => filter.clone(),
-        (Some(_), [word, ..]) => bail!(
-            "the filter is there twice, by -f and by the words from `{word}` on; give it once"
-        ),
-    };
+    let filter = filter_text(args, words)?;
     let mut limits = limits(args.count, &args.autostop);
     let writing = writing(args);
     writing.validate(&limits)?;
@@ -41,8 +35,8 @@ pub(crate) fn spec(args: &CaptureArgs, requester: &str) -> anyhow::Result<Sessio
         Writing::default()
     };
     let spec = SessionSpec {
-        filter: Filter::parse(&filter)
-            .map_err(|error| anyhow!("filter: {error}\n{}", error.pointer(&filter)))?,
+        filter: Filter::compile(&filter, compiler(Names::LookedUp))
+            .map_err(|error| pointed(&error, &filter))?,
         snaplen: snaplen(args.snaplen.unwrap_or(0))?,
         direction: match args.direction {
             DirectionArg::In => Direction::Ingress,
@@ -107,6 +101,41 @@ pub(crate) fn writing(args: &CaptureArgs) -> Writing {
             Durability::Cached
         },
     }
+}
+
+fn filter_text(args: &CaptureArgs, words: &[String]) -> anyhow::Result<String> {
+    match (&args.filter, words) {
+        (None, words) => Ok(words.join(" ")),
+        (Some(filter), []) => Ok(filter.clone()),
+        (Some(_), [word, ..]) => bail!(
+            "the filter is there twice, by -f and by the words from `{word}` on; give it once"
+        ),
+    }
+}
+
+fn pointed(error: &FilterError, text: &str) -> anyhow::Error {
+    anyhow!("filter: {error}\n{}", error.pointer(text))
+}
+
+/// The filter's programs as `-d` prints them; with -f no target is needed.
+///
+/// # Errors
+/// As [`spec`].
+pub(crate) fn dump(args: &CaptureArgs) -> anyhow::Result<String> {
+    let text = match &args.filter {
+        Some(filter) if args.words.is_empty() => filter.clone(),
+        _ => filter_text(args, target(args)?.1)?,
+    };
+    let programs = Programs::compile(&text, compiler(Names::LookedUp))
+        .map_err(|error| pointed(&error, &text))?;
+    let raw = programs.raw.map_or_else(
+        || "none: such packets cannot match".to_owned(),
+        |program| program.to_string(),
+    );
+    Ok(format!(
+        "Ethernet, of interfaces:\n{}\nraw IP, of loopback and host services:\n{raw}",
+        programs.ethernet
+    ))
 }
 
 /// The target, and the words that are left for the filter.
@@ -226,8 +255,51 @@ mod tests {
     fn a_bad_filter_is_pointed_at() {
         let error = error("pid:1 tcp prot 80");
         let lines: Vec<_> = error.lines().collect();
-        assert!(lines[0].starts_with("filter: `prot` (word 2)"), "{error}");
+        assert!(
+            lines[0].starts_with("filter: syntax error at `prot` (word 2)"),
+            "{error}"
+        );
         assert_eq!(lines[1..], ["tcp prot 80", "    ^^^^"]);
+    }
+
+    #[test]
+    fn all_of_tcpdumps_language_is_taken() {
+        let spec = try_spec("pid:1 tcp[tcpflags] & tcp-syn != 0 or not port 22").unwrap();
+        assert_eq!(
+            spec.filter.text(),
+            "tcp[tcpflags] & tcp-syn != 0 or not port 22"
+        );
+        assert!(spec.filter.meaning().programs().is_some());
+    }
+
+    #[test]
+    fn a_dump_has_the_programs_of_both_link_types() {
+        let dumped = |line: &str| {
+            let words = ["remora", "capture", "-d"]
+                .into_iter()
+                .chain(line.split_whitespace());
+            match Args::try_parse_from(words).unwrap().command {
+                Command::Capture(args) => dump(&args).unwrap(),
+                other => panic!("{other:?}"),
+            }
+        };
+        for line in ["-f ip", "pid:1 ip"] {
+            assert_eq!(
+                dumped(line),
+                "Ethernet, of interfaces:\n\
+                 (000) ldh      [12]\n\
+                 (001) jeq      #0x800           jt 2\tjf 3\n\
+                 (002) ret      #262144\n\
+                 (003) ret      #0\n\
+                 raw IP, of loopback and host services:\n\
+                 (000) ldb      [0]\n\
+                 (001) and      #0xf0\n\
+                 (002) jeq      #0x40            jt 3\tjf 4\n\
+                 (003) ret      #262144\n\
+                 (004) ret      #0"
+            );
+        }
+        assert!(dumped("-f vlan").ends_with("none: such packets cannot match"));
     }
 
     #[test]

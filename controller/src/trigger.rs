@@ -8,7 +8,7 @@ use remora_capture::{
         Alert,
         mapping::{self, Endpoint},
     },
-    filter::Filter,
+    filter::{Filter, Names, compiler},
     session::{NameHint, SessionSpec, Trigger},
     text::one_line,
 };
@@ -70,7 +70,9 @@ fn spec(plan: Plan<'_>, source: Source<'_>) -> Result<SessionSpec, Refusal> {
 
 /// The rule's filter and the alert's terms, both of which must match.
 fn filter(rule: &Filter, terms: &str) -> Result<Filter, Refusal> {
-    let both = Filter::parse(terms).and_then(|terms| rule.and(&terms));
+    // An alert does not wait for a name service: rules have addresses.
+    let both = Filter::parse(terms)
+        .and_then(|terms| Filter::compile(&rule.both(&terms), compiler(Names::Refused)));
     both.map_err(|error| {
         invalid(format!(
             "the rule's filter `{rule}` and the alert's `{terms}`: {error}"

@@ -1,6 +1,7 @@
 //! Sizes of messages, for servers and clients alike: both set them on what they decode.
 
-/// Largest request, in bytes: a start with an alert of 64 KiB, 32 labels of 2 KiB and 256 names.
+/// Largest request, in bytes: a start with an alert of 64 KiB, 32 labels of 2 KiB, 256 names and two
+/// filter programs of 32 KiB.
 pub const REQUEST_BYTES_MAX: usize = 256 * 1024;
 
 /// Largest answer of a unary call, in bytes: a list of captures, each with its spec.

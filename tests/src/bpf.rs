@@ -1,13 +1,13 @@
-//! The kernel's view of eBPF objects, and a TCX program that is somebody else's.
+//! The kernel's view of eBPF objects, and programs on interfaces that are somebody else's.
 
-use std::{collections::BTreeSet, fs, path::PathBuf};
+use std::{collections::BTreeSet, fs, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::{
     Ebpf,
     programs::{
         LinkOrder, SchedClassifier, TcAttachType,
-        tc::{SchedClassifierLinkId, TcAttachOptions},
+        tc::{NlOptions, SchedClassifierLinkId, TcAttachOptions, qdisc_add_clsact},
     },
 };
 use object::{
@@ -15,7 +15,10 @@ use object::{
     write::{Object, Symbol, SymbolSection},
 };
 
-use crate::{netns::Netns, run};
+use crate::{netns::Netns, run, wait};
+
+/// How long bpftool may fail to list what is coming and going.
+const LIST_LIMIT: Duration = Duration::from_secs(5);
 
 /// eBPF programs, links and maps by their kernel ids, which are not used twice.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,7 +65,9 @@ impl Objects {
     /// bpftool fails.
     pub fn still_there(&self) -> Result<Self> {
         let listed = |kind: &str| -> Result<BTreeSet<u32>> {
-            let text = run::output(run::command("bpftool").args(["-j", kind, "list"]))?;
+            let ask = || run::output(run::command("bpftool").args(["-j", kind, "list"]));
+            // A link that somebody else is just making cannot be looked at yet (EAGAIN).
+            let text = wait::settled(LIST_LIMIT, || ask().ok()).map_or_else(ask, Ok)?;
             let value: serde_json::Value = serde_json::from_str(text.trim())
                 .with_context(|| format!("bpftool printed {text}"))?;
             Ok(value
@@ -188,6 +193,35 @@ impl ForeignTcx {
         }
         Ok(())
     }
+}
+
+/// Adds the qdisc clsact and, where packets enter the host through `interface`, a filter at priority 1
+/// that drops IPv4 UDP or TCP packets to one port and leaves the others to the next. It stays as long
+/// as the interface.
+///
+/// # Errors
+/// The kernel has no clsact, or there is no such interface.
+pub fn add_foreign_filter(netns: &Netns, interface: &str, dropped_port: u16) -> Result<()> {
+    let mut ebpf =
+        Ebpf::load(&object(&dropping(dropped_port))?).context("failed to load the filter")?;
+    let program: &mut SchedClassifier = ebpf
+        .program_mut(FOREIGN_NAME)
+        .context("no foreign program")?
+        .try_into()?;
+    program.load()?;
+    netns.enter(|| {
+        qdisc_add_clsact(interface).context("failed to add clsact")?;
+        let options = TcAttachOptions::Netlink(NlOptions {
+            priority: 1,
+            ..NlOptions::default()
+        });
+        let id = program
+            .attach_with_options(interface, TcAttachType::Ingress, options)
+            .context("failed to add the foreign filter")?;
+        // Dropped, it would look for the filter in this thread's own namespace.
+        std::mem::forget(program.take_link(id)?);
+        Ok(())
+    })
 }
 
 /// ```text

@@ -13,7 +13,7 @@
 //! - [`packets`], [`numbered`], [`wire`]: what a file holds, by `pcap-file`, by number, and by
 //!   Wireshark's and tcpdump's own tools.
 //! - [`proof`]: the conservation law over the file, the sidecar, the API and the metrics.
-//! - [`bpf`]: kernel objects of a process, and a foreign TCX program.
+//! - [`bpf`]: kernel objects of a process, and foreign programs on interfaces.
 //!
 //! Invariants: nothing but the test driver runs in the root network namespace; every object goes
 //! with its owner's `Drop`; a name is never used twice.

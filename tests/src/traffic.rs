@@ -3,15 +3,21 @@
 use std::{
     io::Write as _,
     net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
+    os::fd::AsRawFd as _,
     path::Path,
     process::{Command, Stdio},
     time::Duration,
 };
 
 use anyhow::{Context as _, Result};
+use nix::{
+    ifaddrs::getifaddrs,
+    sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, sendto, socket},
+};
 
 use crate::{
     netns::Netns,
+    node::Pod,
     run::{self, Proc},
 };
 
@@ -226,6 +232,60 @@ pub fn ping(netns: &Netns, to: IpAddr, count: u32) -> Result<()> {
             .arg(to.to_string()),
     )?;
     Ok(())
+}
+
+/// Each kind of packet that the hooks see differently, in and out of `web`.
+///
+/// # Errors
+/// Some traffic does not come about.
+pub fn all_kinds(web: &Pod, api: &Pod) -> Result<()> {
+    // Whoever is asked first must ask back: ARP and neighbour discovery.
+    for pod in [web, api] {
+        pod.netns().ip("neigh flush all")?;
+    }
+    ping(api.netns(), web.ipv4().into(), 3)?;
+    ping(web.netns(), api.ipv4().into(), 3)?;
+    ping(api.netns(), web.ipv6().into(), 3)?;
+    ping(web.netns(), api.ipv6().into(), 3)?;
+    // TCP both ways, more than a segment: 64 KiB GSO packets where the veth takes them.
+    for (client, server) in [(web, api), (api, web)] {
+        let at = SocketAddr::from((server.ipv4(), 8080));
+        tcp_exchange(client.netns(), server.netns(), at, 2_000_000)?;
+        let at = SocketAddr::from((server.ipv6(), 8080));
+        tcp_exchange(client.netns(), server.netns(), at, 100_000)?;
+        connect_refused(client.netns(), (server.ipv4(), 81).into())?;
+        connect_refused(client.netns(), (server.ipv6(), 81).into())?;
+        // To a port where nobody listens: an ICMP error comes back. Then in fragments.
+        for to in [
+            SocketAddr::from((server.ipv4(), 9999)),
+            (server.ipv6(), 9999).into(),
+        ] {
+            datagram(client.netns(), to, b"nobody")?;
+            datagram(client.netns(), to, &[7; 4000])?;
+        }
+        datagram(client.netns(), "224.0.0.251:5353".parse()?, b"multicast")?;
+    }
+    Ok(())
+}
+
+/// Sends frames as they are, Ethernet header and all, out of an interface.
+///
+/// # Errors
+/// There is no such interface, or the kernel does not take them.
+pub fn frames(netns: &Netns, interface: &str, frames: &[Vec<u8>]) -> Result<()> {
+    netns.enter(|| {
+        let address = getifaddrs()?
+            .filter(|found| found.interface_name == interface)
+            .find_map(|found| found.address?.as_link_addr().copied())
+            .with_context(|| format!("no interface {interface}"))?;
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let socket = socket(AddressFamily::Packet, SockType::Raw, flags, None)?;
+        for frame in frames {
+            sendto(socket.as_raw_fd(), frame, &address, MsgFlags::empty())
+                .with_context(|| format!("a frame of {} bytes was not taken", frame.len()))?;
+        }
+        Ok(())
+    })
 }
 
 fn joined<T>(thread: std::thread::ScopedJoinHandle<'_, T>) -> T {

@@ -1,7 +1,10 @@
 //! Waiting for a condition, with a deadline.
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        LazyLock,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -10,6 +13,17 @@ use anyhow::{Result, bail};
 
 /// How often a condition is looked at.
 const POLL: Duration = Duration::from_millis(2);
+
+/// Makes every limit so many times longer: an emulated machine is slow.
+const PATIENCE: &str = "REMORA_TEST_PATIENCE";
+
+fn patient(limit: Duration) -> Duration {
+    static FACTOR: LazyLock<u32> = LazyLock::new(|| {
+        let factor = std::env::var(PATIENCE).ok();
+        factor.and_then(|factor| factor.parse().ok()).unwrap_or(1)
+    });
+    limit * *FACTOR
+}
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
@@ -34,7 +48,7 @@ pub fn until_some<T>(
     what: &str,
     mut condition: impl FnMut() -> Result<Option<T>>,
 ) -> Result<T> {
-    let deadline = Instant::now() + limit;
+    let deadline = Instant::now() + patient(limit);
     loop {
         if let Some(value) = condition()? {
             return Ok(value);
@@ -73,7 +87,7 @@ pub fn pace(time: Duration) -> Result<()> {
 /// Waits for what is on its way and must be over before a cleanup goes on; `None` if it did not
 /// come.
 pub(crate) fn settled<T>(limit: Duration, mut condition: impl FnMut() -> Option<T>) -> Option<T> {
-    let deadline = Instant::now() + limit;
+    let deadline = Instant::now() + patient(limit);
     loop {
         let value = condition();
         if value.is_some() || Instant::now() >= deadline {

@@ -244,7 +244,11 @@ fn bad_filters_are_refused_at_the_word() -> Result<()> {
         ("-z /tmp/evil.sh", "-z"),
         ("tcp; rm -rf /", ";"),
         ("$(reboot)", "$(reboot)"),
-        ("tcp[tcpflags] & tcp-syn != 0", "tcp["),
+        ("tcp or host c2.example", "c2.example"),
+        ("tcp[tcpflags & tcp-syn != 0", "!"),
+        ("not ip protochain 6", "protochain"),
+        ("not inbound", "inbound"),
+        ("arp and (tcp or udp)", "rejects all"),
     ];
     for (filter, word) in nonsense {
         let answer = agent.capture(of_pod_filtered(&web, filter));
@@ -255,6 +259,25 @@ fn bad_filters_are_refused_at_the_word() -> Result<()> {
         );
         println!("{filter}: {message}");
     }
+    // Hostile: deep, long for libpcap's optimiser.
+    let deep = format!("{}tcp{} or udp", "(".repeat(2000), ")".repeat(2000));
+    let ports = (1..300)
+        .map(|port| format!("port {port}"))
+        .collect::<Vec<_>>();
+    for filter in [deep, ports.join(" or "), "!".repeat(4000)] {
+        let answer = agent.capture(of_pod_filtered(&web, &filter));
+        assert_refused("hostile", answer, Code::InvalidArgument, "invalid_filter")?;
+    }
+    // Programs are checked as they come in: this one jumps back to itself.
+    let answer = agent.capture(v1::CaptureSpec {
+        programs: Some(v1::FilterPrograms {
+            ethernet: vec![5, 0, 0, 0, 0xff, 0xff, 0xff, 0xff].into(),
+            raw: Default::default(),
+        }),
+        ..of_pod_filtered(&web, "host c2.example")
+    });
+    let message = assert_refused("a loop", answer, Code::InvalidArgument, "invalid_filter")?;
+    ensure!(message.contains("jumps out"), "{message}");
     for filter in ["tcp\x1b[31m port 80", "tcp port 80\u{202e}", "tcp\0"] {
         let answer = agent.capture(of_pod_filtered(&web, filter));
         assert_refused(filter, answer, Code::InvalidArgument, "invalid_filter")?;
@@ -540,7 +563,7 @@ fn the_command_line_says_on_one_line_what_is_wrong_and_ends_with_1() -> Result<(
         (&["capture", &target, "-w", "/"], "/"),
         (
             &["capture", &target, "-w", file, "-f", "tcp\x1b[31m"],
-            "tcp",
+            "is no character of the filter language",
         ),
         (
             &["capture", "cgroup:/\x1b[31m\u{202e}", "-w", file],

@@ -78,7 +78,7 @@ fn a_gigabyte_survives(signal: Signal) -> Result<()> {
 fn nothing_is_left(objects: &Objects) -> Result<()> {
     let mut left = Objects::default();
     let gone = wait::until(
-        Duration::from_secs(5),
+        Duration::from_secs(20),
         "the agent's kernel objects to go",
         || {
             left = objects.still_there()?;

@@ -53,38 +53,7 @@ fn direction_at(web: &Pod, packet: &Packet) -> Direction {
     }
 }
 
-/// Each kind of packet that the hooks see differently, in and out of `web`.
-fn all_kinds(web: &Pod, api: &Pod) -> Result<()> {
-    // Whoever is asked first must ask back: ARP and neighbour discovery.
-    for pod in [web, api] {
-        pod.netns().ip("neigh flush all")?;
-    }
-    traffic::ping(api.netns(), web.ipv4().into(), 3)?;
-    traffic::ping(web.netns(), api.ipv4().into(), 3)?;
-    traffic::ping(api.netns(), web.ipv6().into(), 3)?;
-    traffic::ping(web.netns(), api.ipv6().into(), 3)?;
-    // TCP both ways, more than a segment: 64 KiB GSO packets where the veth takes them.
-    for (client, server) in [(web, api), (api, web)] {
-        let at = SocketAddr::from((server.ipv4(), 8080));
-        traffic::tcp_exchange(client.netns(), server.netns(), at, 2_000_000)?;
-        let at = SocketAddr::from((server.ipv6(), 8080));
-        traffic::tcp_exchange(client.netns(), server.netns(), at, 100_000)?;
-        traffic::connect_refused(client.netns(), (server.ipv4(), 81).into())?;
-        traffic::connect_refused(client.netns(), (server.ipv6(), 81).into())?;
-        // To a port where nobody listens: an ICMP error comes back. Then in fragments.
-        for to in [
-            SocketAddr::from((server.ipv4(), 9999)),
-            (server.ipv6(), 9999).into(),
-        ] {
-            traffic::datagram(client.netns(), to, b"nobody")?;
-            traffic::datagram(client.netns(), to, &[7; 4000])?;
-        }
-        traffic::datagram(client.netns(), "224.0.0.251:5353".parse()?, b"multicast")?;
-    }
-    Ok(())
-}
-
-/// What [`all_kinds`] must have made, each by its frame.
+/// What [`traffic::all_kinds`] must have made, each by its frame.
 fn kinds(packets: &[Packet]) -> BTreeSet<&'static str> {
     packets
         .iter()
@@ -231,7 +200,7 @@ fn a_pods_capture_equals_tcpdumps_packet_for_packet() -> Result<()> {
     let agent = TestAgent::start(&node)?;
     let witness = Witness::start(&node, &web)?;
     let state = agent.capture(of_pod(&web))?;
-    witness.watch(|| all_kinds(&web, &api))?;
+    witness.watch(|| traffic::all_kinds(&web, &api))?;
     let proven = proof::prove(&agent, &agent.stop(&state.id)?)?;
     let seen = witness.stop()?;
     proof::complete(&proven.counts)?;
@@ -365,7 +334,7 @@ fn each_filter_takes_what_libpcap_takes() -> Result<()> {
         .iter()
         .map(|filter| Ok((*filter, agent.capture(of_pod_filtered(&web, filter))?.id)))
         .collect::<Result<Vec<_>>>()?;
-    witness.watch(|| all_kinds(&web, &api))?;
+    witness.watch(|| traffic::all_kinds(&web, &api))?;
     let captures = captures
         .into_iter()
         .map(|(filter, id)| Ok((filter, proof::prove(&agent, &agent.stop(&id)?)?)))
@@ -400,7 +369,7 @@ fn a_direction_takes_its_half_and_typed_terms_narrow_it() -> Result<()> {
     let ingress = capture(v1::Direction::Ingress, None)?;
     let egress = capture(v1::Direction::Egress, None)?;
     let typed = capture(v1::Direction::Unspecified, Some(terms))?;
-    witness.watch(|| all_kinds(&web, &api))?;
+    witness.watch(|| traffic::all_kinds(&web, &api))?;
     let stop = |id: &str| proof::prove(&agent, &agent.stop(id)?);
     let (ingress, egress, typed) = (stop(&ingress.id)?, stop(&egress.id)?, stop(&typed.id)?);
     let seen = witness.stop()?;

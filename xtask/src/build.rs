@@ -9,7 +9,7 @@ use anyhow::Context as _;
 
 use crate::process::{run, step};
 use crate::setup::{BpfTools, TARGET, Toolchain};
-use crate::workspace;
+use crate::{spills, workspace};
 
 const EBPF_PACKAGE: &str = "remora-agent-ebpf";
 /// The root Cargo.toml's profile for it: optimised, with the debug information BTF is made of.
@@ -51,7 +51,10 @@ fn build_ebpf(tools: &BpfTools) -> anyhow::Result<()> {
         .join(TARGET)
         .join(EBPF_PROFILE)
         .join(EBPF_PACKAGE);
-    copy_if_changed(&built, &workspace::ebpf_object())
+    let mut object =
+        fs::read(&built).with_context(|| format!("cannot read `{}`", built.display()))?;
+    spills::widen(&mut object).with_context(|| format!("in `{}`", built.display()))?;
+    write_if_changed(&object, &workspace::ebpf_object())
 }
 
 /// `cargo build` or `cargo check` of the eBPF programs by a toolchain that can.
@@ -80,8 +83,7 @@ fn ebpf_target_dir() -> PathBuf {
 }
 
 /// An untouched file keeps its time, and the agent is not built again.
-fn copy_if_changed(from: &Path, to: &Path) -> anyhow::Result<()> {
-    let fresh = fs::read(from).with_context(|| format!("cannot read `{}`", from.display()))?;
+fn write_if_changed(fresh: &[u8], to: &Path) -> anyhow::Result<()> {
     if fs::read(to).is_ok_and(|present| present == fresh) {
         return Ok(());
     }
@@ -99,16 +101,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn copying_an_equal_file_leaves_its_time() {
+    fn writing_the_same_leaves_the_files_time() {
         let dir = tempfile::tempdir().unwrap();
-        let (from, to) = (dir.path().join("from"), dir.path().join("new/to"));
-        fs::write(&from, "one").unwrap();
-        copy_if_changed(&from, &to).unwrap();
+        let to = dir.path().join("new/to");
+        write_if_changed(b"one", &to).unwrap();
         let first = fs::metadata(&to).unwrap().modified().unwrap();
-        copy_if_changed(&from, &to).unwrap();
+        write_if_changed(b"one", &to).unwrap();
         assert_eq!(fs::metadata(&to).unwrap().modified().unwrap(), first);
-        fs::write(&from, "two").unwrap();
-        copy_if_changed(&from, &to).unwrap();
+        write_if_changed(b"two", &to).unwrap();
         assert_eq!(fs::read(&to).unwrap(), b"two");
     }
 }

@@ -4,14 +4,17 @@
 //! - [`build`]: the eBPF object, then the programs that embed it.
 //! - [`lint`]: format, clippy, the arrows between crates and modules, generated code, licences.
 //! - [`test`]: every layer of tests this machine can run.
+//! - [`kernels`]: the kernel tests on other kernels, in virtual machines.
 //! - [`run`]: the demo and the benchmark.
 #![forbid(unsafe_code)]
 
 mod build;
+mod kernels;
 mod lint;
 mod process;
 mod run;
 mod setup;
+mod spills;
 mod test;
 mod workspace;
 
@@ -21,6 +24,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::build::Profile;
 use crate::setup::{Installing, Purpose};
+use crate::test::Scope;
 
 /// Builds, tests and shows Remora.
 ///
@@ -75,6 +79,23 @@ enum Task {
     Test {
         /// Run only tests with this in their name, and no lint
         filter: Option<String>,
+        /// Run the kernel tests also on other kernels, as `cargo xtask kernels 6.1 6.12` does
+        #[arg(long, conflicts_with = "filter")]
+        all: bool,
+        #[command(flatten)]
+        install: InstallArgs,
+    },
+    /// Run the kernel tests on other kernels, in virtual machines
+    ///
+    /// Debian's cloud kernels and, where it is missing, its QEMU are unpacked into
+    /// ~/.cache/remora/kernels, never installed. Emulated: needs neither KVM nor root. Ends with a
+    /// table of kernels, and what each verifier made of the programs.
+    Kernels {
+        /// Series like 6.1, `newest`, or `host`: this machine's [default: host 5.10 6.1 6.12 newest]
+        series: Vec<String>,
+        /// Write these verifiers' figures into tests/fixtures/verifier-budget.txt
+        #[arg(long)]
+        update_budget: bool,
         #[command(flatten)]
         install: InstallArgs,
     },
@@ -146,7 +167,23 @@ fn perform(task: Task) -> anyhow::Result<()> {
         }
         Task::Lint { fix: false } => lint::check().into_result(),
         Task::Lint { fix: true } => lint::fix(),
-        Task::Test { filter, install } => test::test(filter.as_deref(), install.policy()),
+        Task::Test {
+            filter,
+            all,
+            install,
+        } => {
+            let scope = match &filter {
+                Some(filter) => Scope::Named(filter),
+                None if all => Scope::EveryKernel,
+                None => Scope::Here,
+            };
+            test::test(scope, install.policy())
+        }
+        Task::Kernels {
+            series,
+            update_budget,
+            install,
+        } => kernels::kernels(&series, update_budget, install.policy()),
         Task::Demo(demo) => run::run("demo", &demo.args, demo.install.policy()),
         Task::Bench(bench) => run::run("bench", &bench.args, bench.install.policy()),
         Task::Codegen { check } => process::run(&mut lint::codegen(check)),

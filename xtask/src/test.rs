@@ -6,6 +6,7 @@
 //! | unit | unit, property and doc tests of every crate but `tests` | - |
 //! | kernel | test programs `kernel*` of `tests`, and its support library's own | root |
 //! | end to end | the other test programs of `tests` | root |
+//! | other kernels | `cargo xtask kernels 6.1 6.12`, if all is asked for | - |
 //!
 //! A layer that ran no test has failed: nothing is skipped in silence.
 
@@ -21,7 +22,7 @@ use crate::build::{Profile, build};
 use crate::process::{as_root, line, run};
 use crate::run::{BIN_DIR, bin_dir};
 use crate::setup::{Installing, Purpose, setup};
-use crate::{lint, workspace};
+use crate::{kernels, lint, workspace};
 
 /// A test program that is still running then hangs, and is ended.
 const PROGRAM_TIMEOUT: &str = "900";
@@ -41,11 +42,26 @@ struct Layer {
     took: Duration,
 }
 
-/// Sets up, builds, and runs the tests with `filter` in their name, or all and the lint.
+/// What is run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Scope<'a> {
+    /// The tests with this in their name.
+    Named(&'a str),
+    /// All of this machine's kernel, and the lint.
+    Here,
+    /// Also the kernel tests on other kernels.
+    EveryKernel,
+}
+
+/// Sets up, builds, and runs the tests.
 ///
 /// # Errors
 /// Set-up or build failed, a test failed, or a layer ran none.
-pub(crate) fn test(filter: Option<&str>, installing: Installing) -> anyhow::Result<()> {
+pub(crate) fn test(scope: Scope<'_>, installing: Installing) -> anyhow::Result<()> {
+    let filter = match scope {
+        Scope::Named(filter) => Some(filter),
+        Scope::Here | Scope::EveryKernel => None,
+    };
     let started = Instant::now();
     let tools = setup(Purpose::BuildAndTest, installing)?;
     build(&tools, Profile::Release)?;
@@ -59,11 +75,18 @@ pub(crate) fn test(filter: Option<&str>, installing: Installing) -> anyhow::Resu
     let (kernel, end_to_end) = suites()?;
     layers.push(layer("kernel", || run_suites(&kernel, filter))?);
     layers.push(layer("end to end", || run_suites(&end_to_end, filter))?);
+    if let Scope::EveryKernel = scope {
+        let programs = [kernel, end_to_end].concat();
+        layers.push(layer("other kernels", || Ok(other_kernels(&programs)))?);
+    }
 
     println!("\nset-up and build {:.1} s", prepared.as_secs_f64());
     let (table, total) = summary(&layers);
     println!("{table}");
     println!("total {:.1} s", started.elapsed().as_secs_f64());
+    if let Scope::Here = scope {
+        println!("left out: other kernels (`cargo xtask test --all`)");
+    }
     println!("{total}");
     verdict(&layers, total, filter)
 }
@@ -75,6 +98,24 @@ fn layer(name: &'static str, run: impl FnOnce() -> anyhow::Result<Tally>) -> any
     let took = started.elapsed();
     println!("══ {name}: {tally} ({:.1} s)", took.as_secs_f64());
     Ok(Layer { name, tally, took })
+}
+
+/// No network to have kernels from is a failure as well; the other layers' table is
+/// still shown.
+fn other_kernels(programs: &[PathBuf]) -> Tally {
+    match kernels::run(programs, &kernels::STABLE) {
+        Ok(outcomes) => {
+            println!("\n{}", kernels::table(&outcomes));
+            kernels::total(&outcomes)
+        }
+        Err(error) => {
+            println!("{error:#}");
+            Tally {
+                failed: 1,
+                ..Tally::default()
+            }
+        }
+    }
 }
 
 fn unit(filter: Option<&str>) -> anyhow::Result<Tally> {
@@ -89,7 +130,7 @@ fn unit(filter: Option<&str>) -> anyhow::Result<Tally> {
 }
 
 /// Builds the test programs of the `tests` crate; those of the kernel layer, and the others.
-fn suites() -> anyhow::Result<(Vec<PathBuf>, Vec<PathBuf>)> {
+pub(crate) fn suites() -> anyhow::Result<(Vec<PathBuf>, Vec<PathBuf>)> {
     let mut cargo = workspace::cargo();
     cargo.args(["test", "-p", "remora-tests", "--lib", "--tests", "--no-run"]);
     cargo
@@ -162,7 +203,7 @@ fn run_tests(command: &mut Command) -> anyhow::Result<Tally> {
 
 /// The counts in the harness's closing line:
 /// `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.1s`
-fn parse_result(line: &str) -> Option<Tally> {
+pub(crate) fn parse_result(line: &str) -> Option<Tally> {
     let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
     let count = |what: &str| {
         counts
@@ -177,7 +218,7 @@ fn parse_result(line: &str) -> Option<Tally> {
 }
 
 impl Tally {
-    fn plus(self, other: Self) -> Self {
+    pub(crate) fn plus(self, other: Self) -> Self {
         Self {
             passed: self.passed + other.passed,
             failed: self.failed + other.failed,
@@ -198,7 +239,7 @@ impl std::fmt::Display for Tally {
 
 fn summary(layers: &[Layer]) -> (String, Tally) {
     let mut table = format!(
-        "{:<12}{:>8}{:>8}{:>8}{:>10}",
+        "{:<14}{:>8}{:>8}{:>8}{:>10}",
         "layer", "passed", "failed", "skipped", "seconds"
     );
     let mut total = Tally::default();
@@ -209,7 +250,7 @@ fn summary(layers: &[Layer]) -> (String, Tally) {
             skipped,
         } = tally;
         table += &format!(
-            "\n{name:<12}{passed:>8}{failed:>8}{skipped:>8}{:>10.1}",
+            "\n{name:<14}{passed:>8}{failed:>8}{skipped:>8}{:>10.1}",
             took.as_secs_f64()
         );
         total = total.plus(*tally);

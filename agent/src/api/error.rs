@@ -10,6 +10,7 @@ pub(super) fn start(error: &StartError) -> Status {
         StartError::Spec(_) | StartError::IdempotencyKey(_) => {
             (Code::InvalidArgument, Reason::InvalidSpec)
         }
+        StartError::Filter { .. } => (Code::InvalidArgument, Reason::InvalidFilter),
         StartError::TargetNotFound(_) => (Code::NotFound, Reason::TargetNotFound),
         StartError::TargetUnsupported(_) => (Code::FailedPrecondition, Reason::TargetUnsupported),
         StartError::SessionLimit(_) => (Code::ResourceExhausted, Reason::SessionLimit),

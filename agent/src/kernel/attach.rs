@@ -1,27 +1,73 @@
-//! Programs on interfaces and at the cgroup root. Links close with [`Programs`], so a dead agent
-//! leaves nothing attached.
+//! Programs on interfaces and at the cgroup root.
+//!
+//! On interfaces by TCX where the kernel has it (6.6), else by [clsact](super::clsact). Links close
+//! with [`Programs`], so a dead agent leaves nothing attached; filters of clsact stay, and the next
+//! agent removes them ([`remove_leftovers`]).
 
-use std::{collections::HashMap, fs::File, path::Path};
+use std::{collections::HashMap, fs::File, io, os::fd::AsFd as _, path::Path};
 
 use aya::{
     Ebpf,
     programs::{
-        CgroupAttachMode, CgroupSkbAttachType, LinkOrder, TcAttachType,
+        CgroupAttachMode, CgroupSkbAttachType, LinkOrder, ProgramError, SchedClassifier,
+        TcAttachType,
         tc::{SchedClassifierLinkId, TcAttachOptions},
     },
+    sys::SyscallError,
 };
-use nix::net::if_::if_nametoindex;
+use nix::net::if_::{if_indextoname, if_nametoindex};
 
 use super::{
+    clsact::{self, Clsact},
     load::{CGROUP_PROGRAMS, KernelError, TCX_PROGRAMS, cgroup_skb, classifier},
     stages::Stages,
 };
 
-/// The loaded programs and their links on interfaces.
+/// How programs are on interfaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum InterfaceHook {
+    /// Links of the interface; Linux 6.6.
+    Tcx,
+    /// Filters of a qdisc; every kernel.
+    Clsact,
+}
+
+impl InterfaceHook {
+    /// As files and the API name it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        }
+    }
+
+    /// The better one that this kernel has: asked, not guessed from its version. What answers to
+    /// the question for TCX programs has TCX; a kernel without says EINVAL.
+    #[must_use]
+    pub fn of_this_kernel() -> Self {
+        // Every network namespace has `lo`.
+        match SchedClassifier::query_tcx("lo", TcAttachType::Ingress) {
+            Err(ProgramError::SyscallError(SyscallError { io_error, .. }))
+                if io_error.raw_os_error() == Some(libc::EINVAL) =>
+            {
+                Self::Clsact
+            }
+            _ => Self::Tcx,
+        }
+    }
+}
+
+/// The loaded programs and what they are attached to.
 #[derive(Debug)]
 pub struct Programs {
     ebpf: Ebpf,
-    interfaces: HashMap<u32, [SchedClassifierLinkId; 2]>,
+    hook: InterfaceHook,
+    tcx: HashMap<u32, [SchedClassifierLinkId; 2]>,
+    /// Made with the first interface.
+    clsact: Option<Clsact>,
+    /// Nothing is attached any more.
+    closed: bool,
     /// Kept, not used: see [`Stages`].
     _stages: Stages,
 }
@@ -30,7 +76,10 @@ impl Programs {
     pub(super) fn new(ebpf: Ebpf, stages: Stages) -> Self {
         Self {
             ebpf,
-            interfaces: HashMap::new(),
+            hook: InterfaceHook::of_this_kernel(),
+            tcx: HashMap::new(),
+            clsact: None,
+            closed: false,
             _stages: stages,
         }
     }
@@ -55,15 +104,62 @@ impl Programs {
         Ok(())
     }
 
+    /// Takes this way onto interfaces instead of the kernel's best; for those that come.
+    pub fn use_hook(&mut self, hook: InterfaceHook) {
+        self.hook = hook;
+    }
+
+    /// How programs are on interfaces.
+    #[must_use]
+    pub fn hook(&self) -> InterfaceHook {
+        self.hook
+    }
+
     /// Attaches to both directions of an interface, before every other program there. Does nothing
-    /// if it is attached already. Takes some milliseconds (a grace period under the RTNL lock).
+    /// if it is attached already. TCX takes some milliseconds (a grace period under the RTNL lock).
     ///
     /// # Errors
     /// The interface is gone or was renamed meanwhile, or the kernel refuses.
     pub fn attach_interface(&mut self, ifindex: u32, name: &str) -> Result<(), KernelError> {
-        if self.interfaces.contains_key(&ifindex) {
-            return Ok(());
+        if self.closed {
+            return Err(KernelError::Io(
+                "attach: the agent is ending",
+                io::ErrorKind::Interrupted.into(),
+            ));
         }
+        match self.hook {
+            InterfaceHook::Tcx if self.tcx.contains_key(&ifindex) => Ok(()),
+            InterfaceHook::Tcx => self.attach_tcx(ifindex, name),
+            InterfaceHook::Clsact => self.attach_clsact(ifindex, name),
+        }
+    }
+
+    fn attach_clsact(&mut self, ifindex: u32, name: &str) -> Result<(), KernelError> {
+        let clsact = match &mut self.clsact {
+            Some(clsact) => clsact,
+            none => {
+                none.insert(Clsact::new().map_err(|error| KernelError::Io("set up clsact", error))?)
+            }
+        };
+        let mut fd = |program| {
+            classifier(&mut self.ebpf, program)?
+                .fd()
+                .and_then(|fd| Ok(fd.try_clone()?))
+                .map_err(|source| KernelError::Attach {
+                    place: format!("interface `{name}`"),
+                    source: Box::new(source),
+                })
+        };
+        let programs = [fd(TCX_PROGRAMS[0])?, fd(TCX_PROGRAMS[1])?];
+        clsact
+            .attach(ifindex, [programs[0].as_fd(), programs[1].as_fd()])
+            .map_err(|source| KernelError::Clsact {
+                interface: name.to_owned(),
+                source,
+            })
+    }
+
+    fn attach_tcx(&mut self, ifindex: u32, name: &str) -> Result<(), KernelError> {
         let failed = |source| KernelError::Attach {
             place: format!("interface `{name}`"),
             source: Box::new(source),
@@ -81,32 +177,43 @@ impl Programs {
         let egress = match attach(TCX_PROGRAMS[1], TcAttachType::Egress) {
             Ok(egress) => egress,
             Err(error) => {
-                self.detach(ingress, TCX_PROGRAMS[0]);
+                self.detach_tcx(ingress, TCX_PROGRAMS[0]);
                 return Err(error);
             }
         };
         // aya attaches by name: it must still have been the same interface.
         if if_nametoindex(name).ok() != Some(ifindex) {
-            self.detach(ingress, TCX_PROGRAMS[0]);
-            self.detach(egress, TCX_PROGRAMS[1]);
+            self.detach_tcx(ingress, TCX_PROGRAMS[0]);
+            self.detach_tcx(egress, TCX_PROGRAMS[1]);
             return Err(KernelError::Io(
                 "attach: the interface was renamed or replaced",
-                std::io::ErrorKind::NotFound.into(),
+                io::ErrorKind::NotFound.into(),
             ));
         }
-        self.interfaces.insert(ifindex, [ingress, egress]);
+        self.tcx.insert(ifindex, [ingress, egress]);
         Ok(())
     }
 
-    /// Forgets an interface that is gone; the kernel has taken the programs off it already.
+    /// Takes the programs off an interface. If it is gone, the kernel has done so already.
     pub fn interface_gone(&mut self, ifindex: u32) {
-        if let Some([ingress, egress]) = self.interfaces.remove(&ifindex) {
-            self.detach(ingress, TCX_PROGRAMS[0]);
-            self.detach(egress, TCX_PROGRAMS[1]);
+        if let Some([ingress, egress]) = self.tcx.remove(&ifindex) {
+            self.detach_tcx(ingress, TCX_PROGRAMS[0]);
+            self.detach_tcx(egress, TCX_PROGRAMS[1]);
+        }
+        if let Some(clsact) = &mut self.clsact
+            && let Err(error) = clsact.detach(ifindex)
+        {
+            tracing::debug!(%error, ifindex, "failed to detach");
         }
     }
 
-    fn detach(&mut self, link: SchedClassifierLinkId, program: &'static str) {
+    /// Takes off interfaces what would outlive the process. Nothing can be attached afterwards.
+    pub fn close(&mut self) {
+        self.closed = true;
+        self.clsact = None;
+    }
+
+    fn detach_tcx(&mut self, link: SchedClassifierLinkId, program: &'static str) {
         let detached = classifier(&mut self.ebpf, program).and_then(|program| {
             program.detach(link).map_err(|source| KernelError::Attach {
                 place: "nothing".to_owned(),
@@ -117,4 +224,25 @@ impl Programs {
             tracing::debug!(%error, program, "failed to detach");
         }
     }
+}
+
+/// Removes the filters that agents left on interfaces of this network namespace when they died.
+///
+/// # Returns
+/// The interfaces' names.
+///
+/// # Errors
+/// rtnetlink refuses.
+pub fn remove_leftovers() -> Result<Vec<String>, KernelError> {
+    let interfaces =
+        clsact::sweep().map_err(|error| KernelError::Io("remove a dead agent's filters", error))?;
+    Ok(interfaces
+        .into_iter()
+        .map(|ifindex| {
+            if_indextoname(ifindex).map_or_else(
+                |_gone| format!("interface {ifindex}"),
+                |name| name.to_string_lossy().into_owned(),
+            )
+        })
+        .collect())
 }

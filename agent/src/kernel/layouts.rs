@@ -5,7 +5,8 @@ use remora_agent_common::{
     counters::SessionCounters,
     filter as wire,
     look_back::{FlowState, PAGE_VALUE},
-    session::{Budget, DIRECTION_EGRESS, DIRECTION_INGRESS, Session},
+    program::Instruction,
+    session::{Budget, DIRECTION_EGRESS, DIRECTION_INGRESS, FILTER_PROGRAM, FILTER_TYPED, Session},
     tap::{Gate, Tap},
 };
 use remora_capture::{
@@ -13,6 +14,7 @@ use remora_capture::{
     session::Direction,
 };
 
+use super::pool::Spans;
 use crate::session::Arming;
 
 /// A map value of `remora_agent_common`.
@@ -35,6 +37,7 @@ pod!(
     Session,
     Budget,
     SessionCounters,
+    Instruction,
     FlowState,
     [u8; PAGE_VALUE]
 );
@@ -49,8 +52,8 @@ pub(super) enum Eyes {
     Once,
 }
 
-/// What the kernel is told of a session.
-pub(super) fn session(arming: &Arming, eyes: Eyes) -> Session {
+/// What the kernel is told of a session; `spans`: where its filter's programs lie, if it is not terms.
+pub(super) fn session(arming: &Arming, eyes: Eyes, spans: Spans) -> Session {
     let spec = &arming.spec;
     let directions = match (spec.direction, eyes) {
         (Direction::Both, Eyes::Once) => DIRECTION_INGRESS,
@@ -60,6 +63,7 @@ pub(super) fn session(arming: &Arming, eyes: Eyes) -> Session {
         (Direction::Ingress, _) => DIRECTION_INGRESS,
         (Direction::Egress, _) => DIRECTION_EGRESS,
     };
+    let terms = spec.filter.meaning().terms();
     Session {
         deadline_ns: arming.deadline_ns.unwrap_or(u64::MAX),
         packet_limit: spec.limits.packets.map_or(u64::MAX, std::num::NonZero::get),
@@ -67,8 +71,15 @@ pub(super) fn session(arming: &Arming, eyes: Eyes) -> Session {
         generation: arming.generation,
         snaplen: spec.snaplen.get(),
         directions,
-        reserved: [0; 3],
-        filter: filter(spec.filter.terms()),
+        filter_kind: if terms.is_some() {
+            FILTER_TYPED
+        } else {
+            FILTER_PROGRAM
+        },
+        reserved: [0; 2],
+        filter: terms.map(filter).unwrap_or_default(),
+        ethernet: spans.ethernet,
+        ip: spans.ip,
     }
 }
 
@@ -239,11 +250,12 @@ mod tests {
         ) {
             // Terms that no packet can match together are refused.
             let Ok(parsed) = Filter::parse(&terms.join(" and ")) else { return Ok(()) };
+            let terms = parsed.meaning().terms().expect("parsed");
             let ethertype = u16::from_be_bytes([frame[12], frame[13]]);
             let flow = Flow::decode(ethertype, &Network(&frame[14..]), 0);
             prop_assert_eq!(
-                filter(parsed.terms()).matches(&flow),
-                parsed.terms().matches(&frame),
+                filter(terms).matches(&flow),
+                terms.matches(&frame),
                 "{} on {:02x?}", parsed, frame
             );
         }

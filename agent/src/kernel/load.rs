@@ -66,10 +66,22 @@ pub enum KernelError {
         place: String,
         source: Box<ProgramError>,
     },
+    #[error("failed to attach to interface `{interface}` by clsact: {source}")]
+    Clsact {
+        interface: String,
+        source: std::io::Error,
+    },
     #[error("all {0} taps are in use")]
     TapsFull(u32),
     #[error("{0}")]
     Scope(String),
+    #[error("the filter `{0}` was not compiled")]
+    Uncompiled(String),
+    #[error(
+        "the filter has {wanted} instructions, and beside the filters of the captures that run there \
+         is room for {room}; stop one of them, or use a shorter filter"
+    )]
+    PoolFull { wanted: u32, room: u32 },
     #[error("failed to {0}: {1}")]
     Io(&'static str, #[source] std::io::Error),
 }
@@ -125,6 +137,8 @@ impl KernelError {
     }
 
     pub(super) fn from_program(name: &'static str, error: ProgramError) -> Self {
+        // All that the verifier said; the error keeps one line of it.
+        tracing::debug!(name, ?error, "failed to load");
         if is_permission(&error) {
             Self::NotPermitted(Box::new(error))
         } else {

@@ -1,29 +1,34 @@
 //! The kernel side: the only module with aya, libc and `unsafe`.
 //!
 //! - [`load`]: the object, its programs and maps; says what is missing when it cannot.
-//! - [`attach`]: programs on interfaces and at the cgroup root.
+//! - [`attach`]: programs on interfaces and at the cgroup root; `clsact`, `tc`: by rtnetlink.
+//! - [`probe`]: what this kernel has of that which the programs use.
 //! - [`tables`]: the maps, typed.
 //! - [`ring`]: the ring's reading end.
 //! - [`look_back`]: the look-back rings.
 //! - [`side`]: all of it as sessions use it; implements [`crate::session::Taps`].
 //! - [`grace`]: waiting for programs that are running.
 //!
-//! Invariant: a session's slot, its counters and its budget are in place before a bit is set, and
+//! Invariant: a session's slot, its filter, its counters and its budget are in place before a bit is set, and
 //! are used again only after disarm, grace and drain.
 
 pub mod attach;
+mod clsact;
 pub mod grace;
 mod layouts;
 pub mod load;
 pub mod look_back;
+mod pool;
+pub mod probe;
 pub mod ring;
 mod seen;
 pub mod side;
 mod stages;
 pub mod tables;
 mod taps;
+mod tc;
 
-pub use attach::Programs;
+pub use attach::{InterfaceHook, Programs, remove_leftovers};
 pub use load::{KernelError, LoadOptions, Loaded, load};
 pub use look_back::{LookBack, LookBackOptions};
 pub use ring::Ring;

@@ -8,7 +8,10 @@ use std::{
 use remora_agent_common::look_back::FlowState;
 use remora_capture::session::{LookBackRing, TapInfo};
 
-use super::{KernelError, LookBack, LookBackOptions, Programs, Tables, look_back::LookBackMaps};
+use super::{
+    InterfaceHook, KernelError, LookBack, LookBackOptions, Programs, Tables,
+    look_back::LookBackMaps,
+};
 use crate::{
     record::look_back::Reading,
     session::{
@@ -25,6 +28,7 @@ pub struct KernelSide {
     /// Held for the milliseconds of an attach; arming never takes it.
     programs: Arc<Mutex<Programs>>,
     look_back: Arc<LookBack>,
+    hook: InterfaceHook,
 }
 
 impl KernelSide {
@@ -40,6 +44,7 @@ impl KernelSide {
         let look_back = LookBack::new(look_back, options, Arc::clone(&tables))?;
         Ok(Self {
             tables,
+            hook: programs.hook(),
             programs: Arc::new(Mutex::new(programs)),
             look_back: Arc::new(look_back),
         })
@@ -106,6 +111,17 @@ impl KernelSide {
         }
     }
 
+    /// How the programs are on interfaces.
+    pub fn hook(&self) -> InterfaceHook {
+        self.hook
+    }
+
+    /// Takes off interfaces what would outlive the process; nothing is attached afterwards.
+    pub fn close(&self) {
+        let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
+        programs.close();
+    }
+
     /// ifindexes that are bound now.
     pub fn interfaces(&self) -> Vec<(u32, LinkEnd)> {
         self.tables.interfaces()
@@ -123,7 +139,9 @@ impl KernelSide {
             let (id, end) = self.tables.enter_interface(*ifindex).ok_or_else(|| {
                 KernelError::Scope(format!("interface `{name}` went away; try again"))
             })?;
-            taps.push(Tables::describe_interface(id, end, interface));
+            let mut tap = Tables::describe_interface(id, end, interface);
+            tap.info.hook = self.hook.name().to_owned();
+            taps.push(tap);
         }
         if let Some(cgroup) = &place.cgroup {
             let id = self
@@ -172,9 +190,10 @@ impl Taps for KernelSide {
     }
 
     fn arm(&self, arming: &Arming, taps: &[BoundTap]) -> Result<(), StartError> {
-        self.tables
-            .arm(arming, taps)
-            .map_err(|error| StartError::Kernel(error.to_string()))?;
+        self.tables.arm(arming, taps).map_err(|error| match error {
+            KernelError::PoolFull { .. } => StartError::Quota(error.to_string()),
+            _ => StartError::Kernel(error.to_string()),
+        })?;
         if !arming.spec.look_back.is_zero() {
             for tap in taps {
                 if let Err(error) = self.look_back.freeze(tap.id) {

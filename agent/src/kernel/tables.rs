@@ -16,12 +16,13 @@ use remora_agent_common::{
     session::{Budget, Session},
     tap::{Gate, TAP_FLIP, TAP_LOOPBACK_ONLY, Tap},
 };
-use remora_capture::session::TapInfo;
+use remora_capture::{filter::Meaning, session::TapInfo};
 
 use super::{
     KernelError, grace,
     layouts::{Eyes, Layout, session},
     load::take_map,
+    pool::{Pool, Spans},
     seen::{Seen, TapSeen},
     taps::{Point, TapTable, Unbound},
 };
@@ -29,7 +30,8 @@ use crate::session::{
     Arming, BoundTap, CgroupScope, InterfacePlace, KernelCounts, LinkEnd, Slot, TapHook, TapId,
 };
 
-/// All maps but the ring, and what userspace knows of the taps. Every method takes microseconds.
+/// All maps but the ring, and what userspace knows of the taps. Methods take microseconds where they
+/// say nothing else.
 pub struct Tables(Mutex<Maps>);
 
 struct Maps {
@@ -43,6 +45,7 @@ struct Maps {
     sessions: Array<MapData, Layout<Session>>,
     budgets: Array<MapData, Layout<Budget>>,
     counters: PerCpuArray<MapData, Layout<SessionCounters>>,
+    pool: Pool,
     cpus: usize,
     table: TapTable,
     seen: Vec<Seen>,
@@ -74,6 +77,7 @@ impl Tables {
             sessions: typed(ebpf, "SESSIONS")?,
             budgets: typed(ebpf, "BUDGETS")?,
             counters: typed(ebpf, "COUNTERS")?,
+            pool: Pool::new(typed(ebpf, "PROGRAMS")?),
             cpus: nr_cpus()
                 .map_err(|(_, error)| KernelError::Io("count the machine's CPUs", error))?,
             table: TapTable::new(TAP_SLOTS, CGROUP_LEVELS),
@@ -245,10 +249,11 @@ impl Tables {
         self.maps().table.is_bound(tap)
     }
 
-    /// Fills the slot, then flips its bit on each tap.
+    /// Fills the slot, then flips its bit on each tap. A filter that is a program takes about a
+    /// microsecond for each of its instructions.
     ///
     /// # Errors
-    /// The kernel refuses a write; nothing is armed then.
+    /// There is no room for the filter, or the kernel refuses a write; nothing is armed then.
     pub fn arm(&self, arming: &Arming, taps: &[BoundTap]) -> Result<(), KernelError> {
         let mut maps = self.maps();
         let slot = arming.slot.0;
@@ -258,7 +263,13 @@ impl Tables {
             Some(tap) if tap.is_swapped() => Eyes::Swapped,
             _ => Eyes::Same,
         };
-        let entry = session(arming, eyes);
+        let filter = &arming.spec.filter;
+        let spans = match filter.meaning() {
+            Meaning::Terms(_) => Spans::default(),
+            Meaning::Programs(programs) => maps.pool.write(slot, programs)?,
+            Meaning::Unread => return Err(KernelError::Uncompiled(filter.to_string())),
+        };
+        let entry = session(arming, eyes, spans);
         let zeroes = PerCpuValues::try_from(vec![Layout(SessionCounters::default()); maps.cpus])
             .map_err(|error| KernelError::Io("clear the counters", error))?;
         maps.counters
@@ -298,6 +309,7 @@ impl Tables {
         }
         maps.armed &= !bit;
         maps.ingress &= !bit;
+        maps.pool.leave(slot.0);
         log_failure(maps.write_gate());
     }
 
@@ -325,8 +337,11 @@ impl Tables {
         sum
     }
 
+    /// Waits until nothing runs that ran when it was called. Blocks for milliseconds.
     pub fn grace(&self) {
+        let leaving = self.maps().pool.take_leaving();
         grace::wait();
+        self.maps().pool.free(leaving);
     }
 
     /// The tap of an interface as a session is told of it.

@@ -15,7 +15,7 @@ use super::{
     Place, Ready, Signal, Slot, StartError, Started, StreamSource, Taps, Targets,
     handle::{Arm, Reply, Request},
     registry::Registry,
-    running::{Afterwards, Drained, Running, SlotState, conclude, join},
+    running::{Afterwards, Drained, Running, SlotState, conclude, join, notes},
     share::{ShareWatch, Shared},
 };
 
@@ -272,7 +272,7 @@ impl Driver {
             generation,
             state: &state,
             taps,
-            notes: &place.notes,
+            notes: &notes(&place, &state.spec.filter, taps),
             meter: Arc::clone(&meter),
             confirm,
         })?;

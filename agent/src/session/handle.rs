@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use remora_capture::session::{CaptureId, CaptureState, SessionSpec, StopReason, Target};
+use remora_capture::{
+    filter::{self, Filter, Meaning, Names},
+    session::{CaptureId, CaptureState, SessionSpec, StopReason, Target},
+};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::{
@@ -143,7 +146,7 @@ impl DriverHandle {
     ///
     /// # Errors
     /// [`StartError`], and nothing is armed or left behind.
-    pub async fn start(&self, order: Order) -> Result<Started, StartError> {
+    pub async fn start(&self, mut order: Order) -> Result<Started, StartError> {
         order.spec.validate()?;
         if let Some(key) = &order.key {
             if key.len() > IDEMPOTENCY_KEY_MAX {
@@ -158,6 +161,7 @@ impl DriverHandle {
                 });
             }
         }
+        order.spec.filter = compiled(order.spec.filter).await?;
         match self.begin(order.clone(), Look::First).await {
             Err(StartError::Elsewhere(place)) => {
                 tracing::debug!(place = %place.description, "presumed wrongly; begun anew");
@@ -273,4 +277,25 @@ impl DriverHandle {
         self.requests.send(request(reply)).await.ok()?;
         answer.await.ok()
     }
+}
+
+/// Compiles a filter that came as text alone. The agent looks no name up: who asks is somewhere
+/// else, and a node's name service is nothing that a capture may wait for.
+async fn compiled(filter: Filter) -> Result<Filter, StartError> {
+    if *filter.meaning() != Meaning::Unread {
+        return Ok(filter);
+    }
+    // Takes some milliseconds.
+    let compile = || {
+        let text = filter.text().to_owned();
+        filter
+            .compiled(filter::compiler(Names::Refused))
+            .map_err(|error| StartError::Filter {
+                pointer: error.pointer(&text),
+                error,
+            })
+    };
+    tokio::task::spawn_blocking(compile)
+        .await
+        .map_err(|error| StartError::Kernel(error.to_string()))?
 }

@@ -20,6 +20,7 @@ mod share;
 use std::{fmt, io, path::PathBuf, sync::Arc, time::Duration};
 
 use remora_capture::{
+    filter::FilterError,
     pcapng::Finished,
     session::{CaptureId, CaptureState, Counts, SessionSpec, StopReason, TapInfo, Target},
 };
@@ -182,7 +183,8 @@ pub trait Taps: Send + Sync + 'static {
     /// packets are captured.
     ///
     /// # Errors
-    /// [`StartError::Kernel`], and nothing is armed.
+    /// [`StartError::Kernel`], or [`StartError::Quota`] if there is no room for its filter, and nothing
+    /// is armed.
     fn arm(&self, arming: &Arming, taps: &[BoundTap]) -> Result<(), StartError>;
 
     /// Clears the session's bit everywhere. Programs already running may still submit: see
@@ -393,6 +395,9 @@ pub struct Signal {
 pub enum StartError {
     #[error(transparent)]
     Spec(#[from] remora_capture::session::SpecError),
+    /// With the two lines of [`FilterError::pointer`].
+    #[error("{error}\n{pointer}")]
+    Filter { error: FilterError, pointer: String },
     #[error("{0}")]
     TargetNotFound(String),
     #[error("{0}")]

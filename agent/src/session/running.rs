@@ -4,12 +4,13 @@ use std::{num::NonZeroU64, sync::Arc};
 
 use jiff::Timestamp;
 use remora_capture::{
+    filter::Filter,
     pcapng::Finished,
     session::{CaptureState, Files, Phase, StopReason},
 };
 use tokio::time::Instant;
 
-use super::{BoundTap, ChunkReceiver, Closed, Meter, Output, Place, Slot, Stored};
+use super::{BoundTap, ChunkReceiver, Closed, Meter, Output, Place, Slot, Stored, TapHook};
 
 #[derive(Default)]
 pub(super) struct SlotState {
@@ -47,6 +48,22 @@ pub(super) struct Drained {
     pub(super) slot: Slot,
     pub(super) afterwards: Afterwards,
     pub(super) state: CaptureState,
+}
+
+/// What a session cannot see, for a person: the place's notes, and its filter's.
+pub(super) fn notes(place: &Place, filter: &Filter, taps: &[BoundTap]) -> Vec<String> {
+    let mut notes = place.notes.clone();
+    let blind = filter
+        .meaning()
+        .programs()
+        .is_some_and(|programs| programs.raw.is_none());
+    if blind && taps.iter().any(|tap| tap.hook == TapHook::Cgroup) {
+        notes.push(format!(
+            "the filter `{filter}` asks for an Ethernet header; packets that have none (of loopback, \
+             and of what runs in the host's network) cannot match and are left out"
+        ));
+    }
+    notes
 }
 
 /// The final state of a session from how its output ended, and its files.

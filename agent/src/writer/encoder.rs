@@ -170,13 +170,14 @@ impl Encoder {
         1
     }
 
-    /// The frame that the file would hold of a packet, were it not cut at the snaplen.
+    /// The frame that the file would hold of a packet, were it not cut at the snaplen, and its length
+    /// on the wire.
     #[must_use]
-    pub fn frame(packet: &Packet<'_>) -> Vec<u8> {
+    pub fn frame(packet: &Packet<'_>) -> (Vec<u8>, u32) {
         let frame = Frame::of(packet);
         let mut bytes = frame.prefix[..frame.prefix_len].to_vec();
         bytes.extend_from_slice(frame.data);
-        bytes
+        (bytes, packet.header.origlen + frame.added)
     }
 }
 

@@ -15,8 +15,18 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use remora_agent_common::look_back::{FlowState, flow_index, flow_tag};
-use remora_capture::{filter::Filter, pcapng::PacketDirection, session::Direction};
+use remora_agent_common::{
+    look_back::{FlowState, flow_index, flow_tag},
+    record::LINK_IP,
+};
+use remora_capture::{
+    filter::{
+        Filter, Meaning,
+        program::{Frame, LinkType},
+    },
+    pcapng::PacketDirection,
+    session::Direction,
+};
 
 use super::encoder::{Encoder, FileInterface, Marks};
 use crate::{
@@ -180,7 +190,27 @@ impl Chooser<'_> {
             Direction::Ingress => direction == PacketDirection::Ingress,
             Direction::Egress => direction == PacketDirection::Egress,
         };
-        way && self.wish.filter.terms().matches(&Encoder::frame(packet))
+        way && self.matches(packet)
+    }
+
+    /// The verdict that its programs would have given.
+    fn matches(&self, packet: &Packet<'_>) -> bool {
+        let (frame, wire_len) = Encoder::frame(packet);
+        match self.wish.filter.meaning() {
+            Meaning::Terms(terms) => terms.matches(&frame),
+            Meaning::Programs(programs) if packet.header.link == LINK_IP => {
+                let bytes = packet.data;
+                programs
+                    .of(LinkType::Raw)
+                    .is_some_and(|raw| raw.run(Frame { bytes, wire_len }))
+            }
+            Meaning::Programs(programs) => programs.ethernet.run(Frame {
+                bytes: &frame,
+                wire_len,
+            }),
+            // No session is armed with it.
+            Meaning::Unread => false,
+        }
     }
 
     /// How far back it goes if that is less than was asked, and what the cutoff left out.

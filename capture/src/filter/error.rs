@@ -2,7 +2,12 @@
 
 use std::fmt;
 
-use super::{ADDRESS_TERMS_MAX, FILTER_BYTES_MAX, PORT_TERMS_MAX, terms::PrefixError};
+use super::{
+    ADDRESS_TERMS_MAX, FILTER_BYTES_MAX, PORT_TERMS_MAX,
+    compile::{NESTING_MAX, TOKENS_MAX, VALUES_MAX},
+    program::ProgramError,
+    terms::PrefixError,
+};
 use crate::text;
 
 /// Characters of the text shown on each side of the error.
@@ -26,7 +31,7 @@ pub enum FilterErrorKind {
     #[error("the filter has {0} bytes; at most {FILTER_BYTES_MAX} are taken")]
     TooLong(usize),
     #[error(
-        "{0} is not understood here; this version takes tcp, udp, sctp, icmp, icmp6, ip, ip6, host, net, port, src, dst and `and`"
+        "{0} is not understood here; without libpcap a filter has tcp, udp, sctp, icmp, icmp6, ip, ip6, host, net, port, src, dst and `and`"
     )]
     Unknown(Word),
     #[error("{found} is not {expected}")]
@@ -52,6 +57,41 @@ pub enum FilterErrorKind {
         "{0} is one term too many; a filter has at most {ADDRESS_TERMS_MAX} addresses and {PORT_TERMS_MAX} ports"
     )]
     TooManyTerms(Word),
+    #[error("{0} is no character of the filter language")]
+    Character(Word),
+    #[error("{0} is one bracket too many; at most {NESTING_MAX} may be open at once")]
+    TooDeep(Word),
+    #[error("{0} is one word too many; a filter has at most {TOKENS_MAX} words and symbols")]
+    TooManyWords(Word),
+    #[error(
+        "{0} is one value too many; a filter has at most {VALUES_MAX} addresses and ports (a port counts as two, a port range as four); use networks, or start several captures"
+    )]
+    TooManyValues(Word),
+    #[error(
+        "{0} is a name, and names are not looked up here; use its address or number, or let `remora` on your machine look it up"
+    )]
+    Name(Word),
+    #[error("expression rejects all packets")]
+    MatchesNothing,
+    #[error("syntax error at {0}")]
+    Syntax(Word),
+    #[error(
+        "{0} needs a loop, which a filter in the kernel cannot have; compare the headers that you mean, like `ip6[6] = 44 and ip6[40] = 6`"
+    )]
+    Loop(Word),
+    #[error(
+        "{0} asks for what is not in the packet; capture on one interface (-i) in one direction (-Q) instead"
+    )]
+    NotOfThePacket(Word),
+    #[error("this build has no libpcap, so it makes no programs")]
+    NoCompiler,
+    /// libpcap's message, escaped.
+    #[error("{0}")]
+    Libpcap(String),
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    #[error("programs come without the filter text that they are made of; send both")]
+    NoText,
 }
 
 /// A word of the filter as a message shows it: escaped, bounded, with its number from 1.

@@ -65,6 +65,14 @@ pub(super) fn words(text: &str) -> impl Iterator<Item = Token<'_>> {
     })
 }
 
+/// The words parted by one blank each, which changes nothing of what they mean.
+pub(super) fn spaced(text: &str) -> String {
+    text.split([' ', '\t', '\r', '\n'])
+        .filter(|part| !part.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
 /// What stands before a value.
 #[derive(Clone, Copy)]
 pub(super) enum ValueKind {

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 pub(crate) mod cbpf;
+pub(crate) mod frames;
 pub(crate) mod pcapng;
 
 use std::process::Command;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::bail;
 use remora_capture::{
-    session::{CaptureState, SessionSpec, Writing},
+    session::{CaptureState, SessionSpec, Target, Writing},
     text,
 };
 use remora_proto::{
@@ -21,7 +21,7 @@ use crate::{
     output::Output,
     render::closing,
     signals::Interrupt,
-    spec::{spec, writing},
+    spec::{dump, spec, writing},
     terminal,
 };
 
@@ -31,7 +31,12 @@ const REQUESTER_MAX: usize = 64;
 /// # Errors
 /// The capture did not start.
 pub(super) async fn run(agent: &AgentAddress, args: &CaptureArgs) -> anyhow::Result<Outcome> {
+    if args.dump {
+        println!("{}", dump(args)?);
+        return Ok(Outcome::Done);
+    }
     let spec = spec(args, &requester())?;
+    tell_what_cannot_match(&spec);
     match &args.write {
         Some(path) => stream(agent, &spec, path, writing(args)).await,
         None if args.store => store::run(agent, &spec, args.wait).await,
@@ -75,6 +80,18 @@ async fn stream(
     };
     let (written, end) = follow(source, stream, output, &mut interrupt).await?;
     Ok(closing::tell(&written, &end, Ownership::Own))
+}
+
+/// Whether the target has such packets is known on its node alone; the file says it, too.
+fn tell_what_cannot_match(spec: &SessionSpec) {
+    let programs = spec.filter.meaning().programs();
+    let of_interface = matches!(spec.target, Target::Interface(_));
+    if !of_interface && programs.is_some_and(|programs| programs.raw.is_none()) {
+        terminal::note(
+            "the filter asks for an Ethernet header; packets of loopback and host services have \
+             none and are left out",
+        );
+    }
 }
 
 /// Starts the capture. A signal that comes meanwhile waits: the answer has the id without which

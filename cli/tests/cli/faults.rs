@@ -115,7 +115,9 @@ fn a_bad_filter_is_pointed_at_and_the_agent_is_not_asked() {
     );
     assert_eq!(ended.code, Some(1));
     assert!(
-        ended.stderr.starts_with("remora: filter: `prot` (word 2)"),
+        ended
+            .stderr
+            .starts_with("remora: filter: syntax error at `prot` (word 2)"),
         "{}",
         ended.stderr
     );

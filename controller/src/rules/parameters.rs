@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use remora_capture::{
     alert::mapping::Scope,
-    filter::{Filter, FilterError},
+    filter::{Filter, FilterError, Names, compiler},
     session::{Limits, SessionSpec, Snaplen, SpecError, Target},
 };
 use serde_saphyr::Spanned;
@@ -100,8 +100,7 @@ fn filter(text: &Spanned<String>) -> Result<Filter, Fault> {
     if text.value.contains("${") {
         return Err(Fault::at(line_of(text), Problem::Template));
     }
-    text.value
-        .parse()
+    Filter::compile(&text.value, compiler(Names::Refused))
         .map_err(|e: FilterError| Fault::at(line_of(text), Problem::Filter(e)))
 }
 

@@ -14,7 +14,7 @@ mod writing;
 mod tests;
 
 use remora_capture::{
-    filter::FilterError,
+    filter::{FilterError, program::ProgramError},
     session::{IdError, SpecError},
 };
 use tonic::{Code, Status};
@@ -32,6 +32,11 @@ pub enum ConvertError {
     /// The filter text, with the two lines of [`FilterError::pointer`].
     #[error("{error}\n{pointer}")]
     Filter { error: FilterError, pointer: String },
+    #[error("spec.programs.{link}: {error}")]
+    Program {
+        link: &'static str,
+        error: ProgramError,
+    },
     #[error("spec.terms: {0}")]
     Terms(String),
     #[error(transparent)]
@@ -64,7 +69,7 @@ impl ConvertError {
     #[must_use]
     pub fn reason(&self) -> Reason {
         match self {
-            Self::Filter { .. } | Self::Terms(_) => Reason::InvalidFilter,
+            Self::Filter { .. } | Self::Terms(_) | Self::Program { .. } => Reason::InvalidFilter,
             Self::Field { .. } | Self::Spec(_) | Self::Id(_) => Reason::InvalidSpec,
         }
     }

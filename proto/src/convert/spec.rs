@@ -3,7 +3,10 @@
 use std::num::NonZeroU64;
 
 use remora_capture::{
-    filter::{AddressTerm, Family, Filter, FilterError, PortTerm, Prefix, Protocol, Side, Terms},
+    filter::{
+        AddressTerm, Family, Filter, FilterError, PortTerm, Prefix, Protocol, Side, Terms,
+        program::{Program, Programs},
+    },
     session::{
         Destination, Direction, Limits, NameHint, SessionSpec, Snaplen, SpecError, SuperPackets,
         Target, Trigger, Writing,
@@ -62,10 +65,11 @@ impl TryFrom<v1::CaptureSpec> for SessionSpec {
             names,
             writing,
             segment,
+            programs,
         } = spec;
         let spec = Self {
             target: required("spec.target", target)?.try_into()?,
-            filter: filter_of(&filter, terms)?,
+            filter: filter_of(&filter, terms, programs)?,
             snaplen: if snaplen == 0 {
                 Snaplen::MAX
             } else {
@@ -114,6 +118,7 @@ impl From<&SessionSpec> for v1::CaptureSpec {
             target: Some(target.into()),
             filter: filter.to_string(),
             terms: None,
+            programs: filter.meaning().programs().map(Into::into),
             snaplen: snaplen.get(),
             direction: v1::Direction::from(*direction).into(),
             limits: Some(limits.into()),
@@ -131,18 +136,57 @@ impl From<&SessionSpec> for v1::CaptureSpec {
     }
 }
 
-/// The text and the typed terms, both of which must hold.
-fn filter_of(text: &str, terms: Option<v1::FilterTerms>) -> Result<Filter, ConvertError> {
-    let filter = Filter::parse(text).map_err(|error| refused(text, error))?;
-    let Some(terms) = terms else {
-        return Ok(filter);
-    };
-    let terms = typed(terms)?;
-    let typed = Filter::from_terms(&terms).map_err(|error| refused(&terms.to_string(), error))?;
-    // Positions of this error are in the joined text.
-    filter
-        .and(&typed)
-        .map_err(|error| refused(&format!("{filter} and {typed}"), error))
+/// The text and the typed terms, both of which must hold; or the text with its programs.
+fn filter_of(
+    text: &str,
+    terms: Option<v1::FilterTerms>,
+    programs: Option<v1::FilterPrograms>,
+) -> Result<Filter, ConvertError> {
+    match (terms, programs) {
+        (None, None) => Filter::unread(text).map_err(|error| refused(text, error)),
+        (None, Some(programs)) => {
+            Filter::with_programs(text, programs.try_into()?).map_err(|error| refused(text, error))
+        }
+        (Some(terms), None) => {
+            let filter = Filter::unread(text).map_err(|error| refused(text, error))?;
+            let terms = typed(terms)?;
+            let typed =
+                Filter::from_terms(&terms).map_err(|error| refused(&terms.to_string(), error))?;
+            let both = filter.both(&typed);
+            Filter::unread(&both).map_err(|error| refused(&both, error))
+        }
+        (Some(_), Some(_)) => Err(ConvertError::Terms(
+            "programs are of the whole filter; put the terms into its text".to_owned(),
+        )),
+    }
+}
+
+impl TryFrom<v1::FilterPrograms> for Programs {
+    type Error = ConvertError;
+
+    fn try_from(programs: v1::FilterPrograms) -> Result<Self, ConvertError> {
+        let v1::FilterPrograms { ethernet, raw } = programs;
+        let read = |link: &'static str, bytes: &[u8]| {
+            Program::from_bytes(bytes).map_err(|error| ConvertError::Program { link, error })
+        };
+        Ok(Self {
+            ethernet: read("ethernet", &ethernet)?,
+            raw: match raw.as_ref() {
+                [] => None,
+                raw => Some(read("raw", raw)?),
+            },
+        })
+    }
+}
+
+impl From<&Programs> for v1::FilterPrograms {
+    fn from(Programs { ethernet, raw }: &Programs) -> Self {
+        let bytes = |program: &Program| program.to_bytes().into();
+        Self {
+            ethernet: bytes(ethernet),
+            raw: raw.as_ref().map(bytes).unwrap_or_default(),
+        }
+    }
 }
 
 fn refused(text: &str, error: FilterError) -> ConvertError {

@@ -75,7 +75,11 @@ impl From<&CaptureState> for v1::CaptureState {
         } = state;
         Self {
             id: id.to_string(),
-            spec: Some(spec.into()),
+            // A program is nothing to look at, and a list of captures would be full of them.
+            spec: Some(v1::CaptureSpec {
+                programs: None,
+                ..spec.into()
+            }),
             phase: v1::Phase::from(*phase).into(),
             stop_reason: v1::StopReason::from(*stop_reason).into(),
             message: message.clone(),

@@ -8,7 +8,10 @@ use jiff::Timestamp;
 use proptest::{collection, option, prelude::*};
 use prost::Message as _;
 use remora_capture::{
-    filter::Filter,
+    filter::{
+        Filter, Meaning,
+        program::{Program, Programs},
+    },
     session::{
         CaptureId, CaptureState, Compression, Counts, Destination, Direction, Durability, Files,
         Limits, LookBackRing, NameHint, Phase, Removed, Rotation, SessionSpec, Snaplen, StopReason,
@@ -109,10 +112,77 @@ fn each_bad_value_is_named_by_its_field() {
 
 #[test]
 fn a_bad_filter_points_at_its_word() {
-    let status = refused(|spec| spec.filter = "tcp prot 80".into());
+    let status = refused(|spec| spec.filter = "tcp and udp".into());
     assert_eq!(reason::reason_of(&status), Some(Reason::InvalidFilter));
     let lines: Vec<_> = status.message().lines().collect();
-    assert_eq!(lines[1..], ["tcp prot 80", "    ^^^^"], "{lines:?}");
+    assert_eq!(lines[1..], ["tcp and udp", "        ^^^"], "{lines:?}");
+}
+
+#[test]
+fn programs_from_a_client_are_checked() {
+    let bytes = |instructions: &[[u8; 8]]| prost::bytes::Bytes::from(instructions.concat());
+    let take = [6, 0, 0, 0, 1, 0, 0, 0];
+    let backward = [5, 0, 0, 0, 0xff, 0xff, 0xff, 0xff];
+    let division = [0x34, 0, 0, 0, 0, 0, 0, 0];
+    let cell = [0x60, 0, 0, 0, 16, 0, 0, 0];
+    for (ethernet, raw, part) in [
+        (
+            bytes(&[take, backward, take]),
+            bytes(&[]),
+            "spec.programs.ethernet: instruction 1",
+        ),
+        (
+            bytes(&[take]),
+            bytes(&[division, take]),
+            "spec.programs.raw: instruction 0",
+        ),
+        (bytes(&[cell, take]), bytes(&[]), "scratch cell 16"),
+        (bytes(&[take; 4097]), bytes(&[]), "not 4097"),
+        (bytes(&[]), bytes(&[take]), "not 0"),
+        (
+            prost::bytes::Bytes::from_static(&[6, 0, 0]),
+            bytes(&[]),
+            "no multiple",
+        ),
+    ] {
+        let status = refused(|spec| {
+            spec.filter = "host c2.example".into();
+            spec.programs = Some(v1::FilterPrograms { ethernet, raw });
+        });
+        assert_eq!(reason::reason_of(&status), Some(Reason::InvalidFilter));
+        assert!(status.message().contains(part), "{}", status.message());
+    }
+    let good = || v1::FilterPrograms {
+        ethernet: bytes(&[take]),
+        raw: bytes(&[]),
+    };
+    // Without text, and beside typed terms.
+    refused(|spec| spec.programs = Some(good()));
+    refused(|spec| {
+        spec.filter = "host c2.example".into();
+        spec.terms = Some(v1::FilterTerms::default());
+        spec.programs = Some(good());
+    });
+}
+
+#[test]
+fn a_filters_programs_go_to_the_agent_and_do_not_come_back() {
+    let program = Program::from_bytes(&[6, 0, 0, 0, 1, 0, 0, 0]).unwrap();
+    let programs = Programs {
+        ethernet: program,
+        raw: None,
+    };
+    let mut spec = SessionSpec::new(Target::Pid(1));
+    spec.filter = Filter::with_programs("host c2.example", programs).unwrap();
+    let wire = v1::CaptureSpec::from(&spec);
+    assert_eq!(SessionSpec::try_from(wire.clone()).unwrap(), spec);
+    let told = v1::CaptureSpec {
+        programs: None,
+        ..wire
+    };
+    let told = SessionSpec::try_from(told).unwrap();
+    assert_eq!(told.filter.text(), "host c2.example");
+    assert_eq!(told.filter.meaning(), &Meaning::Unread);
 }
 
 #[test]
@@ -179,7 +249,7 @@ fn text_and_terms_must_both_hold() {
     };
     let spec = SessionSpec::try_from(spec).unwrap();
     let expected = Filter::parse("host 192.0.2.7 and tcp port 443").unwrap();
-    assert_eq!(spec.filter.terms(), expected.terms());
+    assert_eq!(spec.filter.meaning(), expected.meaning());
 
     let status = refused(|spec| {
         spec.filter = "udp".into();

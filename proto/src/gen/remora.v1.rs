@@ -112,6 +112,18 @@ pub struct FilterTerms {
     #[prost(uint32, tag = "4")]
     pub port: u32,
 }
+/// A filter compiled where it was written: classic BPF as libpcap makes it, 1 to 4096 instructions of
+/// 8 bytes, little endian: code (2), jt (1), jf (1), k (4).
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FilterPrograms {
+    /// For frames that begin with an Ethernet header (LINKTYPE_ETHERNET).
+    #[prost(bytes = "bytes", tag = "1")]
+    pub ethernet: ::prost::bytes::Bytes,
+    /// For packets that begin with the IP header (LINKTYPE_RAW). `len` is 14 more than the packet's
+    /// length. Empty: no such packet matches.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub raw: ::prost::bytes::Bytes,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CaptureSpec {
     #[prost(message, optional, tag = "1")]
@@ -142,6 +154,10 @@ pub struct CaptureSpec {
     >,
     #[prost(message, repeated, tag = "11")]
     pub names: ::prost::alloc::vec::Vec<NameHint>,
+    /// Of the filter text, which must be there, too; needed where the text has names, which the agent
+    /// does not look up. Typed terms cannot stand beside it. Never in an answer.
+    #[prost(message, optional, tag = "12")]
+    pub programs: ::core::option::Option<FilterPrograms>,
     #[prost(message, optional, tag = "20")]
     pub writing: ::core::option::Option<Writing>,
     /// Packets that the network stack has not cut into segments yet (GSO) are written as the segments

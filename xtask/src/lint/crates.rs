@@ -36,13 +36,15 @@ const ARROWS: [(&str, &[&str]); 10] = [
 const TEST_ARROWS: [(&str, &str); 1] = [("remora-capture", "remora-agent-common")];
 
 /// Crates from outside, and the only ones of ours that may depend on them.
-const CONFINED: [(&[&str], &[&str]); 2] = [
+const CONFINED: [(&[&str], &[&str]); 3] = [
     // The tests load programs of their own, to stand beside the agent's.
     (
         &["aya", "aya-log", "aya-obj", "libc"],
         &["remora-agent", "remora-tests"],
     ),
     (&["aya-ebpf", "aya-log-ebpf"], &["remora-agent-ebpf"]),
+    // One compiler of filters, behind a trait.
+    (&["pcap"], &["remora-capture"]),
 ];
 
 /// Crates that are pure: no async runtime, no input or output.

@@ -61,7 +61,7 @@ const ARROWS: [(&str, &[&str]); 12] = [
     ("app", &EVERYTHING),
     ("doctor", &EVERYTHING),
     // Types that flags are parsed into.
-    ("args", &["telemetry"]),
+    ("args", &["kernel", "telemetry"]),
     ("api", &["session", "supervisor"]),
     ("telemetry", &["session", "sink", "supervisor", "writer"]),
     // These implement the traits that session and writer define.

@@ -43,10 +43,11 @@ impl fmt::Display for BpfTools {
 /// # Errors
 /// Something is missing and may not, or cannot, be installed; says what to do.
 pub(crate) fn setup(purpose: Purpose, installing: Installing) -> anyhow::Result<BpfTools> {
-    let mut missing = match purpose {
-        Purpose::Build => Vec::new(),
-        Purpose::BuildAndTest => packages::missing(packages::PEERS),
-    };
+    let mut missing = packages::missing(&packages::libraries());
+    match purpose {
+        Purpose::Build => {}
+        Purpose::BuildAndTest => missing.extend(packages::missing(packages::PEERS)),
+    }
     let mut found = toolchain::find()?;
     if found.usable.is_empty() {
         missing.splice(0..0, toolchain::packages(&found, installing)?);

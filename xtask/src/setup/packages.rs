@@ -81,6 +81,15 @@ pub(crate) const PEERS: &[Package] = &[
     ),
 ];
 
+/// What our own programs are linked with.
+pub(crate) fn libraries() -> Vec<Package> {
+    vec![Package {
+        name: "libpcap-dev".into(),
+        probe: Probe::File("/usr/include/pcap/pcap.h".into()),
+        why: "compiles filters in tcpdump's language",
+    }]
+}
+
 /// For building bpf-linker against LLVM `major`.
 pub(crate) fn linker(major: u32) -> Vec<Package> {
     let file = |name: String, file: String, why| Package {

@@ -210,8 +210,8 @@ fn a_wrong_parameter_is_refused_with_line_and_remedy() {
             "5: filter templates (`${…}`) are not in this version; `scope` puts the alert's endpoint into the filter",
         ),
         (
-            "filter: 'tcp or udp'",
-            "5: filter: `or` (word 2) is not understood here",
+            "filter: 'tcp or prot 80'",
+            "5: filter: `prot` (word 3) is a name",
         ),
         (
             "duration: 0",
