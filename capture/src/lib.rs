@@ -5,6 +5,7 @@
 //! - [`alert`]: Falco's alerts, and what to capture for them.
 //! - [`filter`]: capture filters in tcpdump's language.
 //! - [`pcapng`]: capture files: writing, mending, reading.
+//! - [`segment`]: super-packets cut into what the wire would have carried.
 //! - [`sidecar`]: the account beside a finished file.
 //! - [`text`]: text from outside, made harmless.
 #![forbid(unsafe_code)]
@@ -12,6 +13,7 @@
 pub mod alert;
 pub mod filter;
 pub mod pcapng;
+pub mod segment;
 pub mod session;
 pub mod sidecar;
 pub mod text;

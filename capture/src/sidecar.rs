@@ -10,8 +10,8 @@ use crate::session::{CaptureState, Counts};
 /// Name and version of the layout.
 pub const SCHEMA: &str = "remora.dev/capture/v0";
 /// Largest sidecar that is read, in bytes: alert, labels and names at their bounds, with every
-/// character escaped, are less.
-pub const SIDECAR_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// character escaped, and a set's list of files are less.
+pub const SIDECAR_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// A sidecar is not one.
 #[derive(Debug, thiserror::Error)]
@@ -30,7 +30,12 @@ pub enum SidecarError {
 pub struct Sidecar {
     /// [`SCHEMA`].
     pub schema: String,
+    /// The file; of a set that rotated, its first, with the bytes and packets of the whole set.
     pub file: CaptureFile,
+    /// Each file of a set that rotated, oldest first: `file.packets` are theirs and those of
+    /// `capture.files.removed`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<CaptureFile>,
     pub capture: CaptureState,
     pub clock: Clock,
     pub tool: Tool,
@@ -48,8 +53,11 @@ pub struct CaptureFile {
     /// File name, without a directory.
     pub name: String,
     pub bytes: u64,
-    /// Packet blocks in it.
+    /// Packets in it.
     pub packets: u64,
+    /// Packet blocks in it: more than packets where super-packets were cut into segments.
+    #[serde(default)]
+    pub blocks: u64,
 }
 
 /// How packet times were made from the kernel's monotonic clock.
@@ -103,6 +111,7 @@ impl Sidecar {
         Self {
             schema,
             file,
+            files: Vec::new(),
             capture,
             clock,
             tool,
@@ -145,7 +154,7 @@ impl Sidecar {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::{CaptureId, Phase, SessionSpec, StopReason, Target};
+    use crate::session::{CaptureId, Files, Phase, SessionSpec, StopReason, Target};
 
     fn sidecar() -> Sidecar {
         let state = CaptureState {
@@ -163,6 +172,7 @@ mod tests {
             first_packet: None,
             last_packet: None,
             file: "x.pcapng".to_owned(),
+            files: Files::default(),
             taps: Vec::new(),
             node: "worker-1".to_owned(),
             caller: String::new(),
@@ -172,6 +182,7 @@ mod tests {
             name: "x.pcapng".to_owned(),
             bytes: 3,
             packets: 0,
+            blocks: 0,
         };
         Sidecar::new(
             file,
@@ -250,6 +261,13 @@ mod tests {
                 .insert(format!("{i}{}", "\u{1}".repeat(1020)), "\u{1}".repeat(1024));
         }
         spec.validate().expect("within bounds");
+        let file = CaptureFile {
+            name: "01J9ZQ3C7M8N4R5T6V7W8X9YZA_000001_20261124112233.pcapng.zst".to_owned(),
+            bytes: u64::MAX,
+            packets: u64::MAX,
+            blocks: u64::MAX,
+        };
+        sidecar.files = vec![file; crate::pcapng::FILES_MAX as usize];
         assert!(Sidecar::from_json(&sidecar.to_json()).is_ok());
     }
 }

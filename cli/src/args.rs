@@ -1,6 +1,12 @@
 //! The grammar of the command line.
 
-use std::{net::IpAddr, num::NonZeroU64, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    net::IpAddr,
+    num::{NonZeroU32, NonZeroU64},
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand, ValueEnum};
@@ -52,7 +58,7 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Capture packets, much as tcpdump does.
-    Capture(CaptureArgs),
+    Capture(Box<CaptureArgs>),
     /// List captures that run.
     List {
         /// Finished captures too.
@@ -135,7 +141,29 @@ pub(crate) struct CaptureArgs {
     /// End at duration:SECONDS, packets:N or filesize:KIB, whichever comes first.
     #[arg(short, long, value_name = "CONDITION")]
     pub(crate) autostop: Vec<Autostop>,
-    /// Write packets as they come. That is so in any case; taken for tcpdump's sake.
+    /// Begin another file before one gets larger: in millions of bytes, or in KiB, MiB or GiB with
+    /// k, m or g after the number.
+    #[arg(short = 'C', long, value_name = "SIZE", value_parser = rotate_size)]
+    pub(crate) rotate_size: Option<NonZeroU64>,
+    /// Begin another file every so many seconds. Names get a number and the time of their first
+    /// packet: web.pcapng is web_000001_20261124112233.pcapng.
+    #[arg(short = 'G', long, value_name = "SECONDS", value_parser = duration)]
+    pub(crate) rotate_seconds: Option<Duration>,
+    /// With -C: keep so many files, removing the oldest. With -G alone: end after so many.
+    #[arg(short = 'W', long, value_name = "N")]
+    pub(crate) files: Option<NonZeroU32>,
+    /// Compress the stored files (.pcapng.zst). A file of -w is when its name ends in .zst.
+    #[arg(long, requires = "store", conflicts_with = "write")]
+    pub(crate) compress: bool,
+    /// Write packets that are larger than the wire carries (GSO) as the segments that it would have
+    /// carried, with their lengths and checksums. A packet's segments have its one packet id.
+    #[arg(long)]
+    pub(crate) segment: bool,
+    /// Have what was written on the disk after 250 ms or 4 MiB, so that it outlasts the machine.
+    #[arg(long)]
+    pub(crate) sync: bool,
+    /// Write packets as they come. That is so in any case (a packet is in the file some 5 ms after it
+    /// passed); taken for tcpdump's sake.
     #[arg(short = 'U', long)]
     pub(crate) packet_buffered: bool,
     /// Direction, as the target sees it.
@@ -236,6 +264,24 @@ impl FromStr for Label {
     }
 }
 
+/// tcpdump's `-C`: millions of bytes, or a number with k, m or g for powers of 1024.
+fn rotate_size(text: &str) -> anyhow::Result<NonZeroU64> {
+    let (number, unit) = match text.chars().last().map(|c| c.to_ascii_lowercase()) {
+        Some('k') => (&text[..text.len() - 1], 1 << 10),
+        Some('m') => (&text[..text.len() - 1], 1 << 20),
+        Some('g') => (&text[..text.len() - 1], 1 << 30),
+        _ => (text, 1_000_000),
+    };
+    let number: u64 = number
+        .parse()
+        .ok()
+        .context("use millions of bytes, or a number with k, m or g")?;
+    let bytes = number
+        .checked_mul(unit)
+        .context("more bytes than can be counted")?;
+    NonZeroU64::new(bytes).context("a file of 0 bytes holds nothing")
+}
+
 /// Seconds (`10`, `0.5`), or a number with its unit (`500ms`, `2m`, `1h30m`).
 fn duration(text: &str) -> anyhow::Result<Duration> {
     if let Ok(seconds) = text.parse() {
@@ -262,7 +308,7 @@ mod tests {
             .into_iter()
             .chain(line.split_whitespace());
         match Args::try_parse_from(words).unwrap().command {
-            Command::Capture(args) => args,
+            Command::Capture(args) => *args,
             other => panic!("{other:?}"),
         }
     }
@@ -313,6 +359,12 @@ mod tests {
             ("-c", "0"),
             ("-c", "1e3"),
             ("-s", "-1"),
+            ("-C", "0"),
+            ("-C", "m"),
+            ("-C", "1t"),
+            ("-C", "99999999999g"),
+            ("-G", "-1"),
+            ("-W", "0"),
             ("-Q", "sideways"),
             ("--name", "web=10.0.0.1"),
             ("--label", "=x"),
@@ -325,6 +377,18 @@ mod tests {
                 Args::try_parse_from(words).is_err(),
                 "{flag} {value} was taken"
             );
+        }
+    }
+
+    #[test]
+    fn sizes_are_tcpdumps() {
+        for (text, bytes) in [
+            ("1", 1_000_000),
+            ("8k", 8192),
+            ("2M", 2 << 20),
+            ("1g", 1 << 30),
+        ] {
+            assert_eq!(rotate_size(text).unwrap().get(), bytes, "{text}");
         }
     }
 

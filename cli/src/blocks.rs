@@ -7,61 +7,59 @@
 //! └──────┴──────────────┴────────────────────┴──────────────┘
 //! ```
 //! Unlike [`remora_capture::pcapng::Blocks`], which reads a file from its section header, this
-//! takes a message of a stream, which begins with any block. Agents write little-endian whatever
+//! takes a message of a stream, which begins with any block. Blocks with the same packet id, one
+//! after the other, are segments of one packet. Agents write little-endian whatever
 //! their machine (draft-ietf-opsawg-pcapng, section 3.1).
 
 use bytes::{Bytes, BytesMut};
-use remora_capture::pcapng::BLOCK_BYTES_MAX;
+use remora_capture::pcapng::{BLOCK_BYTES_MAX, runs};
 
-/// Enhanced Packet Block: one packet.
-const ENHANCED_PACKET: u32 = 6;
 /// Type, length, and length again.
 const FRAME: usize = 12;
-
-/// What the whole blocks at the start of some bytes come to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Whole {
-    /// Bytes of them.
-    pub(crate) len: usize,
-    /// Packets in them.
-    pub(crate) packets: u64,
-}
 
 /// Bytes in the middle of which a block's frame is broken.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("broken pcapng block at byte {0}")]
 pub(crate) struct Broken(usize);
 
-/// Measures the whole blocks at the start of `bytes`; a block that is cut short ends them.
+/// Bytes of the whole blocks at the start of `bytes`; a block that is cut short ends them.
 ///
 /// # Errors
 /// A length that no block can have.
-pub(crate) fn whole(bytes: &[u8]) -> Result<Whole, Broken> {
-    let mut whole = Whole::default();
+fn whole(bytes: &[u8]) -> Result<usize, Broken> {
+    let mut whole = 0;
     loop {
-        let rest = &bytes[whole.len..];
-        let Some((kind, total)) = word(rest, 0).zip(word(rest, 4)) else {
+        let rest = &bytes[whole..];
+        let Some(total) = word(rest, 4) else {
             return Ok(whole);
         };
         let total = total as usize;
         if total < FRAME || !total.is_multiple_of(4) || total > BLOCK_BYTES_MAX as usize {
-            return Err(Broken(whole.len));
+            return Err(Broken(whole));
         }
         let Some(trailer) = word(rest, total - 4) else {
             return Ok(whole);
         };
         if trailer as usize != total {
-            return Err(Broken(whole.len));
+            return Err(Broken(whole));
         }
-        whole.len += total;
-        whole.packets += u64::from(kind == ENHANCED_PACKET);
+        whole += total;
     }
+}
+
+/// Whole blocks, and the packets that begin in them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Message {
+    pub(crate) blocks: Bytes,
+    pub(crate) packets: u64,
 }
 
 /// Joins blocks that are spread over messages; holds one block that is not whole yet.
 #[derive(Debug, Default)]
 pub(crate) struct Joiner {
     rest: BytesMut,
+    /// Of the last packet.
+    last_id: Option<u64>,
 }
 
 impl Joiner {
@@ -69,7 +67,7 @@ impl Joiner {
     ///
     /// # Errors
     /// What came is not pcapng.
-    pub(crate) fn push(&mut self, message: Bytes) -> Result<(Bytes, u64), Broken> {
+    pub(crate) fn push(&mut self, message: Bytes) -> Result<Message, Broken> {
         let bytes = if self.rest.is_empty() {
             message
         } else {
@@ -77,8 +75,14 @@ impl Joiner {
             self.rest.split().freeze()
         };
         let whole = whole(&bytes)?;
-        self.rest.extend_from_slice(&bytes[whole.len..]);
-        Ok((bytes.slice(..whole.len), whole.packets))
+        self.rest.extend_from_slice(&bytes[whole..]);
+        let blocks = bytes.slice(..whole);
+        let mut packets = 0;
+        for packet in runs(&blocks).filter_map(|run| run.packet) {
+            packets += u64::from(packet.id.is_none() || packet.id != self.last_id);
+            self.last_id = packet.id;
+        }
+        Ok(Message { blocks, packets })
     }
 
     /// No block waits for its end.
@@ -117,26 +121,15 @@ mod tests {
             block(6, 0),
         ]
         .concat();
-        assert_eq!(
-            whole(&bytes),
-            Ok(Whole {
-                len: bytes.len(),
-                packets: 2
-            })
-        );
+        let message = Joiner::default().push(bytes.into()).unwrap();
+        assert_eq!(message.packets, 2);
     }
 
     #[test]
     fn a_torn_block_is_left_out_wherever_it_is_torn() {
         let bytes = [block(6, 20), block(6, 20)].concat();
         for cut in 32..64 {
-            assert_eq!(
-                whole(&bytes[..cut]),
-                Ok(Whole {
-                    len: 32,
-                    packets: 1
-                })
-            );
+            assert_eq!(whole(&bytes[..cut]), Ok(32));
         }
     }
 
@@ -161,10 +154,10 @@ mod tests {
             let blocks = sizes.iter().flat_map(|size| block(6, size * 4)).collect::<Vec<_>>();
             let (mut joiner, mut joined, mut packets) = (Joiner::default(), Vec::new(), 0);
             for part in blocks.chunks(part) {
-                let (bytes, more) = joiner.push(Bytes::copy_from_slice(part)).unwrap();
-                prop_assert_eq!(whole(&bytes).unwrap().len, bytes.len());
-                joined.extend(bytes);
-                packets += more;
+                let message = joiner.push(Bytes::copy_from_slice(part)).unwrap();
+                prop_assert_eq!(whole(&message.blocks).unwrap(), message.blocks.len());
+                joined.extend(message.blocks);
+                packets += message.packets;
             }
             prop_assert!(joiner.is_empty());
             prop_assert_eq!((joined, packets), (blocks, sizes.len() as u64));
@@ -173,8 +166,9 @@ mod tests {
         #[test]
         fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
             if let Ok(whole) = whole(&bytes) {
-                prop_assert!(whole.len <= bytes.len());
+                prop_assert!(whole <= bytes.len());
             }
+            let _broken = Joiner::default().push(bytes.into());
         }
     }
 }

@@ -12,7 +12,6 @@
 use std::{pin::pin, time::Duration};
 
 use anyhow::{Context as _, anyhow, bail};
-use bytes::Bytes;
 use remora_capture::session::{CaptureId, CaptureState};
 use remora_proto::{
     client::AgentAddress,
@@ -23,7 +22,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tonic::{Streaming, transport::Channel};
 
 use crate::{
-    blocks::Joiner,
+    blocks::{Joiner, Message as BlocksMessage},
     failure::{CALL_TIMEOUT, answer, explain},
     output::{Output, Written},
     signals::Interrupt,
@@ -104,7 +103,7 @@ impl Source<'_> {
 pub(crate) async fn follow(
     source: Source<'_>,
     mut stream: Streaming<v1::StreamResponse>,
-    output: Output,
+    mut output: Output,
     interrupt: &mut Interrupt,
 ) -> anyhow::Result<(Written, End)> {
     let Source {
@@ -121,7 +120,7 @@ pub(crate) async fn follow(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut joiner = Joiner::default();
     let mut received = 0;
-    let mut pending: Option<Bytes> = None;
+    let mut pending: Option<BlocksMessage> = None;
     let mut output_failed = false;
     let mut stopping = false;
     // Only from the stop on is silence a fault: a capture may see nothing for days.
@@ -138,9 +137,9 @@ pub(crate) async fn follow(
                 false
             }
             message = next(agent, &mut stream, &mut joiner), if pending.is_none() => match message {
-                Ok(Next::Blocks(blocks, packets)) => {
-                    received += packets;
-                    pending = Some(blocks);
+                Ok(Next::Blocks(message)) => {
+                    received += message.packets;
+                    pending = Some(message);
                     false
                 }
                 Ok(Next::Finished(state)) => break End::Finished(state),
@@ -177,8 +176,8 @@ pub(crate) async fn follow(
         }
     };
 
-    if let Some(blocks) = pending {
-        let _thread_gone = writer.blocks.send(blocks).await;
+    if let Some(message) = pending {
+        let _thread_gone = writer.blocks.send(message).await;
     }
     drop(writer.blocks);
     let written = writer.done.await.context("the output's thread is gone")?;
@@ -188,8 +187,7 @@ pub(crate) async fn follow(
 }
 
 enum Next {
-    /// Whole blocks, and the packets in them.
-    Blocks(Bytes, u64),
+    Blocks(BlocksMessage),
     Finished(Box<CaptureState>),
     /// Of a newer agent.
     Unknown,
@@ -209,10 +207,10 @@ async fn next(
     };
     match message.message {
         Some(Message::Blocks(blocks)) => {
-            let (blocks, packets) = joiner
+            let message = joiner
                 .push(blocks)
                 .context("the agent's stream is not pcapng")?;
-            Ok(Next::Blocks(blocks, packets))
+            Ok(Next::Blocks(message))
         }
         Some(Message::Finished(_)) if !joiner.is_empty() => {
             bail!("the agent's stream ended within a block")

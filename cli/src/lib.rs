@@ -16,6 +16,7 @@ mod commands;
 mod failure;
 mod follow;
 mod output;
+mod place;
 mod render;
 mod signals;
 mod spec;

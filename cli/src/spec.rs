@@ -6,11 +6,15 @@ use anyhow::{anyhow, bail};
 use remora_capture::{
     filter::{Filter, FilterError, Names, compiler, program::Programs},
     session::{
-        Destination, Direction, Limits, NameHint, SessionSpec, Snaplen, SpecError, Target, Trigger,
+        Compression, Destination, Direction, Durability, Limits, NameHint, Rotation, SessionSpec,
+        Snaplen, SpecError, SuperPackets, Target, Trigger, Writing,
     },
 };
 
-use crate::args::{Autostop, CaptureArgs, DirectionArg, Label, Name};
+use crate::{
+    args::{Autostop, CaptureArgs, DirectionArg, Label, Name},
+    output::compression_of,
+};
 
 /// Turns arguments into a spec that is valid.
 ///
@@ -20,6 +24,16 @@ use crate::args::{Autostop, CaptureArgs, DirectionArg, Label, Name};
 pub(crate) fn spec(args: &CaptureArgs, requester: &str) -> anyhow::Result<SessionSpec> {
     let (target, words) = target(args)?;
     let filter = filter_text(args, words)?;
+    let mut limits = limits(args.count, &args.autostop);
+    let writing = writing(args);
+    writing.validate(&limits)?;
+    let writing = if args.store {
+        writing
+    } else {
+        // The stream is written here; only the end that follows from it is the agent's.
+        least(&mut limits.duration, writing.rotation.duration());
+        Writing::default()
+    };
     let spec = SessionSpec {
         filter: Filter::compile(&filter, compiler(Names::LookedUp))
             .map_err(|error| pointed(&error, &filter))?,
@@ -29,7 +43,13 @@ pub(crate) fn spec(args: &CaptureArgs, requester: &str) -> anyhow::Result<Sessio
             DirectionArg::Out => Direction::Egress,
             DirectionArg::Inout => Direction::Both,
         },
-        limits: limits(args.count, &args.autostop),
+        limits,
+        writing,
+        super_packets: if args.segment {
+            SuperPackets::Segmented
+        } else {
+            SuperPackets::Whole
+        },
         destination: if args.store {
             Destination::Store
         } else {
@@ -59,6 +79,28 @@ pub(crate) fn spec(args: &CaptureArgs, requester: &str) -> anyhow::Result<Sessio
     };
     spec.validate()?;
     Ok(spec)
+}
+
+/// How the files are written, the agent's or ours.
+pub(crate) fn writing(args: &CaptureArgs) -> Writing {
+    let named = args.write.as_deref().map(compression_of);
+    Writing {
+        rotation: Rotation {
+            file_bytes: args.rotate_size,
+            interval: args.rotate_seconds,
+            files: args.files,
+        },
+        compression: match named {
+            Some(compression) => compression,
+            None if args.compress => Compression::Zstd,
+            None => Compression::None,
+        },
+        durability: if args.sync {
+            Durability::Synced
+        } else {
+            Durability::Cached
+        },
+    }
 }
 
 fn filter_text(args: &CaptureArgs, words: &[String]) -> anyhow::Result<String> {
@@ -123,24 +165,22 @@ fn snaplen(bytes: u64) -> Result<Snaplen, SpecError> {
 
 /// The least of each kind: whichever comes first ends the capture.
 fn limits(count: Option<NonZeroU64>, conditions: &[Autostop]) -> Limits {
-    fn least<T: Ord>(limit: &mut Option<T>, value: T) {
-        match limit {
-            Some(old) if *old <= value => {}
-            _ => *limit = Some(value),
-        }
-    }
     let mut limits = Limits {
         packets: count,
         ..Limits::default()
     };
     for condition in conditions {
         match *condition {
-            Autostop::Duration(duration) => least(&mut limits.duration, duration),
-            Autostop::Packets(packets) => least(&mut limits.packets, packets),
-            Autostop::FileBytes(bytes) => least(&mut limits.file_bytes, bytes),
+            Autostop::Duration(duration) => least(&mut limits.duration, Some(duration)),
+            Autostop::Packets(packets) => least(&mut limits.packets, Some(packets)),
+            Autostop::FileBytes(bytes) => least(&mut limits.file_bytes, Some(bytes)),
         }
     }
     limits
+}
+
+fn least<T: Ord + Copy>(limit: &mut Option<T>, value: Option<T>) {
+    *limit = [*limit, value].into_iter().flatten().min();
 }
 
 #[cfg(test)]

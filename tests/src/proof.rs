@@ -15,7 +15,7 @@ use remora_proto::v1;
 
 use crate::{
     agent::TestAgent,
-    packets::{Capture, Statistics},
+    packets::{Capture, Packet, Statistics},
     wire,
 };
 
@@ -44,6 +44,12 @@ pub fn prove(agent: &TestAgent<'_>, state: &v1::CaptureState) -> Result<Proven> 
     law(&counts)?;
     let path = agent.file(state);
     let capture = prove_file(&path, &counts)?;
+    let files = state.files.unwrap_or_default();
+    ensure!(
+        files.count == 1 && files.blocks == capture.packets.len() as u64,
+        "{files:?}, but one file of {} packet blocks",
+        capture.packets.len()
+    );
 
     let get = agent.get(&state.id)?.counts.unwrap_or_default();
     ensure!(
@@ -68,6 +74,91 @@ pub fn prove(agent: &TestAgent<'_>, state: &v1::CaptureState) -> Result<Proven> 
         counts,
         capture,
         path,
+    })
+}
+
+/// The files of a finished capture that rotated, one after the other, oldest first.
+#[derive(Debug)]
+pub struct ProvenSet {
+    pub counts: v1::Counts,
+    pub files: v1::Files,
+    /// Of all files that are there.
+    pub packets: Vec<Packet>,
+    pub paths: Vec<PathBuf>,
+}
+
+impl ProvenSet {
+    pub fn frames(&self) -> impl Iterator<Item = &[u8]> {
+        self.packets.iter().map(|packet| packet.data.as_slice())
+    }
+}
+
+/// Checks a finished capture whose files rotated: each is whole, and together they come to what
+/// the API, the sidecar and the last file's statistics say.
+///
+/// # Errors
+/// Any two sides disagree.
+pub fn prove_set(agent: &TestAgent<'_>, state: &v1::CaptureState) -> Result<ProvenSet> {
+    let counts = state.counts.unwrap_or_default();
+    let files = state.files.unwrap_or_default();
+    law(&counts)?;
+    let sidecar = agent.sidecar(&state.id)?;
+    let told: v1::Counts = sidecar.capture.counts.into();
+    ensure!(told == counts, "the sidecar says {told:?}, not {counts:?}");
+    ensure!(
+        sidecar.file.bytes == counts.written_bytes && sidecar.file.packets == counts.written,
+        "the sidecar says {:?}, the API {counts:?}",
+        sidecar.file
+    );
+    ensure!(
+        sidecar.files.len() as u64 == files.count,
+        "{files:?}, the sidecar lists {}",
+        sidecar.files.len()
+    );
+    let (mut all, mut paths, mut bytes) = (Capture::default(), Vec::new(), 0);
+    let mut matched = Vec::new();
+    for listed in &sidecar.files {
+        let path = agent.data_dir().join(&listed.name);
+        let len = std::fs::metadata(&path)?.len();
+        ensure!(len == listed.bytes, "{listed:?} has {len} bytes");
+        bytes += len;
+        let capture = wire::readable(&path)?;
+        let found = capture.packets.len() as u64;
+        ensure!(
+            found == listed.blocks && wire::capinfos_count(&path)? == found,
+            "{listed:?} has {found} packet blocks"
+        );
+        let statistics = capture.statistics_sum();
+        ensure!(
+            statistics.delivered == listed.packets,
+            "{listed:?}: {statistics:?}"
+        );
+        matched.push(statistics.accepted);
+        all.packets.extend(capture.packets);
+        paths.push(path);
+    }
+    ensure!(
+        bytes + files.removed_bytes == counts.written_bytes,
+        "{bytes} bytes and {files:?}, counted {}",
+        counts.written_bytes
+    );
+    let there: u64 = sidecar.files.iter().map(|file| file.packets).sum();
+    ensure!(
+        there + files.removed_packets == counts.written,
+        "{there} packets and {files:?}, written {}",
+        counts.written
+    );
+    ensure!(
+        matched.last() == Some(&counts.matched) && matched.iter().rev().skip(1).all(|&n| n == 0),
+        "the files' statistics say {matched:?} matched, the API {counts:?}"
+    );
+    prove_told(&all, &counts)?;
+    prove_metrics(&agent.metrics()?, &state.id, &counts)?;
+    Ok(ProvenSet {
+        counts,
+        files,
+        packets: all.packets,
+        paths,
     })
 }
 
@@ -127,9 +218,8 @@ fn prove_metrics(text: &str, id: &str, counts: &v1::Counts) -> Result<()> {
 /// # Errors
 /// They disagree, or a reader does not like the file.
 pub fn prove_file(path: &std::path::Path, counts: &v1::Counts) -> Result<Capture> {
-    wire::assert_readable(path)?;
+    let capture = wire::readable(path)?;
     let capinfos = wire::capinfos_count(path)?;
-    let capture = Capture::read(path)?;
     let found = capture.packets.len() as u64;
     ensure!(
         found == counts.written && capinfos == found,
@@ -201,7 +291,9 @@ fn prove_told(capture: &Capture, counts: &v1::Counts) -> Result<()> {
         let first = capture.packets.iter().find_map(|packet| packet.id);
         let ids = first.zip(before);
         ensure!(
-            ids.is_none_or(|(first, last)| last - first + 1 + past == counts.written),
+            ids.is_none_or(|(first, last)| {
+                last - first + 1 + past == capture.packets.len() as u64
+            }),
             "packet ids {ids:?} have a gap, but nothing was lost"
         );
     }

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 
 use crate::{
+    name,
     packets::Capture,
     run::{self, Proc},
     wait,
@@ -115,6 +116,31 @@ pub fn assert_readable(file: &Path) -> Result<()> {
         run::output(command.arg(file))?;
     }
     Ok(())
+}
+
+/// Like [`assert_readable`], also of a compressed file: tcpdump, which reads none, gets what zstd
+/// makes of it. Answers what `pcap-file` finds in it.
+///
+/// # Errors
+/// One of them does not like the file.
+pub fn readable(file: &Path) -> Result<Capture> {
+    if file.extension().is_none_or(|extension| extension != "zst") {
+        assert_readable(file)?;
+        return Capture::read(file);
+    }
+    let directory = name::directory()?;
+    run::output(run::command("tshark").args(["-n", "-q", "-r"]).arg(file))?;
+    run::output(run::command("capinfos").arg(file))?;
+    let plain = directory.path().join("plain.pcapng");
+    run::output(
+        run::command("zstd")
+            .args(["-q", "-d", "-f"])
+            .arg(file)
+            .arg("-o")
+            .arg(&plain),
+    )?;
+    run::output(run::command("tcpdump").args(["-n", "-r"]).arg(&plain))?;
+    Capture::read(&plain)
 }
 
 /// How many packets capinfos counts.

@@ -4,32 +4,21 @@ use std::{collections::HashSet, io, path::PathBuf, pin::Pin};
 
 use bytes::Bytes;
 use futures_util::Stream;
-use remora_capture::{
-    pcapng::whole_blocks,
-    session::{CaptureId, CaptureState, StopReason},
-};
+use remora_capture::session::{CaptureId, CaptureState, StopReason};
 use remora_proto::{
     convert::{ConvertError, Start},
-    limits::STREAM_BLOCKS_BYTES_MAX,
     reason::{Reason, status},
     v1::{self, capture_server::Capture, stream_response::Message},
 };
-use tokio::{
-    fs::File,
-    io::AsyncReadExt as _,
-    sync::{broadcast, mpsc},
-};
+use tokio::sync::{broadcast, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 
-use super::{PeerPolicy, error};
-use crate::session::{DriverHandle, Order, StreamSource, Tail};
+use super::{PeerPolicy, error, stored};
+use crate::session::{DriverHandle, Order, StreamSource};
 
 /// Messages of a stream that wait for its connection.
 const MESSAGES: usize = 4;
-/// Bytes read from a file at a time; with the start of the largest block before them they fit a
-/// message.
-const FILE_CHUNK: usize = STREAM_BLOCKS_BYTES_MAX / 2;
 
 pub(super) struct CaptureService {
     pub(super) driver: DriverHandle,
@@ -190,7 +179,7 @@ fn without_alert(state: &CaptureState) -> v1::CaptureState {
     message
 }
 
-type Sender<T> = mpsc::Sender<Result<T, Status>>;
+pub(super) type Sender<T> = mpsc::Sender<Result<T, Status>>;
 
 /// Ends when the watcher goes, or the agent does.
 async fn watch(
@@ -245,8 +234,7 @@ async fn stream(
     let owned = matches!(source, StreamSource::Live(_));
     let sent = match source {
         StreamSource::Live(chunks) => live(chunks, &sender).await,
-        StreamSource::Tail(tail) => follow(tail, &sender).await,
-        StreamSource::File(path) => whole(path, &sender).await,
+        StreamSource::Stored(stored) => stored::send(stored, &sender).await,
     };
     match sent {
         Ok(()) => {
@@ -273,7 +261,8 @@ async fn stream(
     }
 }
 
-enum Ended {
+/// Why no more is sent.
+pub(super) enum Ended {
     ReaderGone,
     Failed(PathBuf, io::Error),
 }
@@ -294,92 +283,10 @@ async fn live(
     }
 }
 
-/// Follows a file as it grows; what is beyond `length` is not whole yet.
-async fn follow(tail: Tail, sender: &Sender<v1::StreamResponse>) -> Result<(), Ended> {
-    let Tail { path, mut length } = tail;
-    // It is renamed (`.part` goes) when it is closed, which may be now.
-    let closed = path.with_extension("");
-    let mut file = match BlockFile::open(path).await {
-        Err(Ended::Failed(_, error)) if error.kind() == io::ErrorKind::NotFound => {
-            BlockFile::open(closed).await?
-        }
-        opened => opened?,
-    };
-    loop {
-        let until = *length.borrow_and_update();
-        file.send_until(until, sender).await?;
-        tokio::select! {
-            changed = length.changed() => if changed.is_err() {
-                // The writer is done; what it wrote last may be beyond what was seen above.
-                let end = *length.borrow();
-                return file.send_until(end, sender).await;
-            },
-            () = sender.closed() => return Err(Ended::ReaderGone),
-        }
-    }
-}
-
-async fn whole(path: PathBuf, sender: &Sender<v1::StreamResponse>) -> Result<(), Ended> {
-    let mut file = BlockFile::open(path).await?;
-    let metadata = file.file.metadata().await;
-    let length = metadata.map_err(|error| file.failed(error))?.len();
-    file.send_until(length, sender).await
-}
-
-/// A capture's file, read in chunks that end where a block ends.
-struct BlockFile {
-    path: PathBuf,
-    file: File,
-    read: u64,
-    /// The start of a block whose end is in the next chunk.
-    rest: Vec<u8>,
-}
-
-impl BlockFile {
-    async fn open(path: PathBuf) -> Result<Self, Ended> {
-        match File::open(&path).await {
-            Ok(file) => Ok(Self {
-                path,
-                file,
-                read: 0,
-                rest: Vec::new(),
-            }),
-            Err(error) => Err(Ended::Failed(path, error)),
-        }
-    }
-
-    fn failed(&self, error: io::Error) -> Ended {
-        Ended::Failed(self.path.clone(), error)
-    }
-
-    /// Sends the blocks up to `until`, where one ends.
-    async fn send_until(
-        &mut self,
-        until: u64,
-        sender: &Sender<v1::StreamResponse>,
-    ) -> Result<(), Ended> {
-        while self.read < until {
-            let chunk = usize::try_from(until - self.read)
-                .unwrap_or(FILE_CHUNK)
-                .min(FILE_CHUNK);
-            let mut bytes = std::mem::take(&mut self.rest);
-            let start = bytes.len();
-            bytes.resize(start + chunk, 0);
-            let read = self.file.read_exact(&mut bytes[start..]).await;
-            read.map_err(|error| self.failed(error))?;
-            self.read += chunk as u64;
-            self.rest = bytes.split_off(whole_blocks(&bytes, bytes.len()).bytes);
-            send_blocks(sender, bytes.into()).await?;
-        }
-        if self.rest.is_empty() {
-            Ok(())
-        } else {
-            Err(self.failed(io::ErrorKind::UnexpectedEof.into()))
-        }
-    }
-}
-
-async fn send_blocks(sender: &Sender<v1::StreamResponse>, blocks: Bytes) -> Result<(), Ended> {
+pub(super) async fn send_blocks(
+    sender: &Sender<v1::StreamResponse>,
+    blocks: Bytes,
+) -> Result<(), Ended> {
     let response = v1::StreamResponse {
         message: Some(Message::Blocks(blocks)),
     };

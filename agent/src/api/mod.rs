@@ -10,6 +10,7 @@ mod error;
 mod node;
 pub mod peer;
 pub mod server;
+mod stored;
 
 pub use node::StatusSource;
 pub use peer::PeerPolicy;

@@ -259,6 +259,7 @@ impl Driver {
             first_packet: None,
             last_packet: None,
             file: String::new(),
+            files: Default::default(),
             taps: taps.iter().map(|tap| tap.info.clone()).collect(),
             node: self.node.clone(),
             caller: order.caller,
@@ -277,6 +278,12 @@ impl Driver {
         })?;
         state.file = output.file().unwrap_or_default();
         let limits = state.spec.limits;
+        // A number of files that rotate by time alone is an end, too.
+        let duration = limits
+            .duration
+            .into_iter()
+            .chain(state.spec.writing.rotation.duration())
+            .min();
         let arming = Arming {
             slot,
             generation,
@@ -284,7 +291,7 @@ impl Driver {
             byte_limit: limits
                 .file_bytes
                 .map(|bytes| bytes.get().saturating_sub(output.overhead_bytes())),
-            deadline_ns: limits.duration.map(|duration| {
+            deadline_ns: duration.map(|duration| {
                 (self.now_ns)()
                     .saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
             }),
@@ -307,13 +314,11 @@ impl Driver {
             shared: false,
             taps: taps.into(),
             stream: output.take_stream(),
-            tail: output.tail(),
+            stored: output.stored(),
             output: Some(output),
             meter,
             armed,
-            deadline: limits
-                .duration
-                .and_then(|duration| armed.checked_add(duration)),
+            deadline: duration.and_then(|duration| armed.checked_add(duration)),
         };
         if let Some(entry) = self.slots.get_mut(slot.0 as usize) {
             entry.session = Some(session);
@@ -356,10 +361,10 @@ impl Driver {
             taps.grace();
             let closed = output.close(taps.counts(slot));
             taps.release(&bound);
-            conclude(&mut state, closed, &meter);
+            let files = conclude(&mut state, closed, &meter);
             if afterwards == Afterwards::Forget {
                 outputs.forget(state.id);
-            } else if let Err(problem) = outputs.keep(&state) {
+            } else if let Err(problem) = outputs.keep(&state, &files) {
                 tracing::error!(capture = %state.id, %problem, "the capture's account is not kept");
                 state.message = join(&state.message, &problem);
             }
@@ -507,8 +512,8 @@ impl Driver {
                 .get_mut(slot.0 as usize)
                 .and_then(|entry| entry.session.as_mut())
         {
-            if let Some(tail) = &session.tail {
-                return Ok(StreamSource::Tail(tail.clone()));
+            if let Some(stored) = &session.stored {
+                return Ok(StreamSource::Stored(stored.clone()));
             }
             return session
                 .stream
@@ -520,7 +525,7 @@ impl Driver {
         if state.file.is_empty() {
             return Err(LookupError::NotKept(id));
         }
-        Ok(StreamSource::File(outputs.path(&state.file)))
+        Ok(StreamSource::Stored(outputs.stored(id)))
     }
 
     fn answer_when_final(&mut self, id: CaptureId, reply: Reply<CaptureState>) {

@@ -1,6 +1,6 @@
 //! What the rest of the agent asks of the driver.
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use remora_capture::{
     filter::{self, Filter, Meaning, Names},
@@ -10,7 +10,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::{
     BoundTap, ChunkReceiver, Confirm, FirstLook, IDEMPOTENCY_KEY_MAX, Place, Ready, StartError,
-    Tail, Taps, Targets,
+    Stored, Taps, Targets,
 };
 
 /// A request to capture.
@@ -44,13 +44,11 @@ pub enum LookupError {
 }
 
 /// Where the bytes of a capture come from.
-#[derive(Debug)]
 pub enum StreamSource {
     /// The one stream of a streamed capture.
     Live(ChunkReceiver),
-    /// A file that still grows.
-    Tail(Tail),
-    File(PathBuf),
+    /// Files, which may still grow.
+    Stored(Stored),
 }
 
 pub(super) enum Request {

@@ -17,10 +17,11 @@ mod registry;
 mod running;
 mod share;
 
-use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, io, path::PathBuf, sync::Arc, time::Duration};
 
 use remora_capture::{
     filter::FilterError,
+    pcapng::Finished,
     session::{CaptureId, CaptureState, Counts, SessionSpec, StopReason, TapInfo, Target},
 };
 use tokio::sync::watch;
@@ -302,14 +303,14 @@ pub trait Outputs: Send + Sync + 'static {
     /// Removes what was made for a capture that did not start.
     fn forget(&self, id: CaptureId);
 
-    /// Keeps the final account of a capture. Blocks.
+    /// Keeps the final account of a capture with its files. Blocks.
     ///
     /// # Errors
     /// Why it could not be kept, for a person.
-    fn keep(&self, state: &CaptureState) -> Result<(), String>;
+    fn keep(&self, state: &CaptureState, files: &Finished) -> Result<(), String>;
 
-    /// Path of a capture's file in the store.
-    fn path(&self, file: &str) -> PathBuf;
+    /// The files of a capture that is finished.
+    fn stored(&self, id: CaptureId) -> Stored;
 }
 
 /// One session's output, from its opening to its close.
@@ -317,11 +318,11 @@ pub trait Output: Send {
     /// Bytes of the file that are not packets' (header and closing blocks).
     fn overhead_bytes(&self) -> u64;
 
-    /// The name that its file will have in the store, if it has one.
+    /// The name that its (first) file will have in the store, if it has one.
     fn file(&self) -> Option<String>;
 
-    /// The file as it grows, if it has one.
-    fn tail(&self) -> Option<Tail>;
+    /// Its files as they grow, if it has some.
+    fn stored(&self) -> Option<Stored>;
 
     /// Tells once whether the file, its account and its header are on the disk. Until then, and
     /// if not, packets are taken and queued, or counted as dropped.
@@ -343,12 +344,23 @@ pub trait Output: Send {
     fn close(self: Box<Self>, kernel: KernelCounts) -> Closed;
 }
 
-/// A file that is being written.
-#[derive(Clone, Debug)]
-pub struct Tail {
-    pub path: PathBuf,
-    /// Bytes of whole blocks in it; the sender is gone when there will be no more.
-    pub length: watch::Receiver<u64>,
+/// The files of a stored capture.
+#[derive(Clone)]
+pub struct Stored {
+    /// Those that are there now, oldest first; the name of one that is being written ends in
+    /// `.part`, and they sort by their names without it. Blocks.
+    pub list: Arc<dyn Fn() -> io::Result<Vec<PathBuf>> + Send + Sync>,
+    /// How they grow; `None` when all are closed. The sender is gone when there will be no more.
+    pub growth: Option<watch::Receiver<Growth>>,
+}
+
+/// How far the file that is being written is.
+#[derive(Clone, Debug, Default)]
+pub struct Growth {
+    /// As it will be when it is closed; empty before the first is there.
+    pub name: String,
+    /// Bytes up to the end of its last whole block.
+    pub bytes: u64,
 }
 
 /// Whole pcapng blocks on their way to a stream's reader.
@@ -361,6 +373,9 @@ pub type Ready = tokio::sync::oneshot::Receiver<Result<(), StartError>>;
 #[derive(Debug)]
 pub struct Closed {
     pub counts: Counts,
+    pub files: Finished,
+    /// Packet blocks that were written.
+    pub blocks: u64,
     /// What went wrong, for a person.
     pub problem: Option<String>,
     /// What is to be known besides.

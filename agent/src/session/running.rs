@@ -5,11 +5,12 @@ use std::{num::NonZeroU64, sync::Arc};
 use jiff::Timestamp;
 use remora_capture::{
     filter::Filter,
-    session::{CaptureState, Phase, StopReason},
+    pcapng::Finished,
+    session::{CaptureState, Files, Phase, StopReason},
 };
 use tokio::time::Instant;
 
-use super::{BoundTap, ChunkReceiver, Closed, Meter, Output, Place, Slot, Tail, TapHook};
+use super::{BoundTap, ChunkReceiver, Closed, Meter, Output, Place, Slot, Stored, TapHook};
 
 #[derive(Default)]
 pub(super) struct SlotState {
@@ -29,7 +30,7 @@ pub(super) struct Running {
     /// `None` once it is draining.
     pub(super) output: Option<Box<dyn Output>>,
     pub(super) stream: Option<ChunkReceiver>,
-    pub(super) tail: Option<Tail>,
+    pub(super) stored: Option<Stored>,
     pub(super) armed: Instant,
     pub(super) deadline: Option<Instant>,
 }
@@ -65,14 +66,21 @@ pub(super) fn notes(place: &Place, filter: &Filter, taps: &[BoundTap]) -> Vec<St
     notes
 }
 
-/// The final state of a session from how its output ended.
-pub(super) fn conclude(state: &mut CaptureState, closed: Closed, meter: &Meter) {
+/// The final state of a session from how its output ended, and its files.
+pub(super) fn conclude(state: &mut CaptureState, closed: Closed, meter: &Meter) -> Finished {
     let Closed {
         counts,
+        files,
+        blocks,
         problem,
         notes,
     } = closed;
     state.counts = counts;
+    state.files = Files {
+        count: files.files.len() as u64,
+        removed: files.removed,
+        blocks,
+    };
     state.finished = Some(Timestamp::now());
     state.first_packet = meter.first_packet();
     state.last_packet = meter.last_packet();
@@ -92,6 +100,7 @@ pub(super) fn conclude(state: &mut CaptureState, closed: Closed, meter: &Meter) 
     if !state.counts.balanced() {
         tracing::error!(capture = %state.id, counts = ?state.counts, "the counts do not add up");
     }
+    files
 }
 
 fn at_packet_limit(state: &CaptureState, meter: &Meter) -> bool {

@@ -1,32 +1,28 @@
-//! A capture's file while it is written.
+//! A capture's files while they are written.
 
-use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Seek as _, SeekFrom, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{fs, io, path::PathBuf, time::Instant};
 
 use nix::fcntl::{FallocateFlags, fallocate};
-use remora_capture::{pcapng::whole_blocks, session::StopReason};
+use remora_capture::{
+    pcapng::{FileSet, Finished, Totals, Unsynced, Whole},
+    session::{Durability, StopReason, Writing},
+};
 use tokio::sync::watch;
 
-use super::store::Usage;
-use crate::writer::{AppendError, Sink};
+use super::shelf::{StoreShelf, create};
+use crate::{
+    session::Growth,
+    writer::{AppendError, Blocks, Sink},
+};
 
-/// Files of captures are secret.
-pub(super) const FILE_MODE: u32 = 0o600;
-
-/// Writes whole blocks; after an error the file is cut back to its last whole block.
+/// Writes whole blocks; after an error the file ends on its last whole block.
 #[derive(Debug)]
 pub struct FileSink {
-    file: File,
-    part: PathBuf,
-    path: PathBuf,
-    /// Bytes of whole blocks in the file, also for those who read it meanwhile.
-    length: watch::Sender<u64>,
-    usage: Arc<Usage>,
+    files: FileSet<StoreShelf>,
+    /// For those who read the files meanwhile.
+    growth: watch::Sender<Growth>,
+    durability: Durability,
+    unsynced: Unsynced,
     reserve: Option<Reserve>,
 }
 
@@ -57,116 +53,91 @@ impl Drop for Reserve {
     }
 }
 
-/// Makes a new file that only the agent may read.
-pub(super) fn create(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(FILE_MODE)
-        .open(path)
-}
-
 impl FileSink {
-    /// Makes `part`, which [`Sink::finish`] renames to `path`.
+    /// Makes the first file, whose name ends in `.part` until it is closed.
     ///
     /// # Errors
-    /// The file or its reserve cannot be made; neither is left.
+    /// It or the reserve cannot be made.
     pub(super) fn create(
-        part: PathBuf,
-        path: PathBuf,
+        shelf: StoreShelf,
+        writing: Writing,
+        start_ns: u64,
         reserve: (PathBuf, u64),
-        usage: Arc<Usage>,
-        length: watch::Sender<u64>,
+        growth: watch::Sender<Growth>,
     ) -> io::Result<Self> {
-        let file = create(&part)?;
-        let reserve = match Reserve::keep(reserve.0, reserve.1) {
-            Ok(reserve) => reserve,
-            Err(error) => {
-                let _secondary = fs::remove_file(&part);
-                return Err(error);
-            }
-        };
-        Ok(Self {
-            file,
-            part,
-            path,
-            length,
-            usage,
+        let reserve = Reserve::keep(reserve.0, reserve.1)?;
+        let Writing {
+            rotation,
+            compression,
+            durability,
+        } = writing;
+        let sink = Self {
+            files: FileSet::new(shelf, rotation, compression, start_ns)?,
+            growth,
+            durability,
+            unsynced: Unsynced::default(),
             reserve: Some(reserve),
-        })
+        };
+        sink.tell_growth();
+        Ok(sink)
     }
 
-    fn write(&mut self, blocks: &[u8]) -> Result<(), (usize, io::Error)> {
-        let mut done = 0;
-        while let Some(rest) = blocks.get(done..).filter(|rest| !rest.is_empty()) {
-            match self.file.write(rest) {
-                Ok(0) => return Err((done, io::ErrorKind::WriteZero.into())),
-                Ok(n) => done += n,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err((done, error)),
+    fn tell_growth(&self) {
+        let Some((name, bytes)) = self.files.current() else {
+            return;
+        };
+        self.growth.send_modify(|growth| {
+            if growth.name != name {
+                name.clone_into(&mut growth.name);
             }
-        }
-        Ok(())
+            growth.bytes = bytes;
+        });
     }
 }
 
 impl Sink for FileSink {
-    fn append(&mut self, blocks: Vec<u8>) -> Result<Option<Vec<u8>>, AppendError> {
-        let before = *self.length.borrow();
-        if !self.usage.take(blocks.len() as u64) {
-            let problem = "the data directory's quota is reached; remove captures or raise \
-                           --quota"
-                .to_owned();
-            return Err(AppendError {
-                taken: 0,
-                blocks,
-                reason: StopReason::NoSpace,
-                problem,
-            });
+    fn append(&mut self, blocks: Blocks, counted: Whole) -> Result<(), AppendError> {
+        let appended = self.files.append_counted(blocks.as_ref(), counted);
+        self.tell_growth();
+        if self.durability == Durability::Synced {
+            self.unsynced.written(counted.bytes as u64, Instant::now());
         }
-        match self.write(&blocks) {
-            Ok(()) => {
-                self.length.send_replace(before + blocks.len() as u64);
-                Ok(Some(blocks))
-            }
-            Err((done, error)) => {
-                let taken = whole_blocks(&blocks, done).bytes;
-                self.usage.give_back((blocks.len() - taken) as u64);
-                let end = before + taken as u64;
-                let cut = self
-                    .file
-                    .set_len(end)
-                    .and_then(|()| self.file.seek(SeekFrom::Start(end)).map(drop));
-                if let Err(error) = cut {
-                    tracing::error!(%error, "failed to cut a file to its last whole block");
-                }
-                self.length.send_replace(end);
-                let reason = match error.kind() {
-                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                        StopReason::NoSpace
-                    }
-                    _ => StopReason::IoError,
-                };
-                let problem = format!("failed to write {}: {error}", self.part.display());
-                Err(AppendError {
-                    taken,
-                    blocks,
-                    reason,
-                    problem,
-                })
-            }
-        }
+        appended.map_err(|error| failed("write", &error))
+    }
+
+    fn totals(&self) -> Totals {
+        self.files.totals()
+    }
+
+    fn sync_due(&self) -> Option<Instant> {
+        self.unsynced.due()
+    }
+
+    fn sync(&mut self) -> Result<(), AppendError> {
+        self.unsynced.synced();
+        self.files.sync().map_err(|error| failed("sync", &error))
     }
 
     fn release_reserve(&mut self) {
         self.reserve = None;
     }
 
-    fn finish(&mut self) -> Result<(), String> {
+    fn finish(&mut self) -> (Finished, Result<(), String>) {
         self.reserve = None;
-        self.file
-            .sync_data()
-            .and_then(|()| fs::rename(&self.part, &self.path))
-            .map_err(|error| format!("failed to finish {}: {error}", self.path.display()))
+        self.files.shelf().syncs = true;
+        let (finished, closed) = self.files.finish();
+        let closed =
+            closed.map_err(|error| format!("failed to finish the capture's file: {error}"));
+        (finished, closed)
+    }
+}
+
+fn failed(what: &str, error: &io::Error) -> AppendError {
+    AppendError {
+        reason: match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StopReason::NoSpace,
+            _ => StopReason::IoError,
+        },
+        problem: format!("failed to {what} the capture's file: {error}"),
     }
 }

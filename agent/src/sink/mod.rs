@@ -1,11 +1,15 @@
 //! Where captures end up: [`file`](file) in the data directory, [`stream`](stream) to one reader. The
-//! [`store`](store) is the directory with its quota, its sidecars and its repair after a crash.
+//! [`store`](store) is the directory with its quota and its sidecars, `shelf` a capture's files in
+//! it, `recover` their repair after a crash.
 //! [`outputs`](outputs) makes a session's output of them.
 
 pub mod file;
 pub mod outputs;
+mod recover;
+mod shelf;
 pub mod store;
 pub mod stream;
 
 pub use outputs::SessionOutputs;
-pub use store::{Recovered, Store, StoreError};
+pub use recover::Recovered;
+pub use store::{Store, StoreError};

@@ -1,9 +1,9 @@
 //! A session's output: the blocks before its packets, its sink, its writer.
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use remora_capture::{
-    pcapng::{self, Interface, Section},
+    pcapng::{self, Finished, Interface, Section},
     session::{CaptureId, CaptureState, Destination, Target},
 };
 use tokio::{runtime::Handle, sync::mpsc};
@@ -12,7 +12,7 @@ use super::{Store, stream::StreamSink};
 use crate::{
     clock::ClockOffset,
     node::NodeFacts,
-    session::{BoundTap, Opening, Output, Outputs, Signal, Slot, StartError},
+    session::{BoundTap, Opening, Output, Outputs, Signal, Slot, StartError, Stored},
     writer::{
         ConsumerHandle, Sink,
         encoder::Encoder,
@@ -64,15 +64,15 @@ impl Outputs for SessionOutputs {
         } = opening;
         let clock = ClockOffset::measure();
         let header = header(state, notes, &self.node);
-        let (sink, stream, file, tail): (OpenSink, _, _, _) = match state.spec.destination {
+        let (sink, stream, file, stored): (OpenSink, _, _, _) = match state.spec.destination {
             Destination::Store => {
-                let (prepared, file, tail) = self.store.prepare(state)?;
+                let (prepared, file, stored) = self.store.prepare(state)?;
                 let store = Arc::clone(&self.store);
                 let state = state.clone();
                 let open = move || -> Result<Box<dyn Sink>, StartError> {
                     Ok(Box::new(store.create(&state, prepared)?))
                 };
-                (Box::new(open), None, Some(file), Some(tail))
+                (Box::new(open), None, Some(file), Some(stored))
             }
             Destination::Stream => {
                 let (sink, chunks) = StreamSink::new(self.runtime.clone());
@@ -85,7 +85,12 @@ impl Outputs for SessionOutputs {
             OutputParts {
                 slot,
                 generation,
-                encoder: Encoder::new(state.spec.snaplen.get(), clock.offset_ns, taps),
+                encoder: Encoder::new(
+                    state.spec.snaplen.get(),
+                    state.spec.super_packets,
+                    clock.offset_ns,
+                    taps,
+                ),
                 look_back: self.look_back(slot, state, taps),
                 packet_limit: state.spec.limits.packets.map(std::num::NonZero::get),
                 meter,
@@ -96,7 +101,7 @@ impl Outputs for SessionOutputs {
                 sink,
                 stream,
                 file,
-                tail,
+                stored,
             },
             self.consumer.clone(),
         )?;
@@ -107,12 +112,12 @@ impl Outputs for SessionOutputs {
         self.store.forget(id);
     }
 
-    fn keep(&self, state: &CaptureState) -> Result<(), String> {
-        self.store.keep(state)
+    fn keep(&self, state: &CaptureState, files: &Finished) -> Result<(), String> {
+        self.store.keep(state, files)
     }
 
-    fn path(&self, file: &str) -> PathBuf {
-        self.store.path(file)
+    fn stored(&self, id: CaptureId) -> Stored {
+        self.store.stored(id, None)
     }
 }
 

@@ -9,8 +9,11 @@
 //! <id>.pcapng          renamed from .part
 //! <id>.json            the final account (written aside and renamed), then .open.json goes
 //! ```
+//! A compressed file's name ends in `.pcapng.zst` instead. Files that rotate have a number and the
+//! time of their first packet: `<id>_000001_20261124112233.pcapng`.
+//!
 //! After a crash whatever has an `.open.json` is repaired and closed ([`Store::recover`]). Names
-//! are made of the capture's id alone; files have mode 0600, the directory 0700.
+//! are made of the capture's id, number and time alone; files have mode 0600, the directory 0700.
 
 use std::{
     fs::{self, DirBuilder, File},
@@ -23,20 +26,22 @@ use std::{
     },
 };
 
-use jiff::Timestamp;
 use nix::fcntl::{Flock, FlockArg};
 use remora_capture::{
-    pcapng::{self, Statistics},
-    session::{CaptureId, CaptureState, Phase, StopReason},
-    sidecar::{CaptureFile, Clock, Recovered as RecoveredNote, SIDECAR_BYTES_MAX, Sidecar, Tool},
+    pcapng::{Finished, Part},
+    session::{CaptureId, CaptureState, Durability},
+    sidecar::{CaptureFile, Clock, SIDECAR_BYTES_MAX, Sidecar, Tool},
 };
 use tokio::sync::watch;
 
-use super::file::{FILE_MODE, FileSink, create};
+use super::{
+    file::FileSink,
+    shelf::{FILE_MODE, PART, StoreShelf, create},
+};
 use crate::{
     clock::ClockOffset,
     node::NodeFacts,
-    session::{StartError, Tail},
+    session::{Growth, StartError, Stored},
 };
 
 const DIRECTORY_MODE: u32 = 0o700;
@@ -83,17 +88,10 @@ impl Usage {
     }
 }
 
-/// A capture that an agent left open when it died, closed now.
-#[derive(Debug)]
-pub struct Recovered {
-    pub state: CaptureState,
-    pub truncated_bytes: u64,
-}
-
 /// The directory, locked.
 #[derive(Debug)]
 pub struct Store {
-    directory: PathBuf,
+    pub(super) directory: PathBuf,
     usage: Arc<Usage>,
     node: NodeFacts,
     _lock: Flock<File>,
@@ -155,20 +153,25 @@ impl Store {
         self.usage.quota
     }
 
+    /// A capture's files, as they are there and as `growth` tells.
     #[must_use]
-    pub fn path(&self, file: &str) -> PathBuf {
-        self.directory.join(file)
+    pub fn stored(&self, id: CaptureId, growth: Option<watch::Receiver<Growth>>) -> Stored {
+        let directory = self.directory.clone();
+        Stored {
+            list: Arc::new(move || capture_files(&directory, id)),
+            growth,
+        }
     }
 
-    /// Room for a capture, the name its file will have, and the file as it will grow. Touches no
-    /// disk.
+    /// Room for a capture, the name its (first) file will have, and the files as they will grow.
+    /// Touches no disk.
     ///
     /// # Errors
     /// [`StartError::Quota`].
     pub fn prepare(
         &self,
         state: &CaptureState,
-    ) -> Result<(watch::Sender<u64>, String, Tail), StartError> {
+    ) -> Result<(watch::Sender<Growth>, String, Stored), StartError> {
         if self.used_bytes() >= self.quota_bytes() {
             return Err(StartError::Quota(format!(
                 "the data directory holds {} of {} bytes; remove captures or raise --quota",
@@ -176,13 +179,15 @@ impl Store {
                 self.quota_bytes()
             )));
         }
-        let (sender, length) = watch::channel(0);
-        let path = self.file(state.id, PART);
-        Ok((
-            sender,
-            format!("{}.{CAPTURE}", state.id),
-            Tail { path, length },
-        ))
+        let (sender, growth) = watch::channel(Growth::default());
+        let writing = state.spec.writing;
+        let (id, ending) = (state.id.to_string(), writing.compression.ending());
+        let name = if writing.rotation.is_on() {
+            first_part(state).name(&id, ending)
+        } else {
+            format!("{id}{ending}")
+        };
+        Ok((sender, name, self.stored(state.id, Some(growth))))
     }
 
     /// Makes the files of a capture that was prepared.
@@ -192,21 +197,30 @@ impl Store {
     pub fn create(
         &self,
         state: &CaptureState,
-        length: watch::Sender<u64>,
+        growth: watch::Sender<Growth>,
     ) -> Result<FileSink, StartError> {
         let id = state.id;
-        let journal = self.sidecar(state, 0, 0).to_json();
+        let writing = state.spec.writing;
+        let shelf = StoreShelf {
+            directory: self.directory.clone(),
+            id,
+            ending: writing.compression.ending(),
+            rotates: writing.rotation.is_on(),
+            usage: Arc::clone(&self.usage),
+            syncs: writing.durability == Durability::Synced,
+        };
+        let journal = self.sidecar(state, &Finished::default()).to_json();
         // The final account is a little longer than the journal.
         let reserve = RESERVE_BYTES + 2 * journal.len() as u64;
         create(&self.file(id, OPEN))
             .and_then(|mut file| file.write_all(&journal))
             .and_then(|()| {
                 FileSink::create(
-                    self.file(id, PART),
-                    self.file(id, CAPTURE),
+                    shelf,
+                    writing,
+                    first_part(state).time_ns,
                     (self.file(id, RESERVE), reserve),
-                    Arc::clone(&self.usage),
-                    length,
+                    growth,
                 )
             })
             .map_err(|error| {
@@ -220,17 +234,12 @@ impl Store {
 
     /// Removes what [`Store::create`] made of a capture that did not start.
     pub fn forget(&self, id: CaptureId) {
-        self.remove(id, &[PART, RESERVE, OPEN, CAPTURE]);
-    }
-
-    fn remove(&self, id: CaptureId, endings: &[&str]) {
-        for ending in endings {
-            let path = self.file(id, ending);
-            match fs::remove_file(&path) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => tracing::warn!(%error, path = %path.display(), "failed to remove"),
-            }
+        let files = capture_files(&self.directory, id).unwrap_or_default();
+        for path in files
+            .into_iter()
+            .chain([RESERVE, OPEN].map(|ending| self.file(id, ending)))
+        {
+            remove(&path);
         }
     }
 
@@ -238,12 +247,11 @@ impl Store {
     ///
     /// # Errors
     /// Why not, for a person.
-    pub fn keep(&self, state: &CaptureState) -> Result<(), String> {
-        let Counts { bytes, packets } = Counts::of(state);
-        self.keep_sidecar(&self.sidecar(state, bytes, packets))
+    pub fn keep(&self, state: &CaptureState, files: &Finished) -> Result<(), String> {
+        self.keep_sidecar(&self.sidecar(state, files))
     }
 
-    fn keep_sidecar(&self, sidecar: &Sidecar) -> Result<(), String> {
+    pub(super) fn keep_sidecar(&self, sidecar: &Sidecar) -> Result<(), String> {
         let id = sidecar.capture.id;
         let path = self.file(id, ACCOUNT);
         let aside = self.file(id, ACCOUNT_PART);
@@ -258,18 +266,16 @@ impl Store {
             fs::rename(&aside, &path)
         };
         write().map_err(|error| format!("failed to write {}: {error}", path.display()))?;
-        self.remove(id, &[RESERVE, OPEN]);
+        for ending in [RESERVE, OPEN] {
+            remove(&self.file(id, ending));
+        }
         Ok(())
     }
 
-    fn sidecar(&self, state: &CaptureState, bytes: u64, packets: u64) -> Sidecar {
+    fn sidecar(&self, state: &CaptureState, files: &Finished) -> Sidecar {
         let clock = ClockOffset::measure();
-        Sidecar::new(
-            CaptureFile {
-                name: state.file.clone(),
-                bytes,
-                packets,
-            },
+        let mut sidecar = Sidecar::new(
+            account(state),
             state.clone(),
             Clock {
                 offset_ns: clock.offset_ns,
@@ -280,109 +286,11 @@ impl Store {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 kernel: self.node.kernel.clone(),
             },
-        )
-    }
-
-    /// Repairs and closes what an agent left open when it died.
-    ///
-    /// # Errors
-    /// The directory cannot be read; a capture that cannot be repaired is logged and left.
-    pub fn recover(&self) -> Result<Vec<Recovered>, StoreError> {
-        let mut recovered = Vec::new();
-        for id in self.ids(OPEN)? {
-            match self.recover_one(id) {
-                Ok(one) => recovered.push(one),
-                Err(error) => tracing::error!(capture = %id, %error, "failed to repair"),
-            }
-        }
-        Ok(recovered)
-    }
-
-    fn recover_one(&self, id: CaptureId) -> io::Result<Recovered> {
-        let mut journal = self.read_sidecar(&self.file(id, OPEN))?;
-        let state = &mut journal.capture;
-        let part = self.file(id, PART);
-        let path = self.file(id, CAPTURE);
-        // It died between the rename and the account if the part is gone.
-        let open = if part.exists() { &part } else { &path };
-        let mut truncated_bytes = 0;
-        if open.exists() {
-            let mut file = File::options().read(true).write(true).open(open)?;
-            let before = file.metadata()?.len();
-            let scan = pcapng::repair(&mut file)?;
-            truncated_bytes = before - scan.whole_bytes;
-            let mut bytes = scan.whole_bytes;
-            note(state, &scan);
-            if scan.interface_packets.is_empty() {
-                // It died before the header was whole: there is nothing to keep.
-                fs::remove_file(open)?;
-                return self.close_empty(journal);
-            }
-            if scan.statistics == 0 {
-                let end = scan.last_packet_ns.unwrap_or_default();
-                let start = u64::try_from(state.started.as_nanosecond()).unwrap_or(0);
-                let statistics = Statistics::new(0, &state.counts, start, end.max(start));
-                let block = pcapng::interface_statistics(&statistics);
-                file.write_all(&block)?;
-                bytes += block.len() as u64;
-            }
-            file.sync_data()?;
-            if open == &part {
-                fs::rename(&part, &path)?;
-            }
-            state.file = format!("{id}.{CAPTURE}");
-            state.counts.written_bytes = bytes;
-        }
-        state.phase = Phase::Finished;
-        state.stop_reason = Some(StopReason::CrashRecovered);
-        state.finished = Some(Timestamp::now());
-        let (bytes, packets) = (state.counts.written_bytes, state.counts.written);
-        journal.file = CaptureFile {
-            name: state.file.clone(),
-            bytes,
-            packets,
-        };
-        let last = state.last_packet.map_or_else(
-            || "its start".to_owned(),
-            |time| format!("its last packet at {time}"),
         );
-        journal.recovered = Some(RecoveredNote {
-            last_checkpoint: state.last_packet,
-            counts_at_checkpoint: Some(state.counts),
-            statement: format!(
-                "The agent died while this capture ran. What the file holds is complete up to \
-                 {last}, but for what its drop counts tell; packets that matched after it are \
-                 missing, and how many is not known: what was in the ring and in the writer's \
-                 queue when the agent died, and all until it was started again."
-            ),
-            truncated_bytes,
-        });
-        let state = journal.capture.clone();
-        self.keep_sidecar(&journal).map_err(io::Error::other)?;
-        Ok(Recovered {
-            state,
-            truncated_bytes,
-        })
-    }
-
-    /// Closes a capture that never had a packet, nor a file that a reader takes.
-    fn close_empty(&self, mut journal: Sidecar) -> io::Result<Recovered> {
-        let state = &mut journal.capture;
-        state.file.clear();
-        state.phase = Phase::Finished;
-        state.stop_reason = Some(StopReason::CrashRecovered);
-        state.finished = Some(Timestamp::now());
-        let statement = "The agent died while this capture was being started.".to_owned();
-        journal.recovered = Some(RecoveredNote {
-            statement,
-            ..RecoveredNote::default()
-        });
-        let state = journal.capture.clone();
-        self.keep_sidecar(&journal).map_err(io::Error::other)?;
-        Ok(Recovered {
-            state,
-            truncated_bytes: 0,
-        })
+        if state.spec.writing.rotation.is_on() {
+            sidecar.files.clone_from(&files.files);
+        }
+        sidecar
     }
 
     /// States of the newest finished captures, oldest first.
@@ -405,7 +313,7 @@ impl Store {
             .collect())
     }
 
-    fn read_sidecar(&self, path: &Path) -> io::Result<Sidecar> {
+    pub(super) fn read_sidecar(&self, path: &Path) -> io::Result<Sidecar> {
         let mut json = Vec::new();
         File::open(path)?
             .take(SIDECAR_BYTES_MAX as u64 + 1)
@@ -414,7 +322,7 @@ impl Store {
     }
 
     /// Captures that have a file with this ending.
-    fn ids(&self, ending: &str) -> Result<Vec<CaptureId>, StoreError> {
+    pub(super) fn ids(&self, ending: &str) -> Result<Vec<CaptureId>, StoreError> {
         let names = names(&self.directory).map_err(|source| StoreError::Io {
             action: "read the data directory",
             path: self.directory.clone(),
@@ -428,54 +336,61 @@ impl Store {
             .collect())
     }
 
-    fn file(&self, id: CaptureId, ending: &str) -> PathBuf {
+    pub(super) fn file(&self, id: CaptureId, ending: &str) -> PathBuf {
         self.directory.join(format!("{id}.{ending}"))
     }
 }
 
-const CAPTURE: &str = "pcapng";
-const PART: &str = "pcapng.part";
 const ACCOUNT: &str = "json";
 const ACCOUNT_PART: &str = "json.part";
-const OPEN: &str = "open.json";
+pub(super) const OPEN: &str = "open.json";
 const RESERVE: &str = "reserve";
 
-struct Counts {
-    bytes: u64,
-    packets: u64,
-}
-
-impl Counts {
-    fn of(state: &CaptureState) -> Self {
-        if state.file.is_empty() {
-            Self {
-                bytes: 0,
-                packets: 0,
-            }
-        } else {
-            Self {
-                bytes: state.counts.written_bytes,
-                packets: state.counts.written,
-            }
-        }
+/// The first file of a capture.
+fn first_part(state: &CaptureState) -> Part {
+    Part {
+        number: 1,
+        time_ns: u64::try_from(state.started.as_nanosecond()).unwrap_or(0),
     }
 }
 
-/// What a repaired file tells: packets in it, and those that its ids show to be missing between
-/// them.
-fn note(state: &mut CaptureState, scan: &pcapng::Scan) {
-    let numbered = scan.last_packet_id.map_or(0, |id| id.saturating_add(1));
-    let matched = scan.packets - scan.numbered + numbered.max(scan.numbered);
-    let counts = &mut state.counts;
-    counts.written = scan.packets;
-    counts.read = scan.packets;
-    counts.submitted = scan.packets;
-    counts.matched = matched;
-    counts.seen = counts.seen.max(matched);
-    counts.lost = matched - scan.packets;
-    let time = |ns: Option<u64>| ns.and_then(|ns| Timestamp::from_nanosecond(ns.into()).ok());
-    state.first_packet = time(scan.first_packet_ns);
-    state.last_packet = time(scan.last_packet_ns);
+/// What all files of a capture come to, under the first one's name.
+pub(super) fn account(state: &CaptureState) -> CaptureFile {
+    if state.file.is_empty() {
+        return CaptureFile::default();
+    }
+    CaptureFile {
+        name: state.file.clone(),
+        bytes: state.counts.written_bytes,
+        packets: state.counts.written,
+        blocks: state.files.blocks,
+    }
+}
+
+/// A capture's files in the order in which they were made, those that are not closed, too.
+pub(super) fn capture_files(directory: &Path, id: CaptureId) -> io::Result<Vec<PathBuf>> {
+    let id = id.to_string();
+    let mut names = names(directory)?;
+    names.retain(|name| {
+        name.strip_prefix(&id).is_some_and(|rest| {
+            rest.starts_with(".pcapng") || (rest.starts_with('_') && rest.contains(".pcapng"))
+        })
+    });
+    names.sort_unstable_by(|a, b| closed_name(a).cmp(closed_name(b)));
+    Ok(names.iter().map(|name| directory.join(name)).collect())
+}
+
+/// A file's name as it is when it is closed.
+pub(super) fn closed_name(name: &str) -> &str {
+    name.strip_suffix(PART).unwrap_or(name)
+}
+
+fn remove(path: &Path) {
+    match fs::remove_file(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => tracing::warn!(%error, path = %path.display(), "failed to remove"),
+    }
 }
 
 fn names(directory: &Path) -> io::Result<Vec<String>> {

@@ -3,16 +3,20 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use remora_capture::session::StopReason;
+use remora_capture::{
+    pcapng::{Finished, Totals, Whole},
+    session::StopReason,
+};
 use tokio::{runtime::Handle, sync::mpsc, time::timeout};
 
 use crate::{
     session::ChunkReceiver,
-    writer::{AppendError, Sink},
+    writer::{AppendError, Blocks, Sink},
 };
 
 /// Chunks between the writer and the reader's connection: with the writer's own queue some
-/// 12 MiB, beyond which a slow reader loses packets.
+/// 12 MiB, beyond which a slow reader loses packets. They are batches like those in the queue, and
+/// bounded with them.
 const CHUNKS: usize = 16;
 /// A reader that takes nothing for so long is gone.
 const STALL: Duration = Duration::from_secs(10);
@@ -23,6 +27,7 @@ pub struct StreamSink {
     /// `None` once the reader is gone.
     reader: Option<mpsc::Sender<Bytes>>,
     runtime: Handle,
+    totals: Totals,
 }
 
 impl StreamSink {
@@ -34,6 +39,7 @@ impl StreamSink {
             Self {
                 reader: Some(reader),
                 runtime,
+                totals: Totals::default(),
             },
             chunks,
         )
@@ -41,24 +47,28 @@ impl StreamSink {
 }
 
 impl Sink for StreamSink {
-    fn append(&mut self, blocks: Vec<u8>) -> Result<Option<Vec<u8>>, AppendError> {
+    fn append(&mut self, blocks: Blocks, counted: Whole) -> Result<(), AppendError> {
         let Some(reader) = &self.reader else {
-            return Err(gone(blocks, "the stream's reader is gone"));
+            return Err(gone("the stream's reader is gone"));
         };
-        let problem = match room(&self.runtime, reader) {
-            Ok(room) => {
-                room.send(Bytes::from(blocks));
-                return Ok(None);
-            }
-            Err(problem) => problem,
-        };
-        self.reader = None;
-        Err(gone(blocks, problem))
+        let room = room(&self.runtime, reader).map(|room| room.send(Bytes::from_owner(blocks)));
+        if let Err(problem) = room {
+            self.reader = None;
+            return Err(gone(problem));
+        }
+        self.totals.packets += counted.packets;
+        self.totals.blocks += counted.blocks;
+        self.totals.bytes += counted.bytes as u64;
+        Ok(())
     }
 
-    fn finish(&mut self) -> Result<(), String> {
+    fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    fn finish(&mut self) -> (Finished, Result<(), String>) {
         self.reader = None;
-        Ok(())
+        (Finished::default(), Ok(()))
     }
 }
 
@@ -73,10 +83,8 @@ fn room<'a>(
     }
 }
 
-fn gone(blocks: Vec<u8>, problem: &str) -> AppendError {
+fn gone(problem: &str) -> AppendError {
     AppendError {
-        taken: 0,
-        blocks,
         reason: StopReason::ReaderGone,
         problem: problem.to_owned(),
     }

@@ -4,7 +4,11 @@ use remora_agent_common::{
     record::{HOOK_TCX_EGRESS, HOOK_TCX_INGRESS, LINK_IP},
     session::DIRECTION_INGRESS,
 };
-use remora_capture::pcapng::{self, PacketDirection, PacketMeta};
+use remora_capture::{
+    pcapng::{self, PacketDirection, PacketMeta},
+    segment::{self, Gso},
+    session::SuperPackets,
+};
 
 use crate::{
     record::Packet,
@@ -15,6 +19,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Encoder {
     snaplen: usize,
+    super_packets: SuperPackets,
     taps: Vec<FileTap>,
     /// UTC minus CLOCK_MONOTONIC, nanoseconds: one value for the whole file, so that its order is
     /// the kernel clock's.
@@ -51,7 +56,12 @@ pub struct Marks<'a> {
 impl Encoder {
     /// Interfaces of the file are numbered as `taps` are.
     #[must_use]
-    pub fn new(snaplen: u32, offset_ns: i64, taps: &[BoundTap]) -> Self {
+    pub fn new(
+        snaplen: u32,
+        super_packets: SuperPackets,
+        offset_ns: i64,
+        taps: &[BoundTap],
+    ) -> Self {
         let taps = (0..)
             .zip(taps)
             .map(|(interface_id, tap)| FileTap {
@@ -64,6 +74,7 @@ impl Encoder {
             .collect();
         Self {
             snaplen: snaplen as usize,
+            super_packets,
             taps,
             offset_ns,
         }
@@ -107,34 +118,56 @@ impl Encoder {
         }
     }
 
-    /// Appends a packet's block.
+    /// Appends a packet's block, or those of its segments, and tells how many. A packet without an
+    /// id, by which its segments would be known as one packet's, stays whole.
     pub fn encode(
         &self,
         blocks: &mut Vec<u8>,
         packet: &Packet<'_>,
         interface: FileInterface,
         marks: &Marks<'_>,
-    ) {
+    ) -> u64 {
         let header = &packet.header;
         let frame = Frame::of(packet);
-        let prefix = &frame.prefix[..frame.prefix_len.min(self.snaplen)];
-        let data = &frame.data[..frame.data.len().min(self.snaplen - prefix.len())];
-        let gso =
-            (header.gso_size != 0).then(|| pcapng::gso_comment(header.gso_segs, header.gso_size));
-        let both = marks
-            .comment
-            .zip(gso.as_deref())
-            .map(|(first, second)| format!("{first}; {second}"));
-        let meta = PacketMeta {
+        let prefix = &frame.prefix[..frame.prefix_len];
+        let gso = Gso {
+            size: header.gso_size,
+            segments: header.gso_segs,
+        };
+        let mut meta = PacketMeta {
             interface_id: interface.id,
             time_ns: self.utc(header.time_ns),
             direction: Self::direction(packet, interface),
             packet_id: marks.packet_id,
             drop_count: marks.drop_count,
             original_len: header.origlen + frame.added,
-            comment: both.as_deref().or(marks.comment).or(gso.as_deref()),
+            comment: marks.comment,
         };
-        pcapng::encode_packet(blocks, &meta, prefix, data);
+        let mut append = |meta: &PacketMeta<'_>, prefix: &[u8], data: &[u8]| {
+            let prefix = &prefix[..prefix.len().min(self.snaplen)];
+            let data = &data[..data.len().min(self.snaplen - prefix.len())];
+            pcapng::encode_packet(blocks, meta, prefix, data);
+        };
+        if self.super_packets == SuperPackets::Segmented
+            && marks.packet_id.is_some()
+            && let Some(cut) = segment::cut(prefix, frame.data, meta.original_len, gso)
+        {
+            cut.each(|headers, payload, original_len| {
+                meta.original_len = original_len;
+                append(&meta, headers, payload);
+                // Told once.
+                meta.drop_count = 0;
+            });
+            return cut.segments() as u64;
+        }
+        let gso = (gso.size != 0).then(|| pcapng::gso_comment(gso.segments, gso.size));
+        let both = marks
+            .comment
+            .zip(gso.as_deref())
+            .map(|(first, second)| format!("{first}; {second}"));
+        meta.comment = both.as_deref().or(marks.comment).or(gso.as_deref());
+        append(&meta, prefix, frame.data);
+        1
     }
 
     /// The frame that the file would hold of a packet, were it not cut at the snaplen, and its length

@@ -3,14 +3,14 @@
 use std::sync::{
     Arc,
     atomic::Ordering::Relaxed,
-    mpsc::{Receiver, SyncSender, TrySendError},
+    mpsc::{SyncSender, TrySendError},
 };
 
 use remora_capture::session::StopReason;
 
 use super::{
     encoder::{Encoder, Marks},
-    memory::{BATCH_BYTES, Memory, Permit},
+    memory::{BATCH_BYTES, Permit, Share},
 };
 use crate::{
     record::Packet,
@@ -25,6 +25,8 @@ pub const QUEUE_BATCHES: usize = 32;
 pub struct Batch {
     pub blocks: Vec<u8>,
     pub packets: u64,
+    /// Packet blocks: more than packets where super-packets were cut.
+    pub packet_blocks: u64,
     pub permit: Permit,
 }
 
@@ -50,8 +52,7 @@ pub struct Lane {
     packet_limit: Option<u64>,
     batch: Option<Batch>,
     to_writer: SyncSender<ToWriter>,
-    empties: Receiver<Vec<u8>>,
-    memory: Memory,
+    share: Share,
     signals: tokio::sync::mpsc::Sender<Signal>,
     signal: Option<StopReason>,
 }
@@ -65,8 +66,7 @@ pub struct LaneParts {
     pub packet_limit: Option<u64>,
     pub meter: Arc<Meter>,
     pub to_writer: SyncSender<ToWriter>,
-    pub empties: Receiver<Vec<u8>>,
-    pub memory: Memory,
+    pub share: Share,
     pub signals: tokio::sync::mpsc::Sender<Signal>,
 }
 
@@ -80,8 +80,7 @@ impl Lane {
             packet_limit,
             meter,
             to_writer,
-            empties,
-            memory,
+            share,
             signals,
         } = parts;
         Self {
@@ -94,8 +93,7 @@ impl Lane {
             packet_limit,
             batch: None,
             to_writer,
-            empties,
-            memory,
+            share,
             signals,
             signal: None,
         }
@@ -139,8 +137,9 @@ impl Lane {
         self.next_id += 1;
         // `has_room` made sure of it.
         if let Some(batch) = &mut self.batch {
-            self.encoder
-                .encode(&mut batch.blocks, packet, interface, &marks);
+            batch.packet_blocks +=
+                self.encoder
+                    .encode(&mut batch.blocks, packet, interface, &marks);
             batch.packets += 1;
         }
     }
@@ -168,8 +167,20 @@ impl Lane {
             });
     }
 
-    /// Hands over what there is, without waiting.
+    /// Hands over what there is, without waiting; with no room for another batch it is filled
+    /// further first.
     pub fn flush(&mut self) {
+        self.tell_signal();
+        if self
+            .batch
+            .as_ref()
+            .is_some_and(|batch| batch.blocks.len() >= BATCH_BYTES || self.share.has_more())
+        {
+            self.hand_over();
+        }
+    }
+
+    fn tell_signal(&mut self) {
         if let Some(reason) = self.signal {
             let signal = Signal {
                 slot: self.slot,
@@ -182,6 +193,9 @@ impl Lane {
                 self.packet_limit = None;
             }
         }
+    }
+
+    fn hand_over(&mut self) {
         let Some(batch) = self.batch.take() else {
             return;
         };
@@ -221,22 +235,19 @@ impl Lane {
             .as_ref()
             .is_some_and(|batch| batch.blocks.len() >= BATCH_BYTES)
         {
-            self.flush();
+            self.hand_over();
         }
         match &self.batch {
             Some(batch) => batch.blocks.len() < BATCH_BYTES,
-            None => match self.memory.permit() {
-                Some(permit) => {
-                    let blocks = self.empties.try_recv().unwrap_or_default();
-                    self.batch = Some(Batch {
-                        blocks,
-                        packets: 0,
-                        permit,
-                    });
-                    true
-                }
-                None => false,
-            },
+            None => {
+                self.batch = self.share.permit().map(|permit| Batch {
+                    blocks: self.share.buffer(),
+                    packets: 0,
+                    packet_blocks: 0,
+                    permit,
+                });
+                self.batch.is_some()
+            }
         }
     }
 }

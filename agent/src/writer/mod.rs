@@ -20,9 +20,14 @@ pub mod memory;
 pub mod output;
 pub mod past;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use memory::Permit;
 use nix::sys::eventfd::EventFd;
+use remora_capture::pcapng::{Finished, Totals, Whole};
 
 pub use consumer::{Consumer, ConsumerHandle, RecordTotals};
 pub use output::{WriterOutput, open};
@@ -58,30 +63,80 @@ impl Waker {
 
 /// Where blocks go.
 pub trait Sink: Send {
-    /// Takes whole blocks. After an error the output ends on a whole block all the same.
+    /// Takes whole blocks, in which `counted` is. After an error the output ends on a whole block
+    /// all the same, and [`Sink::totals`] tells which of them are in it.
     ///
     /// # Errors
-    /// How many bytes (whole blocks) of `blocks` were taken nevertheless, and why no more.
-    fn append(&mut self, blocks: Vec<u8>) -> Result<Option<Vec<u8>>, AppendError>;
+    /// Not all of them are in the output.
+    fn append(&mut self, blocks: Blocks, counted: Whole) -> Result<(), AppendError>;
+
+    /// What the output holds.
+    fn totals(&self) -> Totals;
+
+    /// When [`Sink::sync`] is due; `None` if it is not.
+    fn sync_due(&self) -> Option<Instant> {
+        None
+    }
+
+    /// Waits until what was taken is where it lasts.
+    ///
+    /// # Errors
+    /// It may not be there.
+    fn sync(&mut self) -> Result<(), AppendError> {
+        Ok(())
+    }
 
     /// Room that was kept for the end is given free.
     fn release_reserve(&mut self) {}
 
-    /// Nothing comes any more.
-    ///
-    /// # Errors
-    /// What failed, for a person.
-    fn finish(&mut self) -> Result<(), String>;
+    /// Nothing comes any more. Tells the files, and what failed, for a person.
+    fn finish(&mut self) -> (Finished, Result<(), String>);
+}
+
+/// Bytes of whole blocks in a buffer that is used again.
+#[derive(Debug)]
+pub struct Blocks {
+    bytes: Vec<u8>,
+    /// What may exist because of it; none for a header or an account.
+    permit: Option<Permit>,
+}
+
+impl Blocks {
+    /// Of a batch, whose room is given back when nobody needs the bytes any more.
+    #[must_use]
+    pub fn of_batch(bytes: Vec<u8>, permit: Permit) -> Self {
+        let permit = Some(permit);
+        Self { bytes, permit }
+    }
+}
+
+impl From<Vec<u8>> for Blocks {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self {
+            bytes,
+            permit: None,
+        }
+    }
+}
+
+impl AsRef<[u8]> for Blocks {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Blocks {
+    fn drop(&mut self) {
+        if let Some(permit) = &self.permit {
+            permit.share().give_back(std::mem::take(&mut self.bytes));
+        }
+    }
 }
 
 /// A sink did not take all.
 #[derive(Debug, thiserror::Error)]
 #[error("{problem}")]
 pub struct AppendError {
-    /// Bytes of whole blocks that are in the output.
-    pub taken: usize,
-    /// The blocks, back.
-    pub blocks: Vec<u8>,
     pub reason: remora_capture::session::StopReason,
     pub problem: String,
 }

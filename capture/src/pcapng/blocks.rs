@@ -15,10 +15,10 @@ use crate::session::SNAPLEN_MAX;
 /// Longest block that is believed, in bytes; libpcap's limit.
 pub const BLOCK_BYTES_MAX: u32 = 16 * 1024 * 1024;
 
-const SECTION_HEADER: u32 = 0x0a0d_0d0a;
-const INTERFACE_DESCRIPTION: u32 = 1;
-const NAME_RESOLUTION: u32 = 4;
-const INTERFACE_STATISTICS: u32 = 5;
+pub(super) const SECTION_HEADER: u32 = 0x0a0d_0d0a;
+pub(super) const INTERFACE_DESCRIPTION: u32 = 1;
+pub(super) const NAME_RESOLUTION: u32 = 4;
+pub(super) const INTERFACE_STATISTICS: u32 = 5;
 const BYTE_ORDER_MAGIC: u32 = 0x1a2b_3c4d;
 
 /// Type and first length.

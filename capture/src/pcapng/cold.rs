@@ -21,7 +21,10 @@ use pcap_file::{
     },
 };
 
-use super::OPTION_BYTES_MAX;
+use super::{
+    OPTION_BYTES_MAX,
+    packet::{OPTION_COMMENT, OPTION_END},
+};
 use crate::{
     filter::Filter,
     session::{Counts, NAMES_MAX, NameHint, Snaplen},
@@ -200,6 +203,67 @@ pub fn interface_statistics(statistics: &Statistics) -> Vec<u8> {
     let mut bytes = encode(&[nanosecond_interface(Snaplen::MAX)], block.into_block());
     bytes[8..12].copy_from_slice(&statistics.interface_id.to_le_bytes());
     bytes
+}
+
+/// The Interface Statistics Block of a set's file that is not the last: only what is in the file.
+pub(super) fn part_statistics(start_ns: u64, end_ns: u64, written: u64, text: &str) -> Vec<u8> {
+    let block = InterfaceStatisticsBlock {
+        interface_id: 0,
+        timestamp: Duration::from_nanos(end_ns),
+        options: vec![
+            InterfaceStatisticsOption::IsbStartTime(Duration::from_nanos(start_ns)),
+            InterfaceStatisticsOption::IsbEndTime(Duration::from_nanos(end_ns)),
+            InterfaceStatisticsOption::IsbUsrDeliv(written),
+            InterfaceStatisticsOption::Common(comment(text, STATISTICS_COMMENT_BYTES_MAX)),
+        ],
+    };
+    encode(&[nanosecond_interface(Snaplen::MAX)], block.into_block())
+}
+
+/// A Section Header Block of ours with one comment more.
+pub(super) fn with_comment(section: &[u8], text: &str) -> Vec<u8> {
+    const OPTIONS: usize = 24;
+    let Some((_, body)) = section.split_at_checked(OPTIONS) else {
+        return section.to_vec();
+    };
+    let text = one_line(text, NAME_BYTES_MAX);
+    let mut option = Vec::with_capacity(8 + text.len());
+    option.extend_from_slice(&OPTION_COMMENT.to_le_bytes());
+    option.extend_from_slice(&(text.len() as u16).to_le_bytes());
+    option.extend_from_slice(text.as_bytes());
+    option.resize(option.len().next_multiple_of(4), 0);
+    let mut block = [&section[..OPTIONS], &option].concat();
+    if body.len() == 4 {
+        // No options were there, so no end of them either.
+        block.extend_from_slice(&[0; 4]);
+    }
+    block.extend_from_slice(body);
+    let len = (block.len() as u32).to_le_bytes();
+    let end = block.len() - 4;
+    block[4..8].copy_from_slice(&len);
+    block[end..].copy_from_slice(&len);
+    block
+}
+
+/// An Interface Statistics Block of ours with another isb_usrdeliv.
+pub(super) fn set_delivered(statistics: &[u8], written: u64) -> Vec<u8> {
+    const OPTIONS: usize = 20;
+    const USER_DELIVERED: u16 = 8;
+    let mut block = statistics.to_vec();
+    let mut at = OPTIONS;
+    while let Some([a, b, c, d]) = block.get(at..).and_then(|rest| rest.first_chunk().copied()) {
+        let (code, len) = (u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d]));
+        if code == USER_DELIVERED
+            && let Some(value) = block.get_mut(at + 4..at + 12)
+        {
+            value.copy_from_slice(&written.to_le_bytes());
+        }
+        if code == OPTION_END {
+            break;
+        }
+        at += 4 + usize::from(len).next_multiple_of(4);
+    }
+    block
 }
 
 fn nanosecond_interface(snaplen: Snaplen) -> InterfaceDescriptionBlock<'static> {

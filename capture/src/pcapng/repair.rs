@@ -9,8 +9,9 @@ use std::{
 };
 
 use super::{
-    blocks::{BlockKind, Blocks, Tear},
-    packet::{OPTION_DROP_COUNT, OPTION_PACKET_ID},
+    blocks::{Block, BlockKind, Blocks, Tear},
+    packet::{OPTION_COMMENT, OPTION_DROP_COUNT, OPTION_PACKET_ID},
+    part::Place,
 };
 
 /// Read at once while scanning, in bytes.
@@ -23,19 +24,26 @@ pub struct Scan {
     pub whole_bytes: u64,
     /// Why there are bytes beyond; `None` when there are none.
     pub tear: Option<Tear>,
+    /// Packets, each once however many segments it was cut into (they share its id).
     pub packets: u64,
+    /// Packet blocks.
+    pub packet_blocks: u64,
     /// Packets of each interface of the last section.
     pub interface_packets: Vec<u64>,
     /// Time of the first packet in the file, in nanoseconds of UTC.
     pub first_packet_ns: Option<u64>,
     /// Time of the last packet in the file, in nanoseconds of UTC.
     pub last_packet_ns: Option<u64>,
+    /// Id of the first packet in the file.
+    pub first_packet_id: Option<u64>,
     /// Packets with an id: all but those from before the capture.
     pub numbered: u64,
     /// Highest packet id.
     pub last_packet_id: Option<u64>,
     /// Sum of the drop counts.
     pub dropped: u64,
+    /// Which file of a set it is, if it says so.
+    pub place: Option<Place>,
     /// Interface Statistics Blocks: with one per interface the capture was closed in order.
     pub statistics: u64,
 }
@@ -50,9 +58,13 @@ const INTERFACES_MAX: usize = 4096;
 pub fn scan(reader: impl Read) -> io::Result<Scan> {
     let mut blocks = Blocks::new(BufReader::with_capacity(READ_BYTES, reader));
     let mut scan = Scan::default();
+    let mut before = None;
     while let Some(block) = blocks.next_block()? {
         match block.kind {
-            BlockKind::SectionHeader => scan.interface_packets.clear(),
+            BlockKind::SectionHeader => {
+                scan.interface_packets.clear();
+                scan.place = scan.place.or_else(|| place(&block));
+            }
             BlockKind::InterfaceDescription => {
                 if scan.interface_packets.len() < INTERFACES_MAX {
                     scan.interface_packets.push(0);
@@ -60,11 +72,9 @@ pub fn scan(reader: impl Read) -> io::Result<Scan> {
             }
             BlockKind::InterfaceStatistics => scan.statistics += 1,
             BlockKind::EnhancedPacket => {
-                scan.packets += 1;
+                scan.packet_blocks += 1;
+                let mut id = None;
                 let interface = block.interface_id().unwrap_or(0) as usize;
-                if let Some(packets) = scan.interface_packets.get_mut(interface) {
-                    *packets += 1;
-                }
                 scan.first_packet_ns = scan.first_packet_ns.or(block.time());
                 scan.last_packet_ns = block.time();
                 for (code, value) in block.options() {
@@ -72,13 +82,21 @@ pub fn scan(reader: impl Read) -> io::Result<Scan> {
                         continue;
                     };
                     match code {
-                        OPTION_PACKET_ID => {
-                            scan.numbered += 1;
-                            scan.last_packet_id = scan.last_packet_id.max(Some(value));
-                        }
+                        OPTION_PACKET_ID => id = Some(value),
                         OPTION_DROP_COUNT => scan.dropped = scan.dropped.saturating_add(value),
                         _ => {}
                     }
+                }
+                if id.is_some() && id == before {
+                    continue;
+                }
+                before = id;
+                scan.packets += 1;
+                scan.numbered += u64::from(id.is_some());
+                scan.first_packet_id = scan.first_packet_id.or(id);
+                scan.last_packet_id = scan.last_packet_id.max(id);
+                if let Some(packets) = scan.interface_packets.get_mut(interface) {
+                    *packets += 1;
                 }
             }
             BlockKind::NameResolution | BlockKind::Other(_) => {}
@@ -87,6 +105,13 @@ pub fn scan(reader: impl Read) -> io::Result<Scan> {
     scan.whole_bytes = blocks.offset();
     scan.tear = blocks.tear();
     Ok(scan)
+}
+
+fn place(section: &Block<'_>) -> Option<Place> {
+    section
+        .options()
+        .filter(|(code, _)| *code == OPTION_COMMENT)
+        .find_map(|(_, text)| Place::of_comment(std::str::from_utf8(text).ok()?))
 }
 
 /// Cuts `file` (open for reading and writing) to its whole blocks and says what they hold. The

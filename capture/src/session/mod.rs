@@ -10,11 +10,15 @@ mod counts;
 mod spec;
 mod state;
 mod target;
+mod writing;
 
 pub use counts::Counts;
 pub use spec::{
     Destination, Direction, LABELS_MAX, Limits, NAMES_MAX, NameHint, SNAPLEN_MAX, SessionSpec,
     Snaplen, SpecError, Trigger,
 };
-pub use state::{CaptureId, CaptureState, IdError, LookBackRing, Phase, StopReason, TapInfo};
+pub use state::{
+    CaptureId, CaptureState, Files, IdError, LookBackRing, Phase, Removed, StopReason, TapInfo,
+};
 pub use target::{Target, TargetError};
+pub use writing::{Compression, Durability, ROTATION_BYTES_MIN, Rotation, SuperPackets, Writing};

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, num::NonZeroU64, time::Durati
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Target, TargetError};
+use super::{SuperPackets, Target, TargetError, Writing};
 use crate::{alert::ALERT_BYTES_MAX, filter::Filter};
 
 /// Largest snaplen, in bytes (libpcap's `MAXIMUM_SNAPLEN`).
@@ -36,6 +36,8 @@ pub enum SpecError {
         "a capture has at most {LABELS_MAX} labels, each key and value at most {TEXT_MAX} bytes"
     )]
     Labels,
+    #[error("{0}")]
+    Writing(&'static str),
     #[error("a capture has at most {NAMES_MAX} names")]
     Names,
     #[error("`{0}` is not a host name; use letters, digits, `-` and `.`, at most 63 characters")]
@@ -121,7 +123,7 @@ pub enum Destination {
 pub struct Limits {
     /// Packets in the capture, exactly.
     pub packets: Option<NonZeroU64>,
-    /// Bytes of the pcapng file; it never grows beyond.
+    /// Bytes of the pcapng file, before compression; it never grows beyond.
     pub file_bytes: Option<NonZeroU64>,
     /// From the moment of arming.
     pub duration: Option<Duration>,
@@ -182,6 +184,10 @@ pub struct SessionSpec {
     pub limits: Limits,
     #[serde(default)]
     pub destination: Destination,
+    #[serde(default)]
+    pub writing: Writing,
+    #[serde(default)]
+    pub super_packets: SuperPackets,
     /// Length of the window before the trigger that goes into the capture; zero for none.
     #[serde(default)]
     pub look_back: Duration,
@@ -204,6 +210,8 @@ impl SessionSpec {
             direction: Direction::default(),
             limits: Limits::default(),
             destination: Destination::default(),
+            writing: Writing::default(),
+            super_packets: SuperPackets::default(),
             look_back: Duration::ZERO,
             trigger: Trigger::default(),
             labels: BTreeMap::new(),
@@ -226,6 +234,18 @@ impl SessionSpec {
             && bytes.get() < FILE_BYTES_MIN
         {
             return Err(SpecError::FileBytes(bytes.get()));
+        }
+        self.writing.validate(&self.limits)?;
+        if self.destination == Destination::Stream && self.writing != Writing::default() {
+            return Err(SpecError::Writing(
+                "a stream is one plain pcapng; its reader rotates and compresses it",
+            ));
+        }
+        if self.super_packets == SuperPackets::Segmented && self.limits.file_bytes.is_some() {
+            return Err(SpecError::Writing(
+                "how large a file gets is not known beforehand when super-packets are cut into \
+                 segments; use a number of packets (-c) or a time (-a duration)",
+            ));
         }
         if self.labels.len() > LABELS_MAX
             || self

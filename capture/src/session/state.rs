@@ -143,6 +143,29 @@ pub struct LookBackRing {
     pub cut_bytes: u64,
 }
 
+/// What a finished capture's packets went into, beside its counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Files {
+    /// Files that are there.
+    pub count: u64,
+    /// What a ring of files removed: it is part of what was written.
+    pub removed: Removed,
+    /// Packet blocks that were written: more than packets where super-packets were cut into
+    /// segments.
+    pub blocks: u64,
+}
+
+/// Files of a ring that are gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Removed {
+    pub files: u64,
+    pub packets: u64,
+    pub blocks: u64,
+    pub bytes: u64,
+}
+
 /// A capture as `Get` and the sidecar tell it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CaptureState {
@@ -158,9 +181,12 @@ pub struct CaptureState {
     pub finished: Option<Timestamp>,
     pub first_packet: Option<Timestamp>,
     pub last_packet: Option<Timestamp>,
-    /// File name in the data directory; empty for a streamed capture.
+    /// File name in the data directory, of files that rotate the first one's; empty for a streamed
+    /// capture.
     #[serde(default)]
     pub file: String,
+    #[serde(default)]
+    pub files: Files,
     #[serde(default)]
     pub taps: Vec<TapInfo>,
     pub node: String,

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::bail;
 use remora_capture::{
-    session::{CaptureState, SessionSpec, Target},
+    session::{CaptureState, SessionSpec, Target, Writing},
     text,
 };
 use remora_proto::{
@@ -21,7 +21,7 @@ use crate::{
     output::Output,
     render::closing,
     signals::Interrupt,
-    spec::{dump, spec},
+    spec::{dump, spec, writing},
     terminal,
 };
 
@@ -38,7 +38,7 @@ pub(super) async fn run(agent: &AgentAddress, args: &CaptureArgs) -> anyhow::Res
     let spec = spec(args, &requester())?;
     tell_what_cannot_match(&spec);
     match &args.write {
-        Some(path) => stream(agent, &spec, path).await,
+        Some(path) => stream(agent, &spec, path, writing(args)).await,
         None if args.store => store::run(agent, &spec, args.wait).await,
         None => bail!(
             "packets are not printed here; use -w FILE, -w - | tshark -r -, or --store to let the \
@@ -47,9 +47,14 @@ pub(super) async fn run(agent: &AgentAddress, args: &CaptureArgs) -> anyhow::Res
     }
 }
 
-async fn stream(agent: &AgentAddress, spec: &SessionSpec, path: &Path) -> anyhow::Result<Outcome> {
+async fn stream(
+    agent: &AgentAddress,
+    spec: &SessionSpec,
+    path: &Path,
+    writing: Writing,
+) -> anyhow::Result<Outcome> {
     let mut client = connect(agent).await?;
-    let output = Output::open(path)?;
+    let output = Output::open(path, writing)?;
     let mut interrupt = Interrupt::install()?;
     let state = match start(agent, &mut client, spec).await {
         Ok(state) => state,

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use remora_capture::session::CaptureId;
+use remora_capture::session::{CaptureId, Writing};
 use remora_proto::client::AgentAddress;
 
 use super::{Outcome, connect};
 use crate::{
     follow::{Ownership, Source, follow},
-    output::Output,
+    output::{Output, compression_of},
     render::closing,
     signals::Interrupt,
 };
@@ -27,9 +27,13 @@ pub(super) async fn run(
         id,
         ownership: Ownership::Other,
     };
+    let writing = Writing {
+        compression: compression_of(path),
+        ..Writing::default()
+    };
     // Before there is a file: the id may be unknown.
     let stream = source.open().await?;
-    let output = Output::open(path)?;
+    let output = Output::open(path, writing)?;
     let mut interrupt = Interrupt::install()?;
     let (written, end) = follow(source, stream, output, &mut interrupt).await?;
     Ok(closing::tell(&written, &end, Ownership::Other))

@@ -1,6 +1,9 @@
 //! The last lines of a capture, in tcpdump's manner.
 
-use remora_capture::session::{CaptureState, Phase, StopReason};
+use remora_capture::{
+    pcapng::Finished,
+    session::{CaptureState, Phase, StopReason},
+};
 
 use super::{shown, unit::packets};
 use crate::{
@@ -21,6 +24,7 @@ pub(crate) fn tell(written: &Written, end: &End, ownership: Ownership) -> Outcom
 
 pub(super) fn lines(written: &Written, end: &End, ownership: Ownership) -> (Vec<String>, Outcome) {
     let mut lines = vec![format!("{} captured", packets(written.packets))];
+    lines.extend(files(&written.files));
     let mut outcome = Outcome::Done;
     match end {
         End::Finished(state) => {
@@ -39,7 +43,9 @@ pub(super) fn lines(written: &Written, end: &End, ownership: Ownership) -> (Vec<
             }
             lines.extend(ending(state));
             let came = written.packets.saturating_add(written.dropped);
-            if came != counts.written {
+            // Of what the agent stored, a ring may have removed files.
+            let there = counts.written - state.files.removed.packets.min(counts.written);
+            if !(there..=counts.written).contains(&came) {
                 outcome = Outcome::Faulty;
                 lines.push(format!(
                     "remora: the agent sent {} and {came} came: the output is not complete",
@@ -79,6 +85,24 @@ pub(super) fn lines(written: &Written, end: &End, ownership: Ownership) -> (Vec<
         None => {}
     }
     (lines, outcome)
+}
+
+/// Files that rotated.
+fn files(finished: &Finished) -> Option<String> {
+    let Finished { files, removed } = finished;
+    let (first, last) = (files.first()?, files.last()?);
+    if files.len() == 1 && removed.files == 0 {
+        return None;
+    }
+    let mut line = format!("{} files, {} to {}", files.len(), first.name, last.name);
+    if removed.files > 0 {
+        line += &format!(
+            "; {} older ones with {} removed",
+            removed.files,
+            packets(removed.packets)
+        );
+    }
+    Some(shown(&line).to_string())
 }
 
 /// Why it ended, unless the user asked for just that.

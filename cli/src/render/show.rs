@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use remora_capture::session::{
-    CaptureState, Counts, Destination, Direction, Limits, StopReason, Trigger,
+    CaptureState, Counts, Destination, Direction, Files, Limits, StopReason, Trigger,
 };
 
 use super::{columns, json, list::phase, shown, unit};
@@ -59,6 +59,13 @@ pub(super) fn describe(state: &CaptureState, now: Timestamp) -> String {
             Destination::Store => format!("store, file {}", shown(&state.file)),
         },
     );
+    row("Files", files(state));
+    if state.files.blocks > state.counts.written {
+        row(
+            "Segments",
+            format!("{} of the packets written", state.files.blocks),
+        );
+    }
     row(
         "Started",
         format!("{} ({} ago)", state.started, ago(now, state.started)),
@@ -103,6 +110,41 @@ pub(super) fn describe(state: &CaptureState, now: Timestamp) -> String {
         );
     }
     format!("{}\n{}", columns(&rows), accounting(state))
+}
+
+/// Files that rotate, and what they came to.
+fn files(state: &CaptureState) -> String {
+    let rotation = state.spec.writing.rotation;
+    if !rotation.is_on() {
+        return String::new();
+    }
+    let Files { count, removed, .. } = state.files;
+    let mut parts = Vec::new();
+    if let Some(bytes) = rotation.file_bytes {
+        parts.push(format!("another after {} bytes", bytes.get()));
+    }
+    if let Some(interval) = rotation.interval {
+        parts.push(format!("another every {interval:?}"));
+    }
+    if let Some(files) = rotation.files {
+        let what = if rotation.is_ring() {
+            "the last"
+        } else {
+            "at most"
+        };
+        parts.push(format!("{what} {files}"));
+    }
+    if state.phase.is_final() {
+        parts.push(format!("{count} are there"));
+    }
+    if removed.files > 0 {
+        parts.push(format!(
+            "{} removed with {} of those written",
+            removed.files,
+            unit::packets(removed.packets)
+        ));
+    }
+    parts.join(", ")
 }
 
 fn phase_and_reason(state: &CaptureState) -> String {

@@ -43,6 +43,7 @@ fn state() -> CaptureState {
         first_packet: None,
         last_packet: None,
         file: "01J9ZQ3C7M8N4R5T6V7W8X9YZA.pcapng".into(),
+        files: Default::default(),
         taps: vec![],
         node: "node-1".into(),
         caller: "uid=0 gid=0 pid=1".into(),
@@ -143,6 +144,7 @@ fn a_full_disk_is_a_fault_and_its_packets_are_counted() {
         packets: 60,
         dropped: 40,
         failure: Some(io::ErrorKind::StorageFull.into()),
+        ..Written::default()
     };
     let (lines, outcome) = lines(&written, &finished(state()));
     assert_eq!(outcome, Outcome::Faulty);
@@ -160,6 +162,7 @@ fn a_reader_that_has_seen_enough_is_no_fault() {
         packets: 60,
         dropped: 40,
         failure: Some(io::ErrorKind::BrokenPipe.into()),
+        ..Written::default()
     };
     let (lines, outcome) = lines(&written, &finished(state()));
     assert_eq!((lines.len(), outcome), (5, Outcome::Done));

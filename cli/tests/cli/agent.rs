@@ -348,6 +348,7 @@ pub(crate) fn finished(packets: u64) -> CaptureState {
         first_packet: None,
         last_packet: None,
         file: format!("{ID}.pcapng"),
+        files: Default::default(),
         taps: vec![],
         node: "node-1".into(),
         caller: String::new(),

@@ -8,6 +8,7 @@
 mod spec;
 mod state;
 mod time;
+mod writing;
 
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,8 @@ use remora_capture::{
         program::{Program, Programs},
     },
     session::{
-        Destination, Direction, Limits, NameHint, SessionSpec, Snaplen, SpecError, Target, Trigger,
+        Destination, Direction, Limits, NameHint, SessionSpec, Snaplen, SpecError, SuperPackets,
+        Target, Trigger, Writing,
     },
     text,
 };
@@ -62,6 +63,8 @@ impl TryFrom<v1::CaptureSpec> for SessionSpec {
             trigger,
             labels,
             names,
+            writing,
+            segment,
             programs,
         } = spec;
         let spec = Self {
@@ -75,6 +78,12 @@ impl TryFrom<v1::CaptureSpec> for SessionSpec {
             direction: known::<v1::Direction>("spec.direction", direction)?.into(),
             limits: limits.unwrap_or_default().try_into()?,
             destination: known::<v1::Destination>("spec.destination", destination)?.into(),
+            writing: writing.unwrap_or_default().try_into()?,
+            super_packets: if segment {
+                SuperPackets::Segmented
+            } else {
+                SuperPackets::Whole
+            },
             look_back: time::duration("spec.look_back", look_back.unwrap_or_default())?,
             trigger: trigger.unwrap_or_default().try_into()?,
             labels: labels.into_iter().collect(),
@@ -98,6 +107,8 @@ impl From<&SessionSpec> for v1::CaptureSpec {
             direction,
             limits,
             destination,
+            writing,
+            super_packets,
             look_back,
             trigger,
             labels,
@@ -119,6 +130,8 @@ impl From<&SessionSpec> for v1::CaptureSpec {
                 .map(|(key, value)| (key.clone(), value.clone()))
                 .collect(),
             names: names.iter().map(Into::into).collect(),
+            writing: (*writing != Writing::default()).then(|| writing.into()),
+            segment: *super_packets == SuperPackets::Segmented,
         }
     }
 }

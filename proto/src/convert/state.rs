@@ -1,6 +1,8 @@
 //! A capture as the agent tells it.
 
-use remora_capture::session::{CaptureState, Counts, LookBackRing, Phase, StopReason, TapInfo};
+use remora_capture::session::{
+    CaptureState, Counts, Files, LookBackRing, Phase, StopReason, TapInfo,
+};
 
 use super::{ConvertError, Problem, invalid, known, required, time};
 use crate::v1;
@@ -25,6 +27,7 @@ impl TryFrom<v1::CaptureState> for CaptureState {
             node,
             caller,
             resolved_target,
+            files,
         } = state;
         let moment = |field: &str, value: Option<prost_types::Timestamp>| {
             value.map(|value| time::timestamp(field, value)).transpose()
@@ -41,6 +44,7 @@ impl TryFrom<v1::CaptureState> for CaptureState {
             first_packet: moment("capture.first_packet", first_packet)?,
             last_packet: moment("capture.last_packet", last_packet)?,
             file,
+            files: files.unwrap_or_default().into(),
             taps: taps.into_iter().map(Into::into).collect(),
             node,
             caller,
@@ -67,6 +71,7 @@ impl From<&CaptureState> for v1::CaptureState {
             node,
             caller,
             resolved_target,
+            files,
         } = state;
         Self {
             id: id.to_string(),
@@ -88,6 +93,7 @@ impl From<&CaptureState> for v1::CaptureState {
             node: node.clone(),
             caller: caller.clone(),
             resolved_target: resolved_target.clone(),
+            files: (*files != Files::default()).then(|| (*files).into()),
         }
     }
 }

@@ -1,4 +1,8 @@
-use std::{net::IpAddr, num::NonZeroU64, time::Duration};
+use std::{
+    net::IpAddr,
+    num::{NonZeroU32, NonZeroU64},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use proptest::{collection, option, prelude::*};
@@ -9,8 +13,9 @@ use remora_capture::{
         program::{Program, Programs},
     },
     session::{
-        CaptureId, CaptureState, Counts, Destination, Direction, Limits, LookBackRing, NameHint,
-        Phase, SessionSpec, Snaplen, StopReason, TapInfo, Target, Trigger,
+        CaptureId, CaptureState, Compression, Counts, Destination, Direction, Durability, Files,
+        Limits, LookBackRing, NameHint, Phase, Removed, Rotation, SessionSpec, Snaplen, StopReason,
+        SuperPackets, TapInfo, Target, Trigger, Writing,
     },
 };
 use tonic::{Code, Status};
@@ -361,13 +366,23 @@ fn spec() -> impl Strategy<Value = SessionSpec> {
             Just(Direction::Ingress),
             Just(Direction::Egress)
         ],
-        prop_oneof![Just(Destination::Store), Just(Destination::Stream)],
+        (
+            prop_oneof![
+                writing().prop_map(|writing| (Destination::Store, writing)),
+                Just((Destination::Stream, Writing::default()))
+            ],
+            prop_oneof![Just(SuperPackets::Whole), Just(SuperPackets::Segmented)],
+        ),
         (0..315_576_000_000u64, 0..1_000_000_000u32),
         collection::btree_map(".{0,20}", ".{0,20}", 0..4),
         collection::vec(name, 0..4),
     )
         .prop_map(|(head, direction, destination, look_back, labels, names)| {
-            let (target, filter, snaplen, limits, trigger) = head;
+            let (target, filter, snaplen, mut limits, trigger) = head;
+            let ((destination, writing), super_packets) = destination;
+            if writing.rotation.is_on() || super_packets == SuperPackets::Segmented {
+                limits.file_bytes = None;
+            }
             SessionSpec {
                 target,
                 filter,
@@ -375,12 +390,52 @@ fn spec() -> impl Strategy<Value = SessionSpec> {
                 direction,
                 limits,
                 destination,
+                writing,
+                super_packets,
                 look_back: Duration::new(look_back.0, look_back.1),
                 trigger,
                 labels,
                 names,
             }
         })
+}
+
+fn writing() -> impl Strategy<Value = Writing> {
+    let rotation = (
+        option::of(4096..u64::MAX),
+        option::of(1..100_000u64),
+        option::of(1..9999u32),
+    )
+        .prop_map(|(bytes, seconds, files)| Rotation {
+            file_bytes: bytes.and_then(NonZeroU64::new),
+            interval: seconds.map(Duration::from_secs),
+            files: files
+                .and_then(NonZeroU32::new)
+                .filter(|_| bytes.is_some() || seconds.is_some()),
+        });
+    (
+        rotation,
+        prop_oneof![Just(Compression::None), Just(Compression::Zstd)],
+        prop_oneof![Just(Durability::Cached), Just(Durability::Synced)],
+    )
+        .prop_map(|(rotation, compression, durability)| Writing {
+            rotation,
+            compression,
+            durability,
+        })
+}
+
+fn files() -> impl Strategy<Value = Files> {
+    any::<[u64; 6]>().prop_map(|n| Files {
+        count: n[0],
+        removed: Removed {
+            files: n[1],
+            packets: n[2],
+            blocks: n[3],
+            bytes: n[4],
+        },
+        blocks: n[5],
+    })
 }
 
 const PHASES: [Phase; 4] = [
@@ -454,7 +509,7 @@ fn tap() -> impl Strategy<Value = TapInfo> {
 
 fn state() -> impl Strategy<Value = CaptureState> {
     (
-        (spec(), counts(), collection::vec(tap(), 0..3)),
+        (spec(), counts(), collection::vec(tap(), 0..3), files()),
         proptest::sample::select(&PHASES[..]),
         proptest::sample::select(&STOP_REASONS[..]),
         (
@@ -465,27 +520,30 @@ fn state() -> impl Strategy<Value = CaptureState> {
         ),
         (".{0,40}", ".{0,40}", ".{0,40}", ".{0,40}", ".{0,40}"),
     )
-        .prop_map(|((spec, counts, taps), phase, stop_reason, times, texts)| {
-            let (started, finished, first_packet, last_packet) = times;
-            let (message, file, node, caller, resolved_target) = texts;
-            CaptureState {
-                id: CaptureId::generate(),
-                spec,
-                phase,
-                stop_reason,
-                message,
-                counts,
-                started,
-                finished,
-                first_packet,
-                last_packet,
-                file,
-                taps,
-                node,
-                caller,
-                resolved_target,
-            }
-        })
+        .prop_map(
+            |((spec, counts, taps, files), phase, stop_reason, times, texts)| {
+                let (started, finished, first_packet, last_packet) = times;
+                let (message, file, node, caller, resolved_target) = texts;
+                CaptureState {
+                    id: CaptureId::generate(),
+                    spec,
+                    phase,
+                    stop_reason,
+                    message,
+                    counts,
+                    started,
+                    finished,
+                    first_packet,
+                    last_packet,
+                    file,
+                    files,
+                    taps,
+                    node,
+                    caller,
+                    resolved_target,
+                }
+            },
+        )
 }
 
 proptest! {

@@ -42,6 +42,26 @@ pub struct Limits {
     #[prost(message, optional, tag = "3")]
     pub duration: ::core::option::Option<::prost_types::Duration>,
 }
+/// How a stored capture's files are written; a stream is always one plain pcapng.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Writing {
+    /// Bytes of pcapng (before compression) at which the next file begins; 0: never.
+    #[prost(uint64, tag = "1")]
+    pub rotate_bytes: u64,
+    /// Time after which the next file begins, counted from the start.
+    #[prost(message, optional, tag = "2")]
+    pub rotate_interval: ::core::option::Option<::prost_types::Duration>,
+    /// With rotate_bytes: files that are kept, the oldest goes. Without: files after which the
+    /// capture ends. 0: no such number.
+    #[prost(uint32, tag = "3")]
+    pub files: u32,
+    #[prost(enumeration = "Compression", tag = "4")]
+    pub compression: i32,
+    /// What was written is on the disk after 250 ms or 4 MiB (fdatasync); else when the kernel thinks
+    /// so.
+    #[prost(bool, tag = "5")]
+    pub sync: bool,
+}
 /// Who asked and why; kept with the capture as it came.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Trigger {
@@ -138,6 +158,12 @@ pub struct CaptureSpec {
     /// does not look up. Typed terms cannot stand beside it. Never in an answer.
     #[prost(message, optional, tag = "12")]
     pub programs: ::core::option::Option<FilterPrograms>,
+    #[prost(message, optional, tag = "20")]
+    pub writing: ::core::option::Option<Writing>,
+    /// Packets that the network stack has not cut into segments yet (GSO) are written as the segments
+    /// that the wire would have carried, each packet's with its id; counts and limits are of packets.
+    #[prost(bool, tag = "21")]
+    pub segment: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StartRequest {
@@ -295,6 +321,25 @@ pub struct LookBackRing {
     #[prost(uint64, tag = "5")]
     pub cut_bytes: u64,
 }
+/// What a finished capture's packets went into, beside its counts.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Files {
+    /// Files that are there.
+    #[prost(uint64, tag = "1")]
+    pub count: u64,
+    /// Files that a ring removed, and what was in them: part of what the counts tell as written.
+    #[prost(uint64, tag = "2")]
+    pub removed: u64,
+    #[prost(uint64, tag = "3")]
+    pub removed_packets: u64,
+    #[prost(uint64, tag = "4")]
+    pub removed_blocks: u64,
+    #[prost(uint64, tag = "5")]
+    pub removed_bytes: u64,
+    /// Packet blocks that were written: more than packets where super-packets were cut into segments.
+    #[prost(uint64, tag = "6")]
+    pub blocks: u64,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CaptureState {
     #[prost(string, tag = "1")]
@@ -318,7 +363,8 @@ pub struct CaptureState {
     pub first_packet: ::core::option::Option<::prost_types::Timestamp>,
     #[prost(message, optional, tag = "10")]
     pub last_packet: ::core::option::Option<::prost_types::Timestamp>,
-    /// Name of the file in the data directory; empty for a streamed capture.
+    /// Name of the file in the data directory, of files that rotate the first one's; empty for a
+    /// streamed capture.
     #[prost(string, tag = "11")]
     pub file: ::prost::alloc::string::String,
     #[prost(message, repeated, tag = "12")]
@@ -331,6 +377,8 @@ pub struct CaptureState {
     /// Target as it was resolved: "cgroup /remora/web (id 4711)".
     #[prost(string, tag = "15")]
     pub resolved_target: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "20")]
+    pub files: ::core::option::Option<Files>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StatusRequest {}
@@ -487,6 +535,34 @@ impl Destination {
             "DESTINATION_UNSPECIFIED" => Some(Self::Unspecified),
             "DESTINATION_STORE" => Some(Self::Store),
             "DESTINATION_STREAM" => Some(Self::Stream),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Compression {
+    /// none
+    Unspecified = 0,
+    /// .pcapng.zst
+    Zstd = 1,
+}
+impl Compression {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "COMPRESSION_UNSPECIFIED",
+            Self::Zstd => "COMPRESSION_ZSTD",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "COMPRESSION_UNSPECIFIED" => Some(Self::Unspecified),
+            "COMPRESSION_ZSTD" => Some(Self::Zstd),
             _ => None,
         }
     }

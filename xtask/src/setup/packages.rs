@@ -63,6 +63,16 @@ pub(crate) const PEERS: &[Package] = &[
         "bpftool",
         "shows that no program, map or link is left behind",
     ),
+    program(
+        "zstd",
+        "zstd",
+        "unpacks compressed captures, as a user would",
+    ),
+    program(
+        "strace",
+        "strace",
+        "injects errors and delays into the agent's writes",
+    ),
     program("procps", "kill", "ends our programs as an operator would"),
     program(
         "util-linux",

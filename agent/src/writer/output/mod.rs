@@ -10,28 +10,32 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::SeqCst},
-        mpsc::{Receiver, SyncSender, sync_channel},
+        atomic::{
+            AtomicU64,
+            Ordering::{Relaxed, SeqCst},
+        },
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
     thread::JoinHandle,
+    time::Instant,
 };
 
 use jiff::Timestamp;
 use remora_capture::{
-    pcapng::{self, Statistics},
+    pcapng::{self, Finished, Statistics, Totals, Whole},
     session::{Counts, StopReason},
 };
 use tokio::sync::oneshot;
 
 use super::{
-    AppendError, ConsumerHandle, Sink,
+    AppendError, Blocks, ConsumerHandle, Sink,
     encoder::Encoder,
     lane::{Batch, Lane, LaneParts, QUEUE_BATCHES, ToWriter},
     memory::{BATCH_BYTES, Memory},
     past::{Chooser, Rings, Wish},
 };
 use crate::session::{
-    ChunkReceiver, Closed, KernelCounts, Meter, Output, Ready, Signal, Slot, StartError, Tail,
+    ChunkReceiver, Closed, KernelCounts, Meter, Output, Ready, Signal, Slot, StartError, Stored,
     TapId,
 };
 
@@ -53,9 +57,9 @@ pub struct OutputParts {
     pub header: Vec<u8>,
     pub sink: OpenSink,
     pub stream: Option<ChunkReceiver>,
-    /// Name of the file in the store.
+    /// Name of the first file in the store.
     pub file: Option<String>,
-    pub tail: Option<Tail>,
+    pub stored: Option<Stored>,
 }
 
 /// What a session writes first.
@@ -76,7 +80,7 @@ pub struct WriterOutput {
     ready: Option<Ready>,
     stream: Option<ChunkReceiver>,
     file: Option<String>,
-    tail: Option<Tail>,
+    stored: Option<Stored>,
     overhead: u64,
 }
 
@@ -99,11 +103,10 @@ pub fn open(parts: OutputParts, consumer: ConsumerHandle) -> Result<WriterOutput
         sink,
         stream,
         file,
-        tail,
+        stored,
     } = parts;
     let header_bytes = header.len() as u64;
     let (to_writer, batches) = sync_channel(QUEUE_BATCHES);
-    let (recycle, empties) = sync_channel(QUEUE_BATCHES);
     let (ready_sender, ready) = oneshot::channel();
     let (armed, when_armed) = sync_channel(1);
     let until = Arc::new(AtomicU64::new(u64::MAX));
@@ -115,13 +118,11 @@ pub fn open(parts: OutputParts, consumer: ConsumerHandle) -> Result<WriterOutput
     let opening = Writer {
         sink: Box::new(Broken(String::new())),
         meter: Arc::clone(&meter),
-        recycle,
         signals: signals.clone(),
         slot,
         generation,
         started,
-        problem: None,
-        notes: Vec::new(),
+        ended: Ended::default(),
     };
     let thread = std::thread::Builder::new()
         .name(format!("writer-{slot}"))
@@ -143,8 +144,7 @@ pub fn open(parts: OutputParts, consumer: ConsumerHandle) -> Result<WriterOutput
         packet_limit,
         meter: Arc::clone(&meter),
         to_writer,
-        empties,
-        memory,
+        share: memory.share(),
         signals,
     });
     consumer
@@ -162,7 +162,7 @@ pub fn open(parts: OutputParts, consumer: ConsumerHandle) -> Result<WriterOutput
         ready: Some(ready),
         stream,
         file,
-        tail,
+        stored,
         overhead,
     })
 }
@@ -176,8 +176,8 @@ impl Output for WriterOutput {
         self.file.clone()
     }
 
-    fn tail(&self) -> Option<Tail> {
-        self.tail.clone()
+    fn stored(&self) -> Option<Stored> {
+        self.stored.clone()
     }
 
     fn take_ready(&mut self) -> Option<Ready> {
@@ -219,14 +219,16 @@ impl Output for WriterOutput {
             }
             Err(gone) => Some(gone.to_string()),
         };
-        let mut notes = Vec::new();
-        match thread.join() {
-            Ok(ended) => {
-                problem = problem.or(ended.problem);
-                notes = ended.notes;
-            }
-            Err(_panic) => problem = Some("the writer failed".to_owned()),
-        }
+        let Ended {
+            files,
+            blocks,
+            problem: writers,
+            notes,
+        } = thread.join().unwrap_or_else(|_panic| Ended {
+            problem: Some("the writer failed".to_owned()),
+            ..Ended::default()
+        });
+        problem = problem.or(writers);
         // Both do something only if a thread broke, and took along what it had.
         meter.count_unread(kernel.submitted);
         meter.count_unwritten();
@@ -235,6 +237,8 @@ impl Output for WriterOutput {
         meter.fill(&mut counts);
         Closed {
             counts,
+            files,
+            blocks,
             problem,
             notes,
         }
@@ -244,17 +248,20 @@ impl Output for WriterOutput {
 struct Writer {
     sink: Box<dyn Sink>,
     meter: Arc<Meter>,
-    recycle: SyncSender<Vec<u8>>,
     signals: tokio::sync::mpsc::Sender<Signal>,
     slot: Slot,
     generation: u32,
     started: Timestamp,
-    problem: Option<String>,
-    notes: Vec<String>,
+    ended: Ended,
 }
 
 /// What a writer's thread has to say at its end.
+#[derive(Debug, Default)]
 struct Ended {
+    files: Finished,
+    /// Packet blocks that were written.
+    blocks: u64,
+    /// The first.
     problem: Option<String>,
     notes: Vec<String>,
 }
@@ -263,18 +270,20 @@ struct Ended {
 struct Broken(String);
 
 impl Sink for Broken {
-    fn append(&mut self, blocks: Vec<u8>) -> Result<Option<Vec<u8>>, AppendError> {
+    fn append(&mut self, _: Blocks, _: Whole) -> Result<(), AppendError> {
         let Self(problem) = self;
         Err(AppendError {
-            taken: 0,
-            blocks,
             reason: StopReason::IoError,
             problem: problem.clone(),
         })
     }
 
-    fn finish(&mut self) -> Result<(), String> {
-        Ok(())
+    fn totals(&self) -> Totals {
+        Totals::default()
+    }
+
+    fn finish(&mut self) -> (Finished, Result<(), String>) {
+        (Finished::default(), Ok(()))
     }
 }
 
@@ -286,20 +295,23 @@ impl Writer {
         header: Vec<u8>,
         ready: oneshot::Sender<Result<(), StartError>>,
     ) -> Self {
-        let bytes = header.len() as u64;
-        let opened = sink().and_then(|mut sink| match sink.append(header) {
-            Ok(_) => Ok(sink),
+        let whole = Whole {
+            bytes: header.len(),
+            ..Whole::default()
+        };
+        let opened = sink().and_then(|mut sink| match sink.append(header.into(), whole) {
+            Ok(()) => Ok(sink),
             Err(error) => Err(StartError::Output(error.problem)),
         });
         let told = match opened {
             Ok(sink) => {
                 self.sink = sink;
-                Meter::add(&self.meter.written_bytes, bytes);
+                self.tell_totals();
                 Ok(())
             }
             Err(error) => {
                 // Told to the starter, who ends the session; no signal besides.
-                self.problem = Some(error.to_string());
+                self.ended.problem = Some(error.to_string());
                 self.sink = Box::new(Broken(error.to_string()));
                 Err(error)
             }
@@ -325,12 +337,14 @@ impl Writer {
                 Ok(read) => readings.push((*tap, read)),
                 Err(problem) => {
                     tracing::error!(%problem, "failed to look back");
-                    self.notes.push(format!("look-back failed: {problem}"));
+                    self.ended
+                        .notes
+                        .push(format!("look-back failed: {problem}"));
                 }
             }
         }
         // It could not be opened: what was frozen is let go all the same.
-        if self.problem.is_some() {
+        if self.ended.problem.is_some() {
             return;
         }
         let chooser = Chooser {
@@ -348,36 +362,61 @@ impl Writer {
         if let Some((first, last)) = past.first_ns.zip(past.last_ns) {
             self.meter.packets_before(first, last);
         }
-        self.notes.extend(past.notes);
+        self.ended.notes.extend(past.notes);
         let mut blocks = past.blocks.as_slice();
         while !blocks.is_empty() {
             // A block is never longer.
             let part = pcapng::whole_blocks(blocks, BATCH_BYTES);
             let (now, rest) = blocks.split_at(part.bytes.max(1).min(blocks.len()));
-            self.append(now.to_vec(), part.packets);
+            let counted = Whole {
+                bytes: now.len(),
+                ..part
+            };
+            self.append(now.to_vec().into(), counted);
             blocks = rest;
         }
     }
 
     fn run(mut self, batches: &Receiver<ToWriter>) -> Ended {
-        while let Ok(message) = batches.recv() {
-            match message {
-                ToWriter::Batch(batch) => self.write(batch),
-                ToWriter::Finish(kernel) => {
+        loop {
+            if self.is_sync_due() {
+                self.sync();
+            }
+            match self.next(batches) {
+                Ok(ToWriter::Batch(batch)) => self.write(batch),
+                Ok(ToWriter::Finish(kernel)) => {
                     self.finish(kernel);
-                    return self.ended();
+                    return self.ended;
                 }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
             }
         }
         // The consumer is gone: the agent is going down in disorder; the next start repairs.
-        self.problem = Some("the ring's reader has ended".to_owned());
-        self.ended()
+        Ended {
+            problem: Some("the ring's reader has ended".to_owned()),
+            ..self.ended
+        }
     }
 
-    fn ended(self) -> Ended {
-        Ended {
-            problem: self.problem,
-            notes: self.notes,
+    /// Waits for the next message, but not longer than what was written may wait for its sync.
+    fn next(&self, batches: &Receiver<ToWriter>) -> Result<ToWriter, RecvTimeoutError> {
+        match self.sink.sync_due() {
+            Some(due) if self.ended.problem.is_none() => {
+                batches.recv_timeout(due.saturating_duration_since(Instant::now()))
+            }
+            _ => batches.recv().map_err(RecvTimeoutError::from),
+        }
+    }
+
+    fn is_sync_due(&self) -> bool {
+        let due = self.sink.sync_due();
+        self.ended.problem.is_none() && due.is_some_and(|due| due <= Instant::now())
+    }
+
+    fn sync(&mut self) {
+        if let Err(error) = self.sink.sync() {
+            self.failed(error);
         }
     }
 
@@ -385,47 +424,55 @@ impl Writer {
         let Batch {
             blocks,
             packets,
-            permit: _permit,
+            packet_blocks,
+            permit,
         } = batch;
-        self.append(blocks, packets);
+        let counted = Whole {
+            bytes: blocks.len(),
+            packets,
+            blocks: packet_blocks,
+        };
+        self.append(Blocks::of_batch(blocks, permit), counted);
     }
 
-    fn append(&mut self, blocks: Vec<u8>, packets: u64) {
-        let bytes = blocks.len() as u64;
-        match self.sink.append(blocks) {
-            Ok(empty) => {
-                Meter::add(&self.meter.written, packets);
-                Meter::add(&self.meter.written_bytes, bytes);
-                if let Some(mut empty) = empty {
-                    empty.clear();
-                    // A full recycling queue frees the buffer.
-                    let _full = self.recycle.try_send(empty);
-                }
-            }
-            Err(AppendError {
-                taken,
-                blocks,
-                reason,
-                problem,
-            }) => {
-                let written = pcapng::whole_blocks(&blocks, taken).packets;
-                Meter::add(&self.meter.written, written);
-                Meter::add(&self.meter.written_bytes, taken as u64);
-                Meter::add(&self.meter.dropped_io, packets.saturating_sub(written));
-                if self.problem.is_none() {
-                    tracing::warn!(slot = %self.slot, %problem, "the output failed");
-                    self.problem = Some(problem);
-                    let signal = Signal {
-                        slot: self.slot,
-                        generation: self.generation,
-                        reason,
-                    };
-                    if self.signals.blocking_send(signal).is_err() {
-                        tracing::debug!("nobody is told of the failed output");
-                    }
-                }
-            }
+    /// After the first failure nothing is written any more: a gap in the middle would be told by no
+    /// packet after it.
+    fn append(&mut self, blocks: Blocks, counted: Whole) {
+        if self.ended.problem.is_some() {
+            Meter::add(&self.meter.dropped_io, counted.packets);
+            return;
         }
+        let before = self.sink.totals().packets;
+        let appended = self.sink.append(blocks, counted);
+        let written = self.tell_totals().packets - before;
+        Meter::add(
+            &self.meter.dropped_io,
+            counted.packets.saturating_sub(written),
+        );
+        if let Err(error) = appended {
+            self.failed(error);
+        }
+    }
+
+    /// The session ends by it.
+    fn failed(&mut self, AppendError { reason, problem }: AppendError) {
+        tracing::warn!(slot = %self.slot, %problem, "the output failed");
+        self.ended.problem = Some(problem);
+        let signal = Signal {
+            slot: self.slot,
+            generation: self.generation,
+            reason,
+        };
+        if self.signals.blocking_send(signal).is_err() {
+            tracing::debug!("nobody is told of the failed output");
+        }
+    }
+
+    fn tell_totals(&self) -> Totals {
+        let totals = self.sink.totals();
+        self.meter.written.store(totals.packets, Relaxed);
+        self.meter.written_bytes.store(totals.bytes, Relaxed);
+        totals
     }
 
     fn finish(&mut self, kernel: KernelCounts) {
@@ -434,21 +481,32 @@ impl Writer {
         kernel.fill(&mut counts);
         self.meter.fill(&mut counts);
         let end = Timestamp::now();
-        let statistics = Statistics::new(0, &counts, nanoseconds(self.started), nanoseconds(end));
+        let mut statistics =
+            Statistics::new(0, &counts, nanoseconds(self.started), nanoseconds(end));
+        let blocks = self.sink.totals().blocks;
+        if blocks > counts.written {
+            statistics.comment += &format!(" segments={blocks}");
+        }
         let block = pcapng::interface_statistics(&statistics);
-        let bytes = block.len() as u64;
-        match self.sink.append(block) {
-            Ok(_) => Meter::add(&self.meter.written_bytes, bytes),
-            Err(error) => {
-                self.problem.get_or_insert(error.problem);
-            }
+        let counted = Whole {
+            bytes: block.len(),
+            ..Whole::default()
+        };
+        if let Err(error) = self.sink.append(block.into(), counted) {
+            self.ended.problem.get_or_insert(error.problem);
         }
-        if let Err(problem) = self.sink.finish() {
-            self.problem.get_or_insert(problem);
+        let (files, finished) = self.sink.finish();
+        if let Err(problem) = finished {
+            self.ended.problem.get_or_insert(problem);
         }
+        self.ended.files = files;
+        self.ended.blocks = self.tell_totals().blocks;
     }
 }
 
 fn nanoseconds(time: Timestamp) -> u64 {
     u64::try_from(time.as_nanosecond()).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests;

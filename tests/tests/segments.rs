@@ -1,0 +1,108 @@
+//! `--segment`: super-packets written as the wire would have carried them.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context as _, Result, ensure};
+use remora_proto::v1;
+use remora_tests::{
+    agent::{TestAgent, of_pod_filtered},
+    node::Node,
+    proof, run, traffic, wire,
+};
+
+const PORT: u16 = 8080;
+/// Bytes of an Ethernet frame on a wire with an MTU of 1500.
+const FRAME_MAX: u32 = 1514;
+/// What Wireshark calls a checksum that is wrong: `tcp.checksum.status`, `udp.checksum.status`.
+const BAD: &str = "ip.checksum.status == 0 || tcp.checksum.status == 0 || udp.checksum.status == 0";
+const CHECKED: [&str; 6] = [
+    "-o",
+    "ip.check_checksum:TRUE",
+    "-o",
+    "tcp.check_checksum:TRUE",
+    "-o",
+    "udp.check_checksum:TRUE",
+];
+
+#[test]
+fn tshark_finds_no_error_in_segments_and_counts_are_of_packets() -> Result<()> {
+    let node = Node::new()?;
+    let (web, api) = (node.pod("web")?, node.pod("api")?);
+    let agent = TestAgent::start(&node)?;
+    let spec = of_pod_filtered(&web, "tcp port 8080");
+    let whole = agent.capture(spec.clone())?;
+    let cut = agent.capture(v1::CaptureSpec {
+        segment: true,
+        ..spec
+    })?;
+    for at in [
+        SocketAddr::from((api.ipv4(), PORT)),
+        (api.ipv6(), PORT).into(),
+    ] {
+        traffic::tcp_exchange(web.netns(), api.netns(), at, 500_000)?;
+    }
+    let whole = proof::prove(&agent, &agent.stop(&whole.id)?)?;
+    let state = agent.stop(&cut.id)?;
+    let counts = state.counts.unwrap_or_default();
+    let files = state.files.unwrap_or_default();
+    proof::law(&counts)?;
+    proof::complete(&counts)?;
+    let path = agent.file(&state);
+    let capture = wire::readable(&path)?;
+    println!("{counts:?}, {files:?}");
+
+    ensure!(counts.written == whole.counts.written, "other packets");
+    ensure!(files.blocks == capture.packets.len() as u64 && files.blocks > counts.written);
+    ensure!(agent.sidecar(&state.id)?.file.blocks == files.blocks);
+    ensure!(capture.statistics_sum().delivered == counts.written);
+    // Each packet's segments have its id, one after the other.
+    let mut ids: Vec<_> = capture.packets.iter().map(|packet| packet.id).collect();
+    ids.dedup();
+    ensure!(ids.len() as u64 == counts.written);
+    for packet in &capture.packets {
+        ensure!(
+            packet.original_len <= FRAME_MAX && packet.data.len() as u32 == packet.original_len
+        );
+    }
+    // As many bytes of TCP as in the whole packets, and nothing that Wireshark calls wrong.
+    let payload = |path, arguments: &[&str]| -> Result<u64> {
+        let mut command = run::command("tshark");
+        command.args(["-n", "-r"]).arg(path).args(arguments);
+        command.args(["-T", "fields", "-e", "tcp.len"]);
+        let lengths = run::output(&mut command)?;
+        lengths
+            .lines()
+            .map(|line| line.parse::<u64>().context("no length"))
+            .sum()
+    };
+    ensure!(payload(&path, &[])? == payload(&whole.path, &[])?);
+    let bad = wire::tshark(&path, &[&CHECKED[..], &["-n", "-Y", BAD]].concat())?;
+    ensure!(bad.is_empty(), "wrong checksums: {bad}");
+    // The same question finds them where they were left to the card.
+    let unfilled = wire::tshark(&whole.path, &[&CHECKED[..], &["-n", "-Y", BAD]].concat())?;
+    ensure!(!unfilled.is_empty(), "the test asks nothing");
+    let analysis = "tcp.analysis.retransmission || tcp.analysis.out_of_order || \
+                    tcp.analysis.lost_segment || _ws.malformed";
+    let wrong = wire::tshark(&path, &["-n", "-Y", analysis])?;
+    ensure!(wrong.is_empty(), "{wrong}");
+    Ok(())
+}
+
+#[test]
+fn a_file_limit_and_segments_exclude_each_other() -> Result<()> {
+    let node = Node::new()?;
+    let web = node.pod("web")?;
+    let agent = TestAgent::start(&node)?;
+    let refused = agent.capture(v1::CaptureSpec {
+        segment: true,
+        limits: Some(v1::Limits {
+            file_bytes: 1 << 20,
+            ..Default::default()
+        }),
+        ..of_pod_filtered(&web, "tcp")
+    });
+    let error = refused.err().context("taken")?;
+    assert_eq!(error.code(), tonic::Code::InvalidArgument);
+    assert!(error.message().contains("-c"), "{error}");
+    Ok(())
+}
