@@ -17,7 +17,9 @@ const POLL: Duration = Duration::from_millis(2);
 /// Makes every limit so many times longer: an emulated machine is slow.
 const PATIENCE: &str = "REMORA_TEST_PATIENCE";
 
-fn patient(limit: Duration) -> Duration {
+/// The limit as this machine needs it.
+#[must_use]
+pub fn patient(limit: Duration) -> Duration {
     static FACTOR: LazyLock<u32> = LazyLock::new(|| {
         let factor = std::env::var(PATIENCE).ok();
         factor.and_then(|factor| factor.parse().ok()).unwrap_or(1)

@@ -235,7 +235,8 @@ fn a_pods_capture_equals_tcpdumps_packet_for_packet() -> Result<()> {
         .filter(|p| bag.get(&(p.data.as_slice(), p.original_len)) == Some(&1))
     {
         let apart = packet.time.abs_diff(times[packet.data.as_slice()]);
-        assert!(apart < Duration::from_millis(50), "{apart:?} apart");
+        let limit = wait::patient(Duration::from_millis(50));
+        assert!(apart < limit, "{apart:?} apart");
     }
     Ok(())
 }
