@@ -64,7 +64,7 @@ pub enum FilterErrorKind {
     #[error("{0} is one word too many; a filter has at most {TOKENS_MAX} words and symbols")]
     TooManyWords(Word),
     #[error(
-        "{0} is one value too many; a filter has at most {VALUES_MAX} addresses and ports (a port counts as two, a port range as four); use networks, or start several captures"
+        "{0} is one value too many; a filter has at most {VALUES_MAX} addresses and ports (a port counts as two, a port range as four, `(host … and port …)` as two); use networks, or start several captures"
     )]
     TooManyValues(Word),
     #[error(

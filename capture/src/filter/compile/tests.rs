@@ -19,8 +19,12 @@ fn hostile_text_is_refused_before_libpcap_sees_it() {
         let values: Vec<_> = (1..=n).map(|port| format!("{port}-{}", port + 9)).collect();
         format!("not portrange {}", values.join(" and not portrange "))
     };
+    let endpoints = |n: u16, port: &str| {
+        let endpoint = |i| format!("(tcp and dst host 192.0.2.{i} and {port} {i})");
+        (1..=n).map(endpoint).collect::<Vec<_>>().join(" or ")
+    };
     let brackets = |n: usize| format!("{}tcp{} or udp", "(".repeat(n), ")".repeat(n));
-    let cases: [(String, Expected); 13] = [
+    let cases: [(String, Expected); 16] = [
         ("x".repeat(1 << 20), |k| {
             matches!(k, FilterErrorKind::TooLong(1_048_576))
         }),
@@ -35,6 +39,16 @@ fn hostile_text_is_refused_before_libpcap_sees_it() {
             matches!(k, FilterErrorKind::TooManyValues(_))
         }),
         (bare(51), |k| matches!(k, FilterErrorKind::TooManyValues(_))),
+        (endpoints(51, "dst port"), |k| {
+            matches!(k, FilterErrorKind::TooManyValues(_))
+        }),
+        // What costs libpcap more than that.
+        (endpoints(34, "not port"), |k| {
+            matches!(k, FilterErrorKind::TooManyValues(_))
+        }),
+        (endpoints(21, "portrange"), |k| {
+            matches!(k, FilterErrorKind::TooManyValues(_))
+        }),
         (ranges(26), |k| {
             matches!(k, FilterErrorKind::TooManyValues(_))
         }),
@@ -67,6 +81,7 @@ fn hostile_text_is_refused_before_libpcap_sees_it() {
         ports(50),
         bare(50),
         ranges(25),
+        endpoints(50, "dst port"),
         brackets(64),
         "!".repeat(1023) + "tcp",
         vec!["tcp[13]&2!=0"; 90].join(" or "),
