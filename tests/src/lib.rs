@@ -12,6 +12,7 @@
 //! - [`agent`], [`controller`]: the built programs, started as a user would.
 //! - [`packets`], [`numbered`], [`wire`]: what a file holds, by `pcap-file`, by number, and by
 //!   Wireshark's and tcpdump's own tools.
+//! - [`beside`]: captures with filters beside one of all, of the same traffic.
 //! - [`proof`]: the conservation law over the file, the sidecar, the API and the metrics.
 //! - [`bpf`]: kernel objects of a process, and foreign programs on interfaces.
 //!
@@ -20,6 +21,7 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+pub mod beside;
 pub mod bpf;
 pub mod cgroup;
 pub mod controller;

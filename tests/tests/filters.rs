@@ -1,146 +1,34 @@
 //! Filters in the whole of tcpdump's language: a capture with a filter has exactly the packets that
 //! `tcpdump -r` finds with it in a capture without one of the same traffic, in the same order.
 
-use std::{
-    net::{Ipv6Addr, SocketAddr},
-    path::Path,
-    time::Duration,
-};
+use std::{net::Ipv6Addr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use remora_proto::v1;
 use remora_tests::{
-    agent::{TestAgent, of_pod, of_pod_filtered},
+    agent::{TestAgent, of_pod_filtered},
+    beside::{self, All, BEGIN, Beside, END},
     node::{Node, Pod},
-    packets::{self, Capture, Packet},
-    proof::{self, Proven},
-    run,
+    packets::Packet,
+    proof, run,
     traffic::{self, Stream},
-    wait,
 };
 
 const LIMIT: Duration = Duration::from_secs(20);
-/// Where the markers go: nobody listens.
-const MARKER_PORT: u16 = 7;
-const BEGIN: &[u8] = b"remora test: begin";
-const END: &[u8] = b"remora test: end";
 
-/// Sends a marker out of a pod.
-fn mark(node: &Node, pod: &Pod, text: &[u8]) -> Result<()> {
-    traffic::datagram(
-        pod.netns(),
-        SocketAddr::new(node.address(), MARKER_PORT),
-        text,
-    )
-}
-
-fn is_marker(frame: &[u8], text: &[u8]) -> bool {
-    frame.windows(text.len()).any(|window| window == text)
-}
-
-/// Captures of one pod at the same time: one of all packets, which begins first and ends last.
-struct Beside<'a, 'n> {
-    agent: &'a TestAgent<'n>,
-    all: v1::CaptureState,
-}
-
-/// The capture of all, and the markers' times: every capture ran all that time.
-struct All {
-    proven: Proven,
-    from: Duration,
-    to: Duration,
-}
-
-impl<'a, 'n> Beside<'a, 'n> {
-    fn start(agent: &'a TestAgent<'n>, pod: &Pod) -> Result<Self> {
-        Ok(Self {
-            agent,
-            all: agent.capture(of_pod(pod))?,
-        })
-    }
-
-    /// Waits until the end marker is in the file.
-    fn wait_for_end(&self) -> Result<()> {
-        // Its name while it grows.
-        let file = self.agent.file(&self.all).with_extension("pcapng.part");
-        wait::until(LIMIT, "the end marker", || {
-            let read = Capture::read(&file)?;
-            Ok(read.frames().any(|frame| is_marker(frame, END)))
-        })
-    }
-
-    fn stop(self) -> Result<All> {
-        let proven = proof::prove(self.agent, &self.agent.stop(&self.all.id)?)?;
-        proof::complete(&proven.counts)?;
-        let time = |marker: &[u8]| {
-            let mut packets = proven.capture.packets.iter();
-            packets
-                .find(|packet| is_marker(&packet.data, marker))
-                .map(|packet| packet.time)
-                .context("no marker")
-        };
-        let (from, to) = (time(BEGIN)?, time(END)?);
-        Ok(All { from, to, proven })
-    }
-}
-
-impl All {
-    /// What tcpdump finds in this capture's file.
-    fn filtered(&self, filter: &str, directory: &Path) -> Result<Vec<Packet>> {
-        let file = directory.join("filtered.pcap");
-        run::output(
-            run::command("tcpdump")
-                .args(["--time-stamp-precision=nano", "-r"])
-                .arg(&self.proven.path)
-                .arg("-w")
-                .arg(&file)
-                .args(["--", filter]),
-        )?;
-        Ok(Capture::read(&file)?.packets)
-    }
-
-    /// `ours` is what tcpdump finds, in one piece that has at least what lies between the markers,
-    /// and of each packet the first `snaplen` bytes. Answers how many lie there: some, and not all.
-    fn confirm(&self, filter: &str, ours: &[Packet], snaplen: usize, at: &Path) -> Result<usize> {
-        let theirs = self.filtered(filter, at)?;
-        let within = |packet: &&Packet| (self.from..=self.to).contains(&packet.time);
-        let wanted = theirs.iter().filter(within).count();
-        let all = self.proven.capture.packets.iter().filter(within).count();
-        ensure!(
-            (1..all).contains(&wanted),
-            "{wanted} of {all} packets prove nothing"
-        );
-        let first = theirs.iter().position(|packet| within(&packet));
-        let first = first.unwrap_or_default();
-        let same = |ours: &Packet, theirs: &Packet| {
-            ours.original_len == theirs.original_len
-                && ours.data == theirs.data[..theirs.data.len().min(snaplen)]
-        };
-        // The capture began at one of the packets before the marker, or at the first after it.
-        let equal = |begin: &usize| {
-            let theirs = theirs.get(*begin..).unwrap_or_default();
-            let pairs = ours.iter().zip(theirs);
-            pairs
-                .take_while(|(ours, theirs)| same(ours, theirs))
-                .count()
-        };
-        let (begin, equal) = (0..=first)
-            .map(|begin| (begin, equal(&begin)))
-            .max_by_key(|(_, equal)| *equal)
-            .context("no packets")?;
-        let shown = |packet: Option<&Packet>| {
-            packet.map_or_else(|| "none".into(), |packet| packets::shown(&packet.data))
-        };
-        ensure!(
-            equal == ours.len() && begin + equal >= first + wanted,
-            "{} packets, tcpdump finds {wanted} between the markers; after {equal} that are equal \
-             there is {}\nwhere tcpdump has {}",
-            ours.len(),
-            shown(ours.get(equal)),
-            shown(theirs.get(begin + equal)),
-        );
-        Ok(wanted)
-    }
+/// A filtered capture is what tcpdump finds in the one of all: some packets, and not all.
+fn confirm(node: &Node, all: &All, filter: &str, ours: &[Packet], snaplen: usize) -> Result<()> {
+    let count = all
+        .by_tcpdump(filter, node.directory())
+        .and_then(|theirs| all.confirm(ours, &theirs, snaplen))
+        .with_context(|| format!("filter `{filter}`"))?;
+    println!("{count:6} {filter}");
+    ensure!(
+        (1..all.count()).contains(&count),
+        "`{filter}` takes {count} of {} packets, which proves nothing",
+        all.count()
+    );
+    Ok(())
 }
 
 /// Starts a stored capture by the command line; its id.
@@ -153,25 +41,6 @@ fn by_command_line(agent: &TestAgent<'_>, pod: &Pod, filter: &str) -> Result<Str
             .arg(filter),
     )?;
     Ok(id.trim().to_owned())
-}
-
-/// Stops captures; their packets, of which none was lost.
-fn stopped<'f>(
-    agent: &TestAgent<'_>,
-    captures: Vec<(&'f str, String)>,
-) -> Result<Vec<(&'f str, Vec<Packet>)>> {
-    captures
-        .into_iter()
-        .map(|(filter, id)| {
-            let state = agent.stop(&id)?;
-            let counts = state.counts.unwrap_or_default();
-            proof::law(&counts)?;
-            proof::complete(&counts)?;
-            let capture = Capture::read(&agent.file(&state))?;
-            ensure!(capture.packets.len() as u64 == counts.written, "{counts:?}");
-            Ok((filter, capture.packets))
-        })
-        .collect()
 }
 
 /// None of them can be said by typed terms.
@@ -208,9 +77,9 @@ const ON_AN_INTERFACE: &[&str] = &[
     "ip proto 17 or ip6 proto 17",
     "ip[2:2] > 1000 or ip6[4:2] > 1000",
     // Frames shorter than what is asked for match neither this nor its opposite.
-    "ip and not ip[30] = 7",
-    "ip[30] = 7",
-    "not ip[30] = 7",
+    "ip and not ip[22:2] = 81",
+    "ip[22:2] = 81",
+    "not ip[22:2] = 81",
     "vlan",
     "not vlan",
     "vlan 100",
@@ -282,24 +151,20 @@ fn a_pods_filtered_capture_is_what_tcpdump_finds_in_the_one_of_all() -> Result<(
         ..of_pod_filtered(&web, DEEP)
     })?;
 
-    mark(&node, &web, BEGIN)?;
+    beside::mark(&node, &web, BEGIN)?;
     traffic::all_kinds(&web, &api)?;
     traffic::frames(web.netns(), "eth0", &odd_frames(&web, &api))?;
     traffic::frames(api.netns(), "eth0", &odd_frames(&api, &web))?;
-    mark(&node, &web, END)?;
+    beside::mark(&node, &web, END)?;
     beside.wait_for_end()?;
 
-    let stopped = stopped(&agent, captures)?;
+    let stopped = beside::stopped(&agent, captures)?;
     let cut = proof::prove(&agent, &agent.stop(&cut.id)?)?;
     let all = beside.stop()?;
     for (filter, packets) in &stopped {
-        let count = all
-            .confirm(filter, packets, usize::MAX, node.directory())
-            .with_context(|| format!("filter `{filter}`"))?;
-        println!("{count:6} {filter}");
+        confirm(&node, &all, filter, packets, usize::MAX)?;
     }
-    all.confirm(DEEP, &cut.capture.packets, 1, node.directory())?;
-    Ok(())
+    confirm(&node, &all, DEEP, &cut.capture.packets, 1)
 }
 
 /// As above, for packets that start with the IP header and get an Ethernet header in the file.
@@ -318,7 +183,7 @@ const ON_LOOPBACK: &[&str] = &[
     "icmp6[icmp6type] = icmp6-echo",
     "icmp[icmptype] = icmp-echoreply",
     "ip[2:2] > 1000",
-    "tcp[20000:2] & 1 = 1",
+    "tcp[20000:4] != 0",
     "udp[4:2] > 100",
     "udp and udp[20] & 1 = 1 or icmp",
     "src host 127.0.0.1 and (port 9000 or icmp)",
@@ -359,7 +224,7 @@ fn a_filter_says_of_loopback_what_it_says_of_the_file() -> Result<()> {
         }
         .send(|tool| web.command(tool))
     };
-    mark(&node, &web, BEGIN)?;
+    beside::mark(&node, &web, BEGIN)?;
     run::output(
         web.command(&bulk)
             .args(["send", "127.0.0.1:5001", "--bytes", "500000"]),
@@ -369,10 +234,10 @@ fn a_filter_says_of_loopback_what_it_says_of_the_file() -> Result<()> {
     for address in ["127.0.0.1", "::1"] {
         run::output(web.command("ping").args(["-c", "3", "-i", "0.01", address]))?;
     }
-    mark(&node, &web, END)?;
+    beside::mark(&node, &web, END)?;
     beside.wait_for_end()?;
 
-    let stopped = stopped(&agent, captures)?;
+    let stopped = beside::stopped(&agent, captures)?;
     for state in blind {
         let proven = proof::prove(&agent, &agent.stop(&state?.id)?)?;
         let on_loopback = proven.capture.frames().filter(|frame| {
@@ -389,10 +254,7 @@ fn a_filter_says_of_loopback_what_it_says_of_the_file() -> Result<()> {
     }
     let all = beside.stop()?;
     for (filter, packets) in &stopped {
-        let count = all
-            .confirm(filter, packets, usize::MAX, node.directory())
-            .with_context(|| format!("filter `{filter}`"))?;
-        println!("{count:6} {filter}");
+        confirm(&node, &all, filter, packets, usize::MAX)?;
     }
     Ok(())
 }

@@ -237,9 +237,12 @@ fn the_past_is_filtered_directed_and_bounded_as_the_session_is() -> Result<()> {
         let capture = proof::prove(&agent, &state)?.capture;
         Ok((state, capture))
     };
-    let (_, capture) = captured(of_pod_filtered(&web, FILTER))?;
-    assert_eq!(sequences(&capture.packets), (0..100).collect::<Vec<_>>());
-    assert!(capture.packets.iter().all(is_past));
+    // Typed terms, and a program.
+    for filter in [FILTER, "udp[2:2] = 9000 and len = 64"] {
+        let (_, capture) = captured(of_pod_filtered(&web, filter))?;
+        assert_eq!(sequences(&capture.packets), (0..100).collect::<Vec<_>>());
+        assert!(capture.packets.iter().all(is_past));
+    }
 
     // What web sends, api gets; and what came back to web is the ICMP of a closed port.
     let egress = v1::CaptureSpec {

@@ -233,8 +233,8 @@ mod tests {
                     bytes.extend(body);
                 }
             }
-            // What is cut within the network header the kernel takes for no packet of its family's
-            // addresses; such a packet does not reach a hook.
+            // Of what is cut within the network header the kernel knows no address (see `Flow`); such
+            // a packet is a raw socket's.
             let whole = match ethertype { 0x0800 => 34, 0x86dd => 54, _ => 42 };
             bytes.truncate(cut.max(whole));
             bytes
