@@ -4,17 +4,16 @@
 //! link watch → sockets. Stop: captures drained → sockets closed → programs and maps gone with the
 //! process.
 
+mod links;
+
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use anyhow::Context as _;
 use jiff::Timestamp;
+use links::LinkWatch;
 use remora_capture::session::TapInfo;
 use tokio::{
     runtime::Handle,
@@ -29,10 +28,10 @@ use crate::{
     clock,
     kernel::{self, KernelSide, LoadOptions, LookBackOptions, look_back::Budget},
     node::{AskNumbers, NodeFacts, NodeNumbers},
-    session::{Driver, DriverHandle, DriverParts, LinkEnd, driver},
+    session::{Driver, DriverHandle, DriverParts, driver},
     sink::{SessionOutputs, Store},
     supervisor::Supervisor,
-    target::{CgroupRoot, Interface, LinkEvent, LinkWatcher, Resolver, link_end},
+    target::{CgroupRoot, LinkWatcher, Resolver},
     telemetry::{AdminParts, AdminSocket},
     writer::{Consumer, memory::Memory},
 };
@@ -41,8 +40,6 @@ use crate::{
 const DRAIN: Duration = Duration::from_secs(20);
 /// How long calls under way may take to end after that.
 const CLOSE: Duration = Duration::from_secs(3);
-/// How often the link watch looks whether the agent is ending.
-const LINK_WAIT: Duration = Duration::from_millis(200);
 
 /// Runs the agent until it is told to end.
 ///
@@ -86,6 +83,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         budget: Budget::new(args.look_back_memory, args.look_back_pod)
             .context("--look-back-memory, --look-back-pod")?,
         flow_cutoff: args.flow_cutoff,
+        keep: Duration::from_secs(args.look_back_keep),
     };
     let kernel = KernelSide::new(loaded.tables, programs, loaded.look_back, look_back)?;
     let mut supervisor = Supervisor::default();
@@ -94,6 +92,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         .spawn_thread("ring-consumer", || reader.run())
         .context("failed to start the ring's reader")?;
     let watcher = LinkWatcher::new().context("failed to watch the interfaces")?;
+    let resolver = Arc::new(Resolver::with_known(root, watcher.known_veths()));
     let totals = Arc::clone(&consumer.totals);
 
     let (signal_sender, signals) = driver::signals();
@@ -108,7 +107,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     };
     let (driver, handle) = Driver::new(DriverParts {
         taps: Arc::new(kernel.clone()),
-        targets: Arc::new(Resolver::with_known(root, watcher.known_veths())),
+        targets: Arc::clone(&resolver) as _,
         outputs: Arc::new(outputs),
         node: node.name.clone(),
         now_ns: clock::monotonic_ns,
@@ -121,12 +120,12 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         driver.run().await;
         Ok(())
     });
-    let links = LinkWatch::default();
-    let (ending, side) = (links.clone(), kernel.clone());
+    let links = LinkWatch::new(kernel.clone(), Arc::clone(&resolver));
+    let watch = links.clone();
     supervisor
-        .spawn_thread("link-watch", move || ending.run(watcher, &side))
+        .spawn_thread("link-watch", move || watch.run(watcher))
         .context("failed to start the link watch")?;
-    let ended = kernel.clone();
+    let (ended, named) = (kernel.clone(), Arc::clone(&resolver));
 
     let numbers: AskNumbers = Arc::new(move || NodeNumbers {
         ring_bytes: ring_bytes.into(),
@@ -134,7 +133,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         store_quota_bytes: store.quota_bytes(),
         records_stale: totals.stale.load(Ordering::Relaxed),
         records_malformed: totals.malformed.load(Ordering::Relaxed),
-        taps: attached(&kernel),
+        taps: attached(&kernel, &named),
     });
     let socket = Socket::bind(&args.socket, &peers).await?;
     if let Some(address) = &args.metrics {
@@ -230,77 +229,24 @@ impl Ending {
     }
 }
 
-/// Attaches to the host end of every pod's veth, those that are there and those that come, so that
-/// a trigger finds its tap in place.
-#[derive(Clone, Debug, Default)]
-struct LinkWatch {
-    ending: Arc<AtomicBool>,
-}
-
-impl LinkWatch {
-    fn run(&self, mut watcher: LinkWatcher, kernel: &KernelSide) {
-        while !self.ending.load(Ordering::Relaxed) {
-            match watcher.next(LINK_WAIT) {
-                Ok(Some(event)) => link_event(kernel, event),
-                Ok(None) => {}
-                Err(error) => {
-                    tracing::error!(%error, "failed to watch the interfaces");
-                    thread::sleep(LINK_WAIT);
-                }
-            }
-        }
-    }
-
-    fn stop(&self) {
-        self.ending.store(true, Ordering::Relaxed);
-    }
-}
-
-fn link_event(kernel: &KernelSide, event: LinkEvent) {
-    match event {
-        LinkEvent::Up(interface) => attach(kernel, &interface),
-        // Another name is harmless, but the other end may be in another pod now: whoever captures
-        // here is told that its tap is gone, and the interface is bound anew.
-        LinkEvent::Changed(interface) => {
-            kernel.interface_gone(interface.ifindex);
-            attach(kernel, &interface);
-        }
-        LinkEvent::Gone { ifindex } => kernel.interface_gone(ifindex),
-        // Any of them may be another device now; those that are there are told as up again.
-        LinkEvent::Resync => {
-            tracing::warn!("events of interfaces were lost; binding all of them anew");
-            for (ifindex, _) in kernel.interfaces() {
-                kernel.interface_gone(ifindex);
-            }
-        }
-    }
-}
-
-fn attach(kernel: &KernelSide, interface: &Interface) {
-    let end = link_end(interface.kind);
-    if end != LinkEnd::VethHost {
-        return;
-    }
-    let attached = kernel
-        .ensure_interface(interface.ifindex, &interface.name, end)
-        .and_then(|()| kernel.record(interface.ifindex));
-    if let Err(error) = attached {
-        tracing::debug!(interface = %interface.name, %error, "not attached");
-    }
-}
-
-fn attached(kernel: &KernelSide) -> Vec<TapInfo> {
+fn attached(kernel: &KernelSide, resolver: &Resolver) -> Vec<TapInfo> {
     let rings = kernel.look_back_rings();
     let hook = kernel.hook().name();
     kernel
         .interfaces()
         .into_iter()
-        .map(|(ifindex, _)| TapInfo {
-            hook: hook.to_owned(),
-            interface: interface_name(ifindex),
-            ifindex,
-            look_back: rings.get(&ifindex).copied(),
-            ..TapInfo::default()
+        .map(|(ifindex, _)| {
+            let ring = rings.get(&ifindex);
+            TapInfo {
+                hook: hook.to_owned(),
+                interface: interface_name(ifindex),
+                ifindex,
+                description: ring
+                    .and_then(|(tap, _)| resolver.who(*tap))
+                    .unwrap_or_default(),
+                look_back: ring.map(|(_, ring)| *ring),
+                ..TapInfo::default()
+            }
         })
         .collect()
 }

@@ -66,6 +66,11 @@ pub struct RunArgs {
     #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = parse_size)]
     pub look_back_pod: u64,
 
+    /// Seconds that the last packets of a pod stay readable after it is gone, as far as that memory
+    /// goes; 0 for none
+    #[arg(long, value_name = "SECONDS", default_value = "120", value_parser = parse_keep)]
+    pub look_back_keep: u64,
+
     /// Bytes of each flow's direction that look-back keeps, so that a bulk transfer does not push
     /// the rest out; 0 keeps all
     #[arg(long, value_name = "SIZE", default_value = "16KiB", value_parser = parse_size)]
@@ -118,6 +123,15 @@ pub struct DoctorArgs {
     /// Mount point of the cgroup2 tree (default: as the machine has it mounted)
     #[arg(long, value_name = "PATH")]
     pub cgroup_root: Option<PathBuf>,
+}
+
+/// Seconds, with or without an `s`; at most a day.
+fn parse_keep(text: &str) -> Result<u64, String> {
+    let number = text.strip_suffix('s').unwrap_or(text);
+    match number.parse() {
+        Ok(seconds) if seconds <= 86_400 => Ok(seconds),
+        _ => Err("not a number of seconds from 0 to 86400".to_owned()),
+    }
 }
 
 /// Bytes from a number with an optional unit: KiB, MiB, GiB (K, M, G).

@@ -181,7 +181,8 @@ pub(crate) struct CaptureArgs {
     /// A label of the capture.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) label: Vec<Label>,
-    /// Begin so long before now: 30s, 2m. The agent keeps the last packets of pods behind a veth;
+    /// Begin so long before now: 30s, 2m. The agent keeps the last packets of pods behind a veth,
+    /// also of those that died in the last two minutes;
     /// `-c` counts from now on, `-a filesize:` gives half of the file to them at most.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) look_back: Option<Duration>,

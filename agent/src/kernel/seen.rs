@@ -17,12 +17,8 @@ pub(super) type TapSeen = PerCpuArray<MapData, u64>;
 pub(super) struct Seen(Vec<(TapId, u64)>);
 
 impl Seen {
-    pub(super) fn since_now(map: &TapSeen, taps: &[BoundTap]) -> Self {
-        Self(
-            taps.iter()
-                .map(|tap| (tap.id, count(map, tap.id)))
-                .collect(),
-        )
+    pub(super) fn since_now<'a>(map: &TapSeen, taps: impl Iterator<Item = &'a BoundTap>) -> Self {
+        Self(taps.map(|tap| (tap.id, count(map, tap.id))).collect())
     }
 
     /// To be read before the taps are released, for an index is used again.

@@ -1,7 +1,7 @@
 //! The kernel side as sessions use it: tables and programs together.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -15,8 +15,8 @@ use super::{
 use crate::{
     record::look_back::Reading,
     session::{
-        Arming, BoundTap, CgroupPlace, CgroupScope, InterfacePlace, KernelCounts, LinkEnd, Place,
-        Slot, StartError, TapHook, TapId, Taps, View,
+        Arming, BoundTap, CgroupPlace, CgroupScope, InterfacePlace, KernelCounts, LeftTap, LinkEnd,
+        Place, Slot, StartError, TapHook, TapId, Taps, View,
     },
     writer::past::Rings,
 };
@@ -81,7 +81,7 @@ impl KernelSide {
     }
 
     /// The look-back rings, by ifindex. Copies them all: for a person or a scrape.
-    pub fn look_back_rings(&self) -> HashMap<u32, LookBackRing> {
+    pub fn look_back_rings(&self) -> HashMap<u32, (TapId, LookBackRing)> {
         let bound = self.tables.interfaces();
         let taps = bound
             .into_iter()
@@ -90,7 +90,7 @@ impl KernelSide {
         match self.look_back.facts() {
             Ok(facts) => facts
                 .into_iter()
-                .filter_map(|(tap, facts)| Some((*taps.get(&tap)?, facts)))
+                .filter_map(|(tap, facts)| Some((*taps.get(&tap)?, (tap, facts))))
                 .collect(),
             Err(error) => {
                 tracing::error!(%error, "failed to read the look-back rings");
@@ -102,13 +102,29 @@ impl KernelSide {
     /// An interface is gone, and its number may come back as another's.
     pub fn interface_gone(&self, ifindex: u32) {
         let tap = self.tables.interface(ifindex);
-        self.tables.interface_gone(ifindex);
-        let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
-        programs.interface_gone(ifindex);
-        drop(programs);
+        // First, so that its tap's next owner never writes into its ring.
         if let Some((tap, _)) = tap {
             self.look_back.end(tap);
         }
+        self.tables.interface_gone(ifindex);
+        let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
+        programs.interface_gone(ifindex);
+    }
+
+    /// Taps that are recorded now, with their ifindexes.
+    pub fn recorded(&self) -> Vec<(TapId, u32)> {
+        let recorded = self.look_back.recorded();
+        let interfaces = self.tables.interfaces().into_iter();
+        interfaces
+            .filter_map(|(ifindex, _)| Some((self.tables.interface(ifindex)?.0, ifindex)))
+            .filter(|(tap, _)| recorded.contains(tap))
+            .collect()
+    }
+
+    /// Lets go of rings whose time is over; tells the taps that have one still.
+    pub fn tidy_look_back(&self) -> HashSet<TapId> {
+        self.look_back.tidy();
+        self.look_back.taps()
     }
 
     /// How the programs are on interfaces.
@@ -140,6 +156,12 @@ impl KernelSide {
                 KernelError::Scope(format!("interface `{name}` went away; try again"))
             })?;
             let mut tap = Tables::describe_interface(id, end, interface);
+            tap.info.hook = self.hook.name().to_owned();
+            taps.push(tap);
+        }
+        for LeftTap { id, interface } in &place.left {
+            self.tables.enter(*id);
+            let mut tap = Tables::describe_interface(*id, interface.end, interface);
             tap.info.hook = self.hook.name().to_owned();
             taps.push(tap);
         }

@@ -107,6 +107,11 @@ impl Tables {
         Some(bound)
     }
 
+    /// A session enters a tap, if it is there still: one that is gone may be another's by now.
+    pub fn enter(&self, tap: TapId) {
+        self.maps().table.enter(tap);
+    }
+
     /// Binds an interface, if it is not bound.
     ///
     /// # Errors
@@ -281,7 +286,8 @@ impl Tables {
         maps.sessions
             .set(slot, Layout(entry), 0)
             .map_err(failed("SESSIONS"))?;
-        let seen = Seen::since_now(&maps.tap_seen, taps);
+        let bound = taps.iter().filter(|tap| maps.table.is_bound(tap.id));
+        let seen = Seen::since_now(&maps.tap_seen, bound);
         if let Some(entry) = maps.seen.get_mut(slot as usize) {
             *entry = seen;
         }

@@ -162,6 +162,7 @@ impl Driver {
             Request::Stream { id, reply } => {
                 let _gone = reply.send(self.stream(id));
             }
+            Request::Opened { id } => self.end_if_past(id),
             Request::Wait { id, reply } => self.answer_when_final(id, reply),
             Request::Drain { reply } => {
                 self.draining.get_or_insert_default().push(reply);
@@ -431,6 +432,16 @@ impl Driver {
         }
     }
 
+    /// Nothing more comes from a target that is gone. A stream stays open until it is read.
+    fn end_if_past(&mut self, id: CaptureId) {
+        if let Some((slot, session)) = self.find(id)
+            && session.place.is_past()
+            && session.stream.is_none()
+        {
+            self.end(slot, StopReason::TargetGone);
+        }
+    }
+
     fn end_overdue(&mut self) {
         let now = Instant::now();
         let overdue: Vec<_> = self
@@ -455,6 +466,7 @@ impl Driver {
         }
         let gone: Vec<_> = self
             .sessions()
+            .filter(|(_, session)| !(session.place.is_past() && session.stream.is_some()))
             .filter(|(_, session)| {
                 // One lost tap is the end: what passes there now is seen by nobody, and counted by
                 // nobody.
@@ -515,9 +527,9 @@ impl Driver {
             if let Some(stored) = &session.stored {
                 return Ok(StreamSource::Stored(stored.clone()));
             }
-            return session
-                .stream
-                .take()
+            let taken = session.stream.take();
+            self.end_if_past(id);
+            return taken
                 .map(StreamSource::Live)
                 .ok_or(LookupError::StreamTaken(id));
         }

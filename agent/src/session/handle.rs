@@ -81,6 +81,10 @@ pub(super) enum Request {
         id: CaptureId,
         reply: Reply<StreamSource>,
     },
+    /// Its output is open: if its target is gone, that is all.
+    Opened {
+        id: CaptureId,
+    },
     /// Wait for the final state.
     Wait {
         id: CaptureId,
@@ -104,6 +108,28 @@ pub(super) struct Arm {
 enum Look {
     First,
     Done(Place),
+}
+
+/// A first look that finds what has gone, too, if its past is asked for.
+fn look_first(targets: &dyn Targets, spec: &SessionSpec) -> Result<FirstLook, StartError> {
+    let looked = targets.presume(&spec.target);
+    let is_nowhere = match &looked {
+        Ok(FirstLook::Presumed(_)) => false,
+        Ok(FirstLook::Certain(place)) => place.interfaces.is_empty(),
+        Err(StartError::TargetNotFound(_)) => true,
+        Err(_) => false,
+    };
+    if is_nowhere && let Some(place) = targets.departed(&spec.target)? {
+        if !spec.look_back.is_zero() {
+            return Ok(FirstLook::Certain(place));
+        }
+        if let Err(StartError::TargetNotFound(message)) = looked {
+            return Err(StartError::TargetNotFound(format!(
+                "{message}; its last packets are kept for a while: add --look-back 30s"
+            )));
+        }
+    }
+    looked
 }
 
 /// Binds the place that was found. One that was only presumed and cannot be bound is looked at
@@ -175,20 +201,21 @@ impl DriverHandle {
     async fn begin(&self, order: Order, look: Look) -> Result<Started, StartError> {
         // Looking up and, where nothing is attached yet, attaching block.
         let (targets, taps) = (Arc::clone(&self.targets), Arc::clone(&self.taps));
-        let target = order.spec.target.clone();
+        let spec = order.spec.clone();
         let (place, bound, confirm) = tokio::task::spawn_blocking(move || {
             let begun = std::time::Instant::now();
             let looked = match look {
-                Look::First => targets.presume(&target)?,
+                Look::First => look_first(targets.as_ref(), &spec)?,
                 Look::Done(place) => FirstLook::Certain(place),
             };
             let found = begun.elapsed();
-            let (place, bound, confirm) = bind(&targets, taps.as_ref(), target, looked)?;
+            let (place, bound, confirm) = bind(&targets, taps.as_ref(), spec.target, looked)?;
             tracing::debug!(?found, bound = ?begun.elapsed() - found, "found the target");
             Ok::<_, StartError>((place, bound, confirm))
         })
         .await
         .map_err(|error| StartError::Kernel(error.to_string()))??;
+        let is_past = place.is_past();
         let arm = Box::new(Arm {
             order,
             place,
@@ -210,6 +237,11 @@ impl DriverHandle {
             let id = started.state.id;
             let _ended = self.lookup(|reply| Request::Abort { id, reply }).await;
             return Err(error);
+        }
+        if is_past {
+            let id = started.state.id;
+            // Only an agent that is going down does not take it.
+            let _down = self.requests.send(Request::Opened { id }).await;
         }
         Ok(started)
     }

@@ -52,10 +52,28 @@ pub struct TapId {
 pub struct Place {
     pub cgroup: Option<CgroupPlace>,
     pub interfaces: Vec<InterfacePlace>,
+    /// What look-back has of a target that is gone: nothing more comes from there.
+    pub left: Vec<LeftTap>,
     /// For a person: "cgroup /remora/web (id 4711) behind veth0".
     pub description: String,
     /// What cannot be seen here, for a person.
     pub notes: Vec<String>,
+}
+
+/// The tap where the packets of a target passed that is gone. Its index may be another's by now, or
+/// the interface be there still, with others of its pod behind it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftTap {
+    pub id: TapId,
+    pub interface: InterfacePlace,
+}
+
+impl Place {
+    /// The target is gone, and only its past can be had.
+    #[must_use]
+    pub fn is_past(&self) -> bool {
+        !self.left.is_empty()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -231,6 +249,13 @@ pub trait Targets: Send + Sync + 'static {
     /// # Errors
     /// As [`Targets::resolve`].
     fn confirm(&self, target: &Target, presumed: &Place) -> Result<Option<Place>, StartError>;
+
+    /// Where the packets of a target passed that is gone, or has no process any more, as far as it is
+    /// remembered; `None` if it is not. May look at every cgroup.
+    ///
+    /// # Errors
+    /// [`StartError::TargetUnsupported`]: its packets cannot be told from those of others.
+    fn departed(&self, target: &Target) -> Result<Option<Place>, StartError>;
 
     /// The cgroup or an interface of the place still exists.
     fn still_there(&self, place: &Place) -> bool;

@@ -47,6 +47,12 @@ impl KnownVeths {
         leads.map(|(_, interface)| interface.clone()).collect()
     }
 
+    /// The veth of that index, and where it leads to.
+    pub(super) fn get(&self, ifindex: u32) -> Option<(Nsid, Interface)> {
+        let veths = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        veths.get(&ifindex).cloned()
+    }
+
     fn write<T>(&self, change: impl FnOnce(&mut BTreeMap<u32, (Nsid, Interface)>) -> T) {
         change(&mut self.0.write().unwrap_or_else(PoisonError::into_inner));
     }

@@ -40,7 +40,7 @@ const IFI_INDEX: usize = 4;
 const RTGENMSG: usize = 4;
 
 /// The id that this network namespace has for another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Nsid(i32);
 
 impl Nsid {

@@ -37,7 +37,9 @@
 
 #![forbid(unsafe_code)]
 
+mod census;
 mod cgroup;
+mod departed;
 mod error;
 mod known;
 mod links;
@@ -46,12 +48,14 @@ mod names;
 mod placement;
 mod presume;
 mod procfs;
+mod residents;
 mod resolve;
 mod root;
 mod rtnl;
 mod session;
 mod sharers;
 
+pub use census::{Among, Census, Learned};
 pub use cgroup::Cgroup;
 pub use error::ResolveError;
 pub use known::KnownVeths;

@@ -14,6 +14,13 @@ use nix::errno::Errno;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct NetnsInode(u64);
 
+#[cfg(test)]
+impl NetnsInode {
+    pub(super) fn of_test(inode: u64) -> Self {
+        Self(inode)
+    }
+}
+
 /// The calling thread's own: where its sockets are made.
 pub(super) fn own_netns() -> io::Result<NetnsInode> {
     netns_at("/proc/thread-self/net/dev")

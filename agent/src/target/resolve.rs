@@ -10,6 +10,7 @@ use super::{
     links::{Interface, InterfaceKind},
     placement::{Placement, placement_of, veths_to},
     presume::Doubted,
+    residents::Residents,
     root::CgroupRoot,
     rtnl::RouteSocket,
 };
@@ -56,6 +57,8 @@ pub struct Resolver {
     /// For [`Resolver::presume`].
     pub(super) veths: KnownVeths,
     pub(super) doubted: Doubted,
+    /// For [`Resolver::departed`].
+    pub(super) residents: Residents,
 }
 
 /// What a target's text means, before its network is looked at.
@@ -87,6 +90,7 @@ impl Resolver {
             root,
             veths,
             doubted: Doubted::default(),
+            residents: Residents::default(),
         }
     }
 

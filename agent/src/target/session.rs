@@ -43,7 +43,14 @@ impl Targets for Resolver {
         Ok(Some(whole))
     }
 
+    fn departed(&self, target: &Target) -> Result<Option<Place>, StartError> {
+        Self::departed(self, target).map_err(start_error)
+    }
+
     fn still_there(&self, place: &Place) -> bool {
+        if place.is_past() {
+            return false;
+        }
         let Some(cgroup) = &place.cgroup else {
             return place
                 .interfaces
@@ -105,7 +112,7 @@ impl Resolver {
 }
 
 /// Whose eyes a session's directions are for.
-fn view(target: &Target) -> View {
+pub(super) fn view(target: &Target) -> View {
     match target {
         Target::Interface(_) => View::Interface,
         _ => View::Pod,
@@ -141,6 +148,7 @@ fn place(resolved: Resolved, view: View) -> Place {
                 view,
             })
             .collect(),
+        left: Vec::new(),
         description,
         notes,
     }

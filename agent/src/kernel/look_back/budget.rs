@@ -40,6 +40,18 @@ impl Budget {
         self.pages == 0
     }
 
+    /// Bytes of the node's memory for look-back.
+    #[must_use]
+    pub fn all(&self) -> u64 {
+        self.pages * PAGE
+    }
+
+    /// Bytes of a ring.
+    #[must_use]
+    pub fn bytes(pages: u32) -> u64 {
+        u64::from(pages) * PAGE
+    }
+
     /// Pages of each ring when there are `rings`; 0 when there is not even one for each.
     #[must_use]
     pub fn share(&self, rings: usize) -> u32 {

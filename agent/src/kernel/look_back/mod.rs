@@ -7,17 +7,19 @@
 //! ```
 //! At full rate a ring goes around in less time than those programs take to end: so it is frozen in
 //! the same breath as the session is armed, and what was in it is there when it is copied. The copies
-//! stay readable until those after them hold as much, for [`KEPT`] at most.
+//! stay readable until those after them hold as much, and those of a tap that is gone until its time
+//! is over or a living one needs their memory: the oldest go first ([`kept`]).
 //!
 //! Putting a ring into its slot takes milliseconds (the kernel waits for the programs that run), and
 //! is done without the lock that arming takes.
 mod budget;
+mod kept;
 mod ring;
 
 pub use budget::Budget;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -36,10 +38,8 @@ use super::{
     tables::{failed, typed},
 };
 use crate::{clock, record::look_back::Reading, session::TapId};
+use kept::Kept;
 use ring::{Frozen, GivenBack, Ring, RingMap, empty, made};
-
-/// How long a ring whose tap is gone, or that was replaced, stays readable.
-const KEPT: Duration = Duration::from_secs(120);
 
 /// How rings are made.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +47,8 @@ pub struct LookBackOptions {
     pub budget: Budget,
     /// Bytes of each flow's direction that are recorded; 0 for all.
     pub flow_cutoff: u64,
+    /// How long a ring whose tap is gone, or that was replaced, stays readable.
+    pub keep: Duration,
 }
 
 /// Rings that lie ready, in their slots, to take the place of frozen ones.
@@ -56,15 +58,6 @@ const SPARES: usize = 2;
 struct Live {
     tap: TapId,
     current: Ring,
-}
-
-/// A ring that no program finds any more.
-struct Old {
-    tap: TapId,
-    frozen: Arc<Frozen>,
-    /// Kernel time.
-    frozen_ns: u64,
-    until: Instant,
 }
 
 /// All rings.
@@ -89,8 +82,7 @@ struct State {
     flows: Array<MapData, Layout<FlowState>>,
     live: BTreeMap<u32, Live>,
     spares: Vec<Ring>,
-    /// Oldest first.
-    old: Vec<Old>,
+    kept: Kept,
 }
 
 impl fmt::Debug for LookBack {
@@ -146,7 +138,7 @@ impl LookBack {
                 flows,
                 live: BTreeMap::new(),
                 spares: Vec::new(),
-                old: Vec::new(),
+                kept: Kept::new(options.keep),
             }),
         })
     }
@@ -186,10 +178,12 @@ impl LookBack {
             state.live.insert(tap.index, live)
         };
         if let Some(live) = replaced {
-            self.state().keep(live.tap, live.current);
+            self.state().kept.push(live.tap, live.current);
         }
         self.count()?;
-        self.stock(share)
+        self.stock(share)?;
+        self.tidy();
+        Ok(())
     }
 
     /// A tap is gone: its rings stay readable for a while.
@@ -202,7 +196,7 @@ impl LookBack {
             log_failure(state.point(tap.index, 0));
             let live = state.live.remove(&tap.index);
             if let Some(Live { current, .. }) = live {
-                state.keep(tap, current);
+                state.kept.push(tap, current);
             }
         }
         grace::wait();
@@ -210,6 +204,44 @@ impl LookBack {
         log_failure(self.count());
         let taps = self.state().live.len();
         log_failure(self.resize(self.share(taps)));
+        self.tidy();
+    }
+
+    /// Lets go of what was kept for its time, or is more than the budget has beside the rings that
+    /// are written.
+    pub fn tidy(&self) {
+        let gone = {
+            let mut state = self.state();
+            let State {
+                live, spares, kept, ..
+            } = &mut *state;
+            let written: u64 = live
+                .values()
+                .map(|live| &live.current)
+                .chain(&*spares)
+                .map(|ring| Budget::bytes(ring.pages))
+                .sum();
+            let room = self.options.budget.all().saturating_sub(written);
+            let is_live = |tap: TapId| live.get(&tap.index).is_some_and(|live| live.tap == tap);
+            let mut gone = kept.expire(Instant::now());
+            gone.extend(kept.shrink(room, is_live));
+            gone
+        };
+        // One that nobody copied still has its slot.
+        log_failure(self.copy_frozen(&gone).map(drop));
+    }
+
+    /// Taps that have a ring, or had one that is still kept.
+    pub fn taps(&self) -> HashSet<TapId> {
+        let state = self.state();
+        let live = state.live.values().map(|live| live.tap);
+        live.chain(state.kept.taps()).collect()
+    }
+
+    /// Taps whose rings are written now.
+    pub fn recorded(&self) -> HashSet<TapId> {
+        let state = self.state();
+        state.live.values().map(|live| live.tap).collect()
     }
 
     /// A session that looks back was armed on a tap a moment ago: what is in its ring stays there.
@@ -227,7 +259,7 @@ impl LookBack {
             return Ok(());
         };
         let before = state.replace(tap, next)?;
-        state.keep(tap, before);
+        state.kept.push(tap, before);
         Ok(())
     }
 
@@ -238,35 +270,23 @@ impl LookBack {
     /// # Errors
     /// The kernel refuses.
     pub fn read(&self, tap: TapId, armed_ns: u64) -> Result<Vec<Arc<Reading>>, KernelError> {
-        let (frozen, is_frozen_for_it) = {
-            let state = self.state();
-            let mut old = state.old.iter().filter(|old| old.tap == tap);
-            let mut frozen = Vec::new();
-            let last = old.find(|old| {
-                frozen.push(Arc::clone(&old.frozen));
-                old.frozen_ns >= armed_ns
-            });
-            (frozen, last.is_some())
-        };
+        let (frozen, is_frozen_for_it) = self.state().kept.until(tap, armed_ns);
         grace::wait();
         let mut readings = self.copy_frozen(&frozen)?;
         let mut state = self.state();
-        let mut capacity = 0;
         if let Some(live) = state.live(tap) {
-            capacity = u64::from(live.current.pages) << PAGE_SHIFT;
+            let capacity = u64::from(live.current.pages) << PAGE_SHIFT;
             if !is_frozen_for_it {
                 readings.push(Arc::new(live.current.reading()?));
             }
+            state.kept.forget_beyond(tap, capacity);
         }
-        state.forget_beyond(tap, capacity);
         Ok(readings)
     }
 
     /// A tap's rings that programs do not find any more, oldest first.
     fn frozen(&self, tap: TapId) -> Vec<Arc<Frozen>> {
-        let state = self.state();
-        let old = state.old.iter().filter(|old| old.tap == tap);
-        old.map(|old| Arc::clone(&old.frozen)).collect()
+        self.state().kept.of(tap)
     }
 
     /// Copies rings that no program has any more, and gives their slots back.
@@ -362,7 +382,7 @@ impl LookBack {
             let mut state = self.state();
             let before = state.replace(tap, ring)?;
             if before.pages <= share {
-                state.keep(tap, before);
+                state.kept.push(tap, before);
                 continue;
             }
             drop(state);
@@ -423,37 +443,6 @@ impl State {
             Some(live) => std::mem::replace(&mut live.current, ring),
             None => ring,
         })
-    }
-
-    fn keep(&mut self, tap: TapId, ring: Ring) {
-        self.forget_old();
-        self.old.push(Old {
-            tap,
-            frozen: Frozen::new(ring),
-            frozen_ns: clock::monotonic_ns(),
-            until: Instant::now() + KEPT,
-        });
-    }
-
-    fn forget_old(&mut self) {
-        let now = Instant::now();
-        self.old.retain(|old| old.until > now);
-    }
-
-    /// Forgets a tap's oldest copies where those after them hold `bytes`.
-    fn forget_beyond(&mut self, tap: TapId, bytes: u64) {
-        let mut held = 0;
-        let mut kept: Vec<Old> = Vec::with_capacity(self.old.len());
-        for old in self.old.drain(..).rev() {
-            if old.tap != tap || held < bytes {
-                if old.tap == tap {
-                    held += old.frozen.bytes();
-                }
-                kept.push(old);
-            }
-        }
-        kept.reverse();
-        self.old = kept;
     }
 }
 

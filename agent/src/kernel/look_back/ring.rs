@@ -8,7 +8,7 @@ use std::{
 
 use aya::maps::{Array, MapData};
 use remora_agent_common::{
-    look_back::{HEAD_BYTES, PAGE_SHIFT, PAGE_VALUE, RECORD_MAX, RingHead},
+    look_back::{HEAD_BYTES, PAGE_BYTES, PAGE_SHIFT, PAGE_VALUE, RECORD_MAX, RingHead},
     record::HEADER_LEN,
 };
 
@@ -42,10 +42,17 @@ impl Ring {
     fn copy(&self) -> Result<Copied, KernelError> {
         let before = self.head()?;
         let written = (before.position >> PAGE_SHIFT) + 1;
-        let pages = (0..self.pages)
+        let mut pages = (0..self.pages)
             .take(usize::try_from(written).unwrap_or(usize::MAX))
             .map(|page| self.page(page))
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<Vec<_>, _>>()?;
+        // A pod that said little is kept in little memory.
+        if written <= u64::from(self.pages)
+            && let Some(last) = pages.last_mut()
+        {
+            let used = HEAD_BYTES + before.position as u32 % PAGE_BYTES;
+            *last = last.iter().copied().take(used as usize).collect();
+        }
         let after = self.head()?;
         Ok(Copied {
             before,
