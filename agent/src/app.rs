@@ -4,8 +4,6 @@
 //! link watch → sockets. Stop: captures drained → sockets closed → programs and maps gone with the
 //! process.
 
-mod links;
-
 use std::{
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -13,7 +11,6 @@ use std::{
 
 use anyhow::Context as _;
 use jiff::Timestamp;
-use links::LinkWatch;
 use remora_capture::session::TapInfo;
 use tokio::{
     runtime::Handle,
@@ -33,6 +30,7 @@ use crate::{
     supervisor::Supervisor,
     target::{CgroupRoot, LinkWatcher, Resolver},
     telemetry::{AdminParts, AdminSocket},
+    watch::LinkWatch,
     writer::{Consumer, memory::Memory},
 };
 

@@ -1,7 +1,7 @@
 //! Remora's node agent.
 //!
 //! ```text
-//! main -> app -> { api, supervisor, target, kernel, writer, sink, telemetry }
+//! main -> app -> { api, supervisor, target, kernel, writer, sink, telemetry, watch }
 //!                  api -> session         session -> capture and the three traits it defines
 //!                  writer -> record       kernel -> agent-common
 //! ```
@@ -11,6 +11,7 @@
 //! - [`writer`], [`record`]: from ring records to pcapng blocks.
 //! - [`sink`]: files in the data directory, streams to readers.
 //! - [`api`]: the gRPC services. [`telemetry`]: metrics and health.
+//! - [`watch`]: the node's interfaces, and who is behind them.
 //! - [`app`], [`supervisor`], [`args`], [`doctor`], [`clock`], [`node`]: the program around them.
 #![deny(unsafe_code)]
 
@@ -28,4 +29,5 @@ pub mod sink;
 pub mod supervisor;
 pub mod target;
 pub mod telemetry;
+pub mod watch;
 pub mod writer;

@@ -56,7 +56,7 @@ const CONFINED: [Confined; 6] = [
 ];
 
 /// Which module of the agent may use which others. `lib.rs` only lists them.
-const ARROWS: [(&str, &[&str]); 12] = [
+const ARROWS: [(&str, &[&str]); 13] = [
     ("main", &["app", "args", "doctor"]),
     ("app", &EVERYTHING),
     ("doctor", &EVERYTHING),
@@ -68,13 +68,14 @@ const ARROWS: [(&str, &[&str]); 12] = [
     ("kernel", &["session", "writer"]),
     ("target", &["session"]),
     ("sink", &["session", "writer"]),
+    ("watch", &["kernel", "session", "target"]),
     ("writer", &["session"]),
     ("session", &[]),
     ("supervisor", &[]),
 ];
 
 /// `app` and `doctor` put the parts together.
-const EVERYTHING: [&str; 9] = [
+const EVERYTHING: [&str; 10] = [
     "api",
     "args",
     "kernel",
@@ -83,6 +84,7 @@ const EVERYTHING: [&str; 9] = [
     "supervisor",
     "target",
     "telemetry",
+    "watch",
     "writer",
 ];
 

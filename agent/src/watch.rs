@@ -24,15 +24,17 @@ const TIDY: Duration = Duration::from_secs(1);
 /// Events that are handled between two looks at who is behind the veths.
 const EVENTS_MAX: usize = 64;
 
+/// One thread; clones stop it.
 #[derive(Clone, Debug)]
-pub(super) struct LinkWatch {
+pub struct LinkWatch {
     ending: Arc<AtomicBool>,
     kernel: KernelSide,
     resolver: Arc<Resolver>,
 }
 
 impl LinkWatch {
-    pub(super) fn new(kernel: KernelSide, resolver: Arc<Resolver>) -> Self {
+    #[must_use]
+    pub fn new(kernel: KernelSide, resolver: Arc<Resolver>) -> Self {
         Self {
             ending: Arc::default(),
             kernel,
@@ -40,7 +42,8 @@ impl LinkWatch {
         }
     }
 
-    pub(super) fn run(&self, mut watcher: LinkWatcher) {
+    /// Until it is told to stop.
+    pub fn run(&self, mut watcher: LinkWatcher) {
         let mut census = Census::new(Instant::now());
         let mut tidy = Instant::now();
         while !self.ending.load(Ordering::Relaxed) {
@@ -61,7 +64,8 @@ impl LinkWatch {
         self.resolver.forget(&kept, &self.kernel.recorded());
     }
 
-    pub(super) fn stop(&self) {
+    /// The thread ends within a moment.
+    pub fn stop(&self) {
         self.ending.store(true, Ordering::Relaxed);
     }
 
