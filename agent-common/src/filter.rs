@@ -129,17 +129,30 @@ impl Flow {
             destination: [zero; 4],
             source_port: zero as u16,
             destination_port: zero as u16,
-            family: FAMILY_OTHER ^ zero as u8,
+            family: zero as u8,
             protocol: zero as u8,
             ports: zero as u8,
         };
+        flow.decode_into(ethertype, packet, zero);
+        flow
+    }
+
+    /// The same, where the flow lies already: what was there before does not matter.
+    #[inline(always)]
+    pub fn decode_into(&mut self, ethertype: u16, packet: &impl NetworkBytes, zero: u32) {
+        self.source = [zero; 4];
+        self.destination = [zero; 4];
+        self.source_port = zero as u16;
+        self.destination_port = zero as u16;
+        self.family = FAMILY_OTHER ^ zero as u8;
+        self.protocol = zero as u8;
+        self.ports = zero as u8;
         match ethertype {
-            ETHERTYPE_IPV4 => flow.decode_ipv4(packet, zero),
-            ETHERTYPE_IPV6 => flow.decode_ipv6(packet, zero),
-            ETHERTYPE_ARP | ETHERTYPE_RARP => flow.decode_arp(packet, zero),
+            ETHERTYPE_IPV4 => self.decode_ipv4(packet, zero),
+            ETHERTYPE_IPV6 => self.decode_ipv6(packet, zero),
+            ETHERTYPE_ARP | ETHERTYPE_RARP => self.decode_arp(packet, zero),
             _ => {}
         }
-        flow
     }
 
     #[inline(always)]
@@ -236,6 +249,9 @@ impl TypedFilter {
                 || (flow.family != FAMILY_IPV4 && flow.family != FAMILY_IPV6))
         {
             return false;
+        }
+        if self.ports | self.addresses == 0 {
+            return true;
         }
         let mut i = 0;
         while i < TERMS {

@@ -2,12 +2,12 @@
 
 use core::ffi::c_long;
 
-use remora_agent_common::{filter::Flow, session::FILTER_PROGRAM};
+use remora_agent_common::session::FILTER_PROGRAM;
 
 use crate::{
     interpret, maps,
     scratch::{self, Scratch},
-    skb::{Network, Skb, zero},
+    skb::{InScratch, Skb, zero},
     stage::Work,
     table,
 };
@@ -32,15 +32,13 @@ pub(crate) fn takers<const L3: bool>(skb: &Skb) -> u64 {
         (&raw mut (*scratch).programs).write_volatile(0);
         // The file's frame of a packet with a tag starts with the tag's EtherType, so to libpcap
         // it is neither IP nor ARP.
-        (*scratch).flow = Flow::decode(
-            if skb.vlan_present() != 0 {
-                ETHERTYPE_VLAN
-            } else {
-                skb.ethertype()
-            },
-            &Network::of::<L3>(skb),
-            zero(&skb),
-        );
+        let ethertype = if skb.vlan_present() != 0 {
+            ETHERTYPE_VLAN
+        } else {
+            skb.ethertype()
+        };
+        let packet = InScratch::of::<L3>(skb, scratch);
+        (*scratch).flow.decode_into(ethertype, &packet, zero(&skb));
     }
     scratch::each(scratch, ask);
     interpret::each::<L3>(skb, scratch);

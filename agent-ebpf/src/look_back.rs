@@ -9,7 +9,7 @@ use remora_agent_common::{
     },
     record::{HEADER_LEN, HOOK_CGROUP_INGRESS, HOOK_TCX_INGRESS, KIND_LOOK_BACK},
     session::{DIRECTION_EGRESS, DIRECTION_INGRESS},
-    stage::WORK_RING,
+    stage::{WORK_HOOK, WORK_RING, WORK_TAP},
     tap::{TAP_FLIP, Tap},
 };
 
@@ -18,7 +18,6 @@ use crate::{
     maps, ring,
     scratch::{self, Scratch},
     skb::Skb,
-    stage::Work,
     table,
 };
 
@@ -28,7 +27,7 @@ const CHECK: usize = 3;
 
 /// Writes a packet into its tap's ring, if the flow cutoff lets it.
 #[inline(always)]
-pub(crate) fn record<const L3: bool>(skb: Skb, work: &Work) {
+pub(crate) fn record<const L3: bool>(skb: Skb) {
     let Some(ring) = table::map(&maps::LOOK_BACK, skb.cb(WORK_RING)) else {
         return;
     };
@@ -40,34 +39,37 @@ pub(crate) fn record<const L3: bool>(skb: Skb, work: &Work) {
     };
     // SAFETY: the scratch is this program's until it is given back.
     let s = unsafe { &mut *scratch };
-    describe::<L3>(skb, work, s);
+    describe(skb, s);
     if is_kept::<L3>(skb, head, s) {
         write::<L3>(skb, ring, head, s);
     }
     scratch::give_back::<L3>(scratch);
 }
 
+/// The work is read where it is needed: kept, it would be spilled to the stack, which is slow (see
+/// [`crate::table`]).
 #[inline(always)]
-fn describe<const L3: bool>(skb: Skb, work: &Work, s: &mut Scratch) {
-    let (generation, flags) = match table::array(&maps::TAPS, work.tap) {
+fn describe(skb: Skb, s: &mut Scratch) {
+    let (generation, flags) = match table::array(&maps::TAPS, skb.cb(WORK_TAP)) {
         Some(&Tap {
             generation, flags, ..
         }) => (generation, flags),
         None => (0, 0),
     };
-    let ingress = (work.hook == HOOK_TCX_INGRESS as u32 || work.hook == HOOK_CGROUP_INGRESS as u32)
+    let hook = skb.cb(WORK_HOOK);
+    let ingress = (hook == HOOK_TCX_INGRESS as u32 || hook == HOOK_CGROUP_INGRESS as u32)
         != (flags & TAP_FLIP != 0);
     s.direction = u32::from(if ingress {
         DIRECTION_INGRESS
     } else {
         DIRECTION_EGRESS
     });
-    s.hook = work.hook;
-    s.tap = work.tap;
+    s.hook = hook;
+    s.tap = skb.cb(WORK_TAP);
     s.generation = generation;
     // Read by the program before this one, so before the time below: a session whose bit is not
     // there did not get this packet, and one whose bit is there was armed before that time.
-    s.taken = work.sessions;
+    s.taken = skb.sessions();
     s.gso_size = skb.gso_size();
     // SAFETY: no preconditions.
     s.time_ns = unsafe { bpf_ktime_get_ns() };
@@ -77,7 +79,8 @@ fn describe<const L3: bool>(skb: Skb, work: &Work, s: &mut Scratch) {
 /// count for one: then more is kept than the cutoff says.
 #[inline(always)]
 fn is_kept<const L3: bool>(skb: Skb, head: *mut RingHead, s: &mut Scratch) -> bool {
-    let hash = skb.flow_hash::<L3>();
+    // SAFETY: it points into a map value.
+    let hash = skb.flow_hash::<L3>(s, unsafe { (*head).cookie });
     let tag = flow_tag(hash, s.tap, s.generation, s.direction);
     let index = flow_index(hash, s.tap, s.direction);
     let Some(flow) = table::array_mut::<FlowState>(&maps::LOOK_BACK_FLOWS, index) else {
@@ -117,7 +120,7 @@ fn is_kept<const L3: bool>(skb: Skb, head: *mut RingHead, s: &mut Scratch) -> bo
 #[inline(always)]
 fn write<const L3: bool>(skb: Skb, ring: *mut c_void, head: *mut RingHead, s: &mut Scratch) {
     // SAFETY: `head` points into a map value, as do all pointers below.
-    let (pages, cookie, snaplen) = unsafe { ((*head).pages, (*head).cookie, (*head).snaplen) };
+    let snaplen = unsafe { (*head).snaplen };
     let mut caplen = skb.len();
     if caplen > snaplen {
         caplen = snaplen;
@@ -135,6 +138,13 @@ fn write<const L3: bool>(skb: Skb, ring: *mut c_void, head: *mut RingHead, s: &m
     let size = (u64::from(caplen) + HEADER_LEN as u64 + 7) & !7;
     // SAFETY: as above.
     let position = unsafe { fetch_add(&raw mut (*head).position, size) };
+    // Kept in the scratch, and what the head has is read again: registers that are needed after the
+    // helpers below would be spilled to the stack, which is slow (see `crate::table`).
+    // SAFETY: as above, and a field of a live reference.
+    let pages = unsafe {
+        (&raw mut s.position).write_volatile(position);
+        (&raw const (*head).pages).read_volatile()
+    };
     // Division by 0 gives 0 in eBPF; user space never writes it.
     let page = (position >> PAGE_SHIFT) % (pages | u64::from(pages == 0));
     let Some(page) = table::inner::<u8>(ring, page as u32) else {
@@ -151,12 +161,15 @@ fn write<const L3: bool>(skb: Skb, ring: *mut c_void, head: *mut RingHead, s: &m
             fetch_add(&raw mut (*head).copy_errors, 1);
             return;
         }
+        let position = (&raw const s.position).read_volatile();
+        let cookie = (&raw const (*head).cookie).read_volatile();
         to.cast::<u64>()
             .add(CHECK)
             .write_volatile(position ^ cookie);
         fetch_add(&raw mut (*head).packets, 1);
         // Whoever is held up for a whole round of the ring has written over newer records.
         let now = (&raw const (*head).position).read_volatile();
+        let pages = (&raw const (*head).pages).read_volatile();
         if now.wrapping_sub(position) > pages << PAGE_SHIFT {
             (*head).overrun = now;
         }

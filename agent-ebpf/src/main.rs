@@ -79,10 +79,9 @@ pub(crate) fn cgroup_egress(ctx: SkBuffContext) -> i32 {
 #[classifier]
 pub(crate) fn tc_look_back(ctx: TcContext) -> i32 {
     let skb = Skb::of(&ctx);
-    let work = Work::of(skb);
-    look_back::record::<false>(skb, &work);
-    if work.sessions != 0 {
-        stage::decide::<false>(&ctx, skb, work);
+    look_back::record::<false>(skb);
+    if skb.sessions() != 0 {
+        stage::decide_on::<false>(&ctx);
     }
     TCX_NEXT
 }

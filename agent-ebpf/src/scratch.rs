@@ -5,7 +5,7 @@
 use core::ffi::{c_long, c_void};
 
 use aya_ebpf::helpers::bpf_loop;
-use remora_agent_common::{SESSION_SLOTS, filter::Flow};
+use remora_agent_common::{SESSION_SLOTS, filter::Flow, look_back::FLOW_BYTES_IPV6};
 
 use crate::{
     counters::{fetch_add, swap},
@@ -42,8 +42,12 @@ pub(crate) struct Scratch {
     /// 1 if the ring had no room, 0 if the bytes could not be read.
     pub(crate) is_lost: u32,
     reserved: u32,
+    /// Of a look-back record.
+    pub(crate) position: u64,
     /// Sessions whose filters are programs.
     pub(crate) programs: u64,
+    /// The first bytes from the network header on, as they lie in the packet.
+    pub(crate) network: [u64; FLOW_BYTES_IPV6 / 8],
     /// What typed filters look at.
     pub(crate) flow: Flow,
     /// What runs a program.

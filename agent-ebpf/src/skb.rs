@@ -5,12 +5,21 @@ use core::{ffi::c_void, mem::MaybeUninit};
 use aya_ebpf::{
     EbpfContext,
     bindings::__sk_buff,
-    helpers::{bpf_get_hash_recalc, bpf_skb_cgroup_id, bpf_skb_load_bytes},
+    helpers::{bpf_skb_cgroup_id, bpf_skb_load_bytes},
 };
-use remora_agent_common::{filter::NetworkBytes, record::ETHERNET_HEADER};
+use remora_agent_common::{
+    filter::NetworkBytes,
+    look_back::{FLOW_BYTES, FLOW_BYTES_IPV6, flow_hash, flow_hash_ipv6},
+    record::ETHERNET_HEADER,
+    stage::WORK_SESSIONS,
+};
+
+use crate::scratch::Scratch;
 
 /// Bytes of a VLAN tag, which the file's frame has beyond the packet's own.
 pub(crate) const VLAN_TAG: u32 = 4;
+
+const ETHERTYPE_IPV6: u16 = 0x86dd;
 
 #[derive(Clone, Copy)]
 #[repr(transparent)]
@@ -51,7 +60,6 @@ impl Skb {
         vlan_proto,
         gso_size,
         gso_segs,
-        hash,
     }
 
     /// A word of the programs' own.
@@ -67,6 +75,12 @@ impl Skb {
         unsafe { (*self.0).cb[word] = value }
     }
 
+    /// The sessions that the packet is worked on for, see `remora_agent_common::stage`.
+    #[inline(always)]
+    pub(crate) fn sessions(&self) -> u64 {
+        u64::from(self.cb(WORK_SESSIONS)) | u64::from(self.cb(WORK_SESSIONS + 1)) << 32
+    }
+
     /// EtherType in host byte order.
     #[inline(always)]
     pub(crate) fn ethertype(&self) -> u16 {
@@ -79,16 +93,28 @@ impl Skb {
         unsafe { bpf_skb_cgroup_id(self.0) }
     }
 
-    /// The kernel's hash of the flow, which is made now if there is none yet.
+    /// Copies the bytes from the network header on that tell the flow into a map, where no barrier
+    /// makes them slow, and hashes them. A packet that is too short for them is of flow 0.
     #[inline(always)]
-    pub(crate) fn flow_hash<const L3: bool>(&self) -> u32 {
-        if L3 {
-            // The helper is TC's.
-            self.hash()
-        } else {
-            // SAFETY: the pointer is the program's context.
-            unsafe { bpf_get_hash_recalc(self.0) }
+    pub(crate) fn flow_hash<const L3: bool>(&self, s: &mut Scratch, key: u64) -> u32 {
+        let offset = if L3 { 0 } else { ETHERNET_HEADER };
+        let to = (&raw mut s.network).cast();
+        let ethertype = self.ethertype();
+        // SAFETY: the words have room for both, and the helper has written what is read.
+        unsafe {
+            if ethertype == ETHERTYPE_IPV6 {
+                let len = FLOW_BYTES_IPV6 as u32 - 4;
+                if bpf_skb_load_bytes(self.0.cast(), offset, to, len) != 0 {
+                    return 0;
+                }
+                return flow_hash_ipv6(&s.network, key);
+            }
+            if bpf_skb_load_bytes(self.0.cast(), offset, to, FLOW_BYTES as u32) != 0 {
+                return 0;
+            }
         }
+        let [first, second, third, ..] = s.network;
+        flow_hash(ethertype, &[first, second, third], key)
     }
 
     /// Copies `len` bytes from the packet's start to `to`.
@@ -148,5 +174,41 @@ impl NetworkBytes for Network {
     #[inline(always)]
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         self.skb.load(self.offset + offset)
+    }
+}
+
+/// The same, by way of a scratch: slots of the stack are slow to write (see [`crate::table`]).
+pub(crate) struct InScratch {
+    network: Network,
+    scratch: *mut Scratch,
+}
+
+impl InScratch {
+    /// # Safety
+    /// The scratch is the caller's as long as this lives.
+    #[inline(always)]
+    pub(crate) unsafe fn of<const L3: bool>(skb: Skb, scratch: *mut Scratch) -> Self {
+        Self {
+            network: Network::of::<L3>(skb),
+            scratch,
+        }
+    }
+}
+
+impl NetworkBytes for InScratch {
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        const { assert!(N <= FLOW_BYTES_IPV6) };
+        // SAFETY: the scratch is the caller's, and its words have room for N bytes; the helper has
+        // written what is read.
+        unsafe {
+            let to = &raw mut (*self.scratch).network;
+            let Network { skb, offset: start } = self.network;
+            if bpf_skb_load_bytes(skb.0.cast(), start + offset, to.cast(), N as u32) == 0 {
+                Some(to.cast::<[u8; N]>().read())
+            } else {
+                None
+            }
+        }
     }
 }

@@ -30,7 +30,7 @@ impl Work {
     #[inline(always)]
     pub(crate) fn of(skb: Skb) -> Self {
         Self {
-            sessions: u64::from(skb.cb(WORK_SESSIONS)) | u64::from(skb.cb(WORK_SESSIONS + 1)) << 32,
+            sessions: skb.sessions(),
             tap: skb.cb(WORK_TAP),
             hook: skb.cb(WORK_HOOK),
         }
@@ -49,6 +49,12 @@ impl Work {
 #[inline(always)]
 pub(crate) fn decide<const L3: bool>(ctx: &impl EbpfContext, skb: Skb, work: Work) {
     work.set(skb);
+    decide_on::<L3>(ctx);
+}
+
+/// The same for a packet that brings its work from an earlier stage.
+#[inline(always)]
+pub(crate) fn decide_on<const L3: bool>(ctx: &impl EbpfContext) {
     // SAFETY: nothing here needs to be dropped.
     unsafe { stages::<L3>().tail_call(ctx, STAGE_DECIDE) };
 }

@@ -38,6 +38,7 @@ use clap::Parser;
 use machine::Machine;
 use remora_tests::{name, signals, wait};
 use report::Report;
+use row::Subject;
 
 /// Longest single run: what it captures must fit into memory.
 const SECONDS_MAX: f64 = 5.0;
@@ -59,6 +60,9 @@ struct Args {
     /// Which way the packets go [default: in with --quick, else both]
     #[arg(long, value_enum)]
     way: Option<Way>,
+    /// Only rows whose name has this in it, and the control
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
     /// Print JSON instead of the table
     #[arg(long)]
     json: bool,
@@ -68,9 +72,10 @@ struct Args {
 }
 
 /// How much is measured.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Plan {
     ways: &'static [Way],
+    subjects: Vec<Subject>,
     runs: usize,
     length: Duration,
 }
@@ -93,8 +98,13 @@ impl Args {
             None if self.quick => &[Way::In],
             None => &[Way::In, Way::Out],
         };
+        let only = self.only.as_deref().unwrap_or_default();
+        let subjects = Subject::ALL
+            .into_iter()
+            .filter(|subject| *subject == Subject::Control || subject.name().contains(only));
         Ok(Plan {
             ways,
+            subjects: subjects.collect(),
             runs,
             length: Duration::from_secs_f64(seconds),
         })
@@ -120,7 +130,7 @@ fn run(args: &Args) -> Result<()> {
     let plan = args.plan()?;
     let machine = Machine::look()?;
     eprintln!("{machine}");
-    let rows = rounds::measure(plan)?;
+    let rows = rounds::measure(&plan)?;
     let left = name::left();
     ensure!(left.is_empty(), "left behind: {left:?}");
 

@@ -30,11 +30,11 @@ const TMPFS: &str = "/dev/shm";
 const TMPFS_SIZE: &str = "6g";
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Measures all; rows in the order of [`Subject::ALL`], by way and size.
+/// Measures the plan's subjects; rows in the order of [`Subject::ALL`], by way and size.
 ///
 /// # Errors
 /// A part of the bed cannot be made, or a capturer fails.
-pub(crate) fn measure(plan: Plan) -> Result<Vec<Row>> {
+pub(crate) fn measure(plan: &Plan) -> Result<Vec<Row>> {
     let bed = Bed::lay()?;
     let directory = tempfile::Builder::new()
         .prefix("remora-bench-")
@@ -42,7 +42,7 @@ pub(crate) fn measure(plan: Plan) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for &way in plan.ways {
         for size in SIZES {
-            rows.extend(Subject::ALL.map(|subject| Row {
+            rows.extend(plan.subjects.iter().map(|&subject| Row {
                 way,
                 subject,
                 size,
@@ -89,6 +89,10 @@ impl Round<'_> {
         Ok(())
     }
 
+    fn is_wanted(&self, subject: Subject) -> bool {
+        self.rows.iter().any(|row| row.subject == subject)
+    }
+
     fn send(&self, size: usize) -> Result<Sample> {
         self.bed.run(self.way, size, self.length)
     }
@@ -102,6 +106,9 @@ impl Round<'_> {
         for size in SIZES {
             let sample = self.send(size)?;
             self.add(Subject::Control, size, plain(sample))?;
+        }
+        if !self.is_wanted(Subject::EmptyTcx) {
+            return Ok(());
         }
         let program = ForeignTcx::attach_empty(self.bed.node().netns(), self.bed.interface())?;
         for size in SIZES {
@@ -146,7 +153,8 @@ impl Round<'_> {
             ),
             (Subject::AgentFull, Some(whole)),
         ];
-        for (subject, spec) in sessions {
+        let wanted = |(subject, _): &(Subject, _)| self.is_wanted(*subject);
+        for (subject, spec) in sessions.into_iter().filter(wanted).collect::<Vec<_>>() {
             for size in SIZES {
                 let run = self.agent_run(&agent, spec.clone(), size)?;
                 self.add(subject, size, run)?;
@@ -208,6 +216,9 @@ impl Round<'_> {
             (Subject::TcpdumpFull, &[]),
         ];
         for (subject, arguments) in peers {
+            if !self.is_wanted(subject) {
+                continue;
+            }
             for size in SIZES {
                 let run = self.tcpdump_run(subject, arguments, size)?;
                 self.add(subject, size, run)?;
