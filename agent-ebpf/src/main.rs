@@ -6,7 +6,7 @@
 //! cgroup_ingress, cgroup_egress at the cgroup2 root                                -> 1 (pass)
 //!
 //! gate: nothing armed? leave ─▶ tap look-up ─▶ sessions of the tap? none: leave
-//!   ─▶ tc_decide, cgroup_decide ─▶ tc_capture, cgroup_capture
+//!   ─▶ tc_decide, cgroup_decide, or the tap's own program ─▶ tc_capture, cgroup_capture
 //! a recorded tap: ─▶ tc_look_back ─▶ tc_decide, if it has sessions
 //! ```
 //! - [`taps`]: which tap a packet belongs to, and which hook owns it.

@@ -8,6 +8,7 @@
 //! - [`look_back`]: the look-back rings.
 //! - [`side`]: all of it as sessions use it; implements [`crate::session::Taps`].
 //! - [`translate`]: filter programs as machine code. [`program`]: loading and running it.
+//!   [`upgrade`]: the sessions' filters, made into it behind their backs.
 //! - [`grace`]: waiting for programs that are running.
 //!
 //! Invariant: a session's slot, its filter, its counters and its budget are in place before a bit is set, and
@@ -30,6 +31,7 @@ pub mod tables;
 mod taps;
 mod tc;
 pub mod translate;
+pub mod upgrade;
 
 pub use attach::{InterfaceHook, Programs, remove_leftovers};
 pub use load::{KernelError, LoadOptions, Loaded, load};
@@ -37,3 +39,4 @@ pub use look_back::{LookBack, LookBackOptions};
 pub use ring::Ring;
 pub use side::KernelSide;
 pub use tables::Tables;
+pub use upgrade::{FilterTables, Upgrade};

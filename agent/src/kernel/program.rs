@@ -1,5 +1,5 @@
-//! Programs that are made here instead of compiled: loading one, and a run of it on given bytes.
-//! By bpf(2) itself (include/uapi/linux/bpf.h, v6.18), for aya loads programs from objects only.
+//! Programs that are made here instead of compiled: loading one, a run of it on given bytes, and where
+//! others call it. By bpf(2) itself (include/uapi/linux/bpf.h, v6.18), for aya loads programs from objects only.
 
 use std::{
     ffi::CStr,
@@ -8,9 +8,13 @@ use std::{
     time::Duration,
 };
 
+use aya::maps::Map;
+
 use super::translate::insn::Insn;
 
 /// Commands of bpf(2).
+const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
+const BPF_MAP_DELETE_ELEM: libc::c_int = 3;
 const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_PROG_TEST_RUN: libc::c_int = 10;
 
@@ -100,7 +104,18 @@ struct RunAttr {
     reserved: u32,
 }
 
+/// `union bpf_attr` of BPF_MAP_*_ELEM.
+#[repr(C)]
+struct ElementAttr {
+    map_fd: u32,
+    reserved: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
 const _: () = assert!(size_of::<LoadAttr>() == 72 && size_of::<RunAttr>() == 80);
+const _: () = assert!(size_of::<ElementAttr>() == 32);
 
 /// A loaded program; gone with its last descriptor.
 #[derive(Debug)]
@@ -203,9 +218,67 @@ impl AsFd for Program {
     }
 }
 
-impl From<Program> for OwnedFd {
-    fn from(program: Program) -> Self {
-        program.0
+/// A map of programs (BPF_MAP_TYPE_PROG_ARRAY), which others call by their index. To be kept: the kernel
+/// empties one whose last descriptor in user space is closed.
+#[derive(Debug)]
+pub(super) struct CallTable(OwnedFd);
+
+impl CallTable {
+    /// A descriptor of its own for a map of programs; none for one of another type.
+    ///
+    /// # Errors
+    /// The process has no descriptors left.
+    pub(super) fn of(map: &Map) -> io::Result<Option<Self>> {
+        let Map::ProgramArray(map) = map else {
+            return Ok(None);
+        };
+        let fd = map.fd().as_fd().try_clone_to_owned()?;
+        Ok(Some(Self(fd)))
+    }
+
+    /// # Errors
+    /// The process has no descriptors left.
+    pub(super) fn try_clone(&self) -> io::Result<Self> {
+        self.0.try_clone().map(Self)
+    }
+
+    /// What a program's instructions name it by while they are loaded.
+    pub(super) fn number(&self) -> i32 {
+        self.0.as_raw_fd()
+    }
+
+    /// Whoever calls `index` from now on calls `program`, which the map keeps.
+    ///
+    /// # Errors
+    /// There is no such index, or the program is not of the type of the others.
+    pub(super) fn set(&self, index: u32, program: &Program) -> io::Result<()> {
+        let fd = program.0.as_raw_fd();
+        self.element(BPF_MAP_UPDATE_ELEM, index, &raw const fd as u64)
+    }
+
+    /// Whoever calls `index` from now on goes on without. It may be so already.
+    ///
+    /// # Errors
+    /// There is no such index.
+    pub(super) fn clear(&self, index: u32) -> io::Result<()> {
+        match self.element(BPF_MAP_DELETE_ELEM, index, 0) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    /// `value`: the address of a descriptor, or 0.
+    fn element(&self, command: libc::c_int, index: u32, value: u64) -> io::Result<()> {
+        let mut attr = ElementAttr {
+            map_fd: self.0.as_raw_fd().cast_unsigned(),
+            reserved: 0,
+            key: &raw const index as u64,
+            value,
+            flags: 0,
+        };
+        // SAFETY: key and value of such a map have four bytes, which the two point to; both are only
+        // read, and outlive the call. A deletion looks at no value.
+        unsafe { bpf(command, &mut attr) }.map(drop)
     }
 }
 
