@@ -2,8 +2,11 @@
 //!
 //! ```text
 //! entry (is it a tap's?) ──▶ decide (whose filters take it?) ──▶ capture (limits, the record)
-//!      └─ its tap is recorded ─▶ look-back ─ sessions? ─▶ decide
+//!      │           or instead: the tap's program (as decide) ────┘
+//!      └─ its tap is recorded ─▶ look-back ─ sessions? ─▶ either
 //! ```
+//! A tap's program is made of its sessions' filters by user space, and called by the tap's index.
+//!
 //! What they tell each other is in `skb->cb`: five words of scratch that belong to whichever eBPF
 //! program runs (`struct __sk_buff` of linux/bpf.h; `struct qdisc_skb_cb`, v6.18). The kernel saves
 //! them around a cgroup program. At TC they keep what was written: a later program of the chain

@@ -6,7 +6,7 @@
 //! cgroup_ingress, cgroup_egress at the cgroup2 root                                -> 1 (pass)
 //!
 //! gate: nothing armed? leave ─▶ tap look-up ─▶ sessions of the tap? none: leave
-//!   ─▶ tc_decide, cgroup_decide ─▶ tc_capture, cgroup_capture
+//!   ─▶ tc_decide, cgroup_decide, or the tap's own program ─▶ tc_capture, cgroup_capture
 //! a recorded tap: ─▶ tc_look_back ─▶ tc_decide, if it has sessions
 //! ```
 //! - [`taps`]: which tap a packet belongs to, and which hook owns it.
@@ -81,7 +81,7 @@ pub(crate) fn tc_look_back(ctx: TcContext) -> i32 {
     let skb = Skb::of(&ctx);
     look_back::record::<false>(skb);
     if skb.sessions() != 0 {
-        stage::decide_on::<false>(&ctx);
+        stage::decide_on::<false>(&ctx, skb);
     }
     TCX_NEXT
 }

@@ -46,6 +46,11 @@ pub(crate) static CGROUP_TAPS: HashMap<u64, u32> = HashMap::with_max_entries(TAP
 #[map]
 pub(crate) static TAP_SESSIONS: Array<u64> = Array::with_max_entries(TAP_SLOTS, 0);
 
+/// tap index -> sessions whose filters the tap's program has, in [`TC_FILTERS`] or
+/// [`CGROUP_FILTERS`].
+#[map]
+pub(crate) static TAP_COVERED: Array<u64> = Array::with_max_entries(TAP_SLOTS, 0);
+
 /// tap index -> packets that were looked at for some session.
 #[map]
 pub(crate) static TAP_SEEN: PerCpuArray<u64> = PerCpuArray::with_max_entries(TAP_SLOTS, 0);
@@ -93,6 +98,13 @@ pub(crate) static LOOK_BACK_TAPS: Array<u32> = Array::with_max_entries(TAP_SLOTS
 
 #[map]
 pub(crate) static LOOK_BACK_FLOWS: Array<FlowState> = Array::with_max_entries(FLOWS, 0);
+
+/// tap index -> the tap's program: does what `decide` does, as machine code.
+#[map]
+pub(crate) static TC_FILTERS: ProgramArray = ProgramArray::with_max_entries(TAP_SLOTS, 0);
+
+#[map]
+pub(crate) static CGROUP_FILTERS: ProgramArray = ProgramArray::with_max_entries(TAP_SLOTS, 0);
 
 /// Size set at load.
 #[map]

@@ -62,11 +62,12 @@ impl Skb {
         gso_segs,
     }
 
-    /// A word of the programs' own.
+    /// A word of the programs' own. Any number to the verifier, also right after it was set:
+    /// what it knows of the number that was set differs by the way there.
     #[inline(always)]
     pub(crate) fn cb(&self, word: usize) -> u32 {
         // SAFETY: as for the fields; `word` is a constant below 5.
-        unsafe { (*self.0).cb[word] }
+        unsafe { (&raw const (*self.0).cb[word]).read_volatile() }
     }
 
     #[inline(always)]

@@ -5,7 +5,7 @@ use remora_agent_common::stage::{
     STAGE_CAPTURE, STAGE_DECIDE, STAGE_LOOK_BACK, WORK_HOOK, WORK_RING, WORK_SESSIONS, WORK_TAP,
 };
 
-use crate::{maps, skb::Skb};
+use crate::{maps, skb::Skb, table};
 
 /// The programs of a program type: the kernel keeps types apart. `L3`: the cgroup programs'.
 #[inline(always)]
@@ -14,6 +14,16 @@ fn stages<const L3: bool>() -> &'static ProgramArray {
         &maps::CGROUP_STAGES
     } else {
         &maps::TC_STAGES
+    }
+}
+
+/// The taps' programs.
+#[inline(always)]
+fn filters<const L3: bool>() -> &'static ProgramArray {
+    if L3 {
+        &maps::CGROUP_FILTERS
+    } else {
+        &maps::TC_FILTERS
     }
 }
 
@@ -44,19 +54,39 @@ impl Work {
     }
 }
 
-/// Hands a packet to what decides which of its sessions take it. Returns only if that could not be
-/// called, which does not happen once the agent has loaded all programs.
+/// Hands a packet to what decides which of its sessions take it: the tap's program, or the `decide`
+/// stage. Returns only if that could not be called, which does not happen once the agent has loaded
+/// all programs.
 #[inline(always)]
 pub(crate) fn decide<const L3: bool>(ctx: &impl EbpfContext, skb: Skb, work: Work) {
     work.set(skb);
-    decide_on::<L3>(ctx);
+    decide_on::<L3>(ctx, skb);
 }
 
 /// The same for a packet that brings its work from an earlier stage.
 #[inline(always)]
-pub(crate) fn decide_on<const L3: bool>(ctx: &impl EbpfContext) {
-    // SAFETY: nothing here needs to be dropped.
+pub(crate) fn decide_on<const L3: bool>(ctx: &impl EbpfContext, skb: Skb) {
+    // As told, and not as known here: the verifier would follow what comes for each way here.
+    let Work { sessions, tap, .. } = Work::of(skb);
+    if is_covered(skb, tap, sessions) {
+        // It comes back only if the tap has just lost its program.
+        // SAFETY: nothing here needs to be dropped.
+        unsafe { filters::<L3>().tail_call(ctx, tap) };
+    }
+    // SAFETY: as above.
     unsafe { stages::<L3>().tail_call(ctx, STAGE_DECIDE) };
+}
+
+/// The tap's program has the filters of all the packet's sessions. It looks at the packet's bytes,
+/// so a tag that is beside them is not for it.
+#[inline(always)]
+fn is_covered(skb: Skb, tap: u32, sessions: u64) -> bool {
+    let covered = match table::array_mut(&maps::TAP_COVERED, tap) {
+        // SAFETY: it points into a map value.
+        Some(covered) => unsafe { covered.read_volatile() },
+        None => 0,
+    };
+    sessions & !covered == 0 && skb.vlan_present() == 0
 }
 
 /// Hands a packet of a recorded tap to its look-back ring, whose program hands it on to `decide` if

@@ -83,7 +83,13 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         flow_cutoff: args.flow_cutoff,
         keep: Duration::from_secs(args.look_back_keep),
     };
-    let kernel = KernelSide::new(loaded.tables, programs, loaded.look_back, look_back)?;
+    let kernel = KernelSide::new(
+        loaded.tables,
+        programs,
+        loaded.filters,
+        loaded.look_back,
+        look_back,
+    )?;
     let mut supervisor = Supervisor::default();
     let (consumer, reader) = Consumer::new(loaded.ring);
     supervisor
@@ -131,6 +137,8 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         store_quota_bytes: store.quota_bytes(),
         records_stale: totals.stale.load(Ordering::Relaxed),
         records_malformed: totals.malformed.load(Ordering::Relaxed),
+        filters_loaded: kernel.upgrade().loaded(),
+        filters_refused: kernel.upgrade().refused(),
         taps: attached(&kernel, &named),
     });
     let socket = Socket::bind(&args.socket, &peers).await?;

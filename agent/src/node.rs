@@ -15,6 +15,9 @@ pub struct NodeNumbers {
     /// Ring records of no running session.
     pub records_stale: u64,
     pub records_malformed: u64,
+    /// Programs of machine code made of taps' filters, and how often that failed.
+    pub filters_loaded: u64,
+    pub filters_refused: u64,
     /// Interfaces that programs are attached to.
     pub taps: Vec<TapInfo>,
 }

@@ -52,6 +52,9 @@ impl Node for NodeService {
             records_stale,
             records_malformed,
             taps,
+            // Told as metrics.
+            filters_loaded: _,
+            filters_refused: _,
         } = numbers();
         Ok(Response::new(v1::StatusResponse {
             node: node.name.clone(),

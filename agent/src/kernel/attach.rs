@@ -68,7 +68,7 @@ pub struct Programs {
     clsact: Option<Clsact>,
     /// Nothing is attached any more.
     closed: bool,
-    /// Kept, not used: see [`Stages`].
+    /// Kept, not used: see [`CallTable`](super::program::CallTable).
     _stages: Stages,
 }
 

@@ -15,6 +15,7 @@ use super::{
     look_back::LookBackMaps,
     ring::WAKE_PARTS,
     stages::{CGROUP_STAGES, Stages, TC_STAGES},
+    upgrade::FilterTables,
 };
 
 /// The object that `cargo xtask build` made; empty if this build had none.
@@ -166,6 +167,7 @@ pub struct Loaded {
     pub programs: Programs,
     pub ring: Ring,
     pub look_back: LookBackMaps,
+    pub filters: FilterTables,
     /// Programs with the number of instructions that the verifier processed.
     pub verified: Vec<(&'static str, u32)>,
 }
@@ -215,6 +217,7 @@ pub fn load(options: LoadOptions) -> Result<Loaded, KernelError> {
         }
     };
     let stages = Stages::set(&mut ebpf)?;
+    let filters = FilterTables::take(&mut ebpf, &stages)?;
     let tables = Tables::take(&mut ebpf)?;
     let look_back = LookBackMaps::take(&mut ebpf)?;
     let ring =
@@ -227,6 +230,7 @@ pub fn load(options: LoadOptions) -> Result<Loaded, KernelError> {
         programs: Programs::new(ebpf, stages),
         ring: Ring::new(ring, logger)?,
         look_back,
+        filters,
         verified,
     })
 }

@@ -7,6 +7,8 @@
 //! - [`ring`]: the ring's reading end.
 //! - [`look_back`]: the look-back rings.
 //! - [`side`]: all of it as sessions use it; implements [`crate::session::Taps`].
+//! - [`translate`]: filter programs as machine code. [`program`]: loading and running it.
+//!   [`upgrade`]: the sessions' filters, made into it behind their backs.
 //! - [`grace`]: waiting for programs that are running.
 //!
 //! Invariant: a session's slot, its filter, its counters and its budget are in place before a bit is set, and
@@ -20,6 +22,7 @@ pub mod load;
 pub mod look_back;
 mod pool;
 pub mod probe;
+pub mod program;
 pub mod ring;
 mod seen;
 pub mod side;
@@ -27,6 +30,8 @@ mod stages;
 pub mod tables;
 mod taps;
 mod tc;
+pub mod translate;
+pub mod upgrade;
 
 pub use attach::{InterfaceHook, Programs, remove_leftovers};
 pub use load::{KernelError, LoadOptions, Loaded, load};
@@ -34,3 +39,4 @@ pub use look_back::{LookBack, LookBackOptions};
 pub use ring::Ring;
 pub use side::KernelSide;
 pub use tables::Tables;
+pub use upgrade::{FilterTables, Upgrade};

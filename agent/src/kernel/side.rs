@@ -9,7 +9,7 @@ use remora_agent_common::look_back::FlowState;
 use remora_capture::session::{LookBackRing, TapInfo};
 
 use super::{
-    InterfaceHook, KernelError, LookBack, LookBackOptions, Programs, Tables,
+    FilterTables, InterfaceHook, KernelError, LookBack, LookBackOptions, Programs, Tables, Upgrade,
     look_back::LookBackMaps,
 };
 use crate::{
@@ -28,25 +28,29 @@ pub struct KernelSide {
     /// Held for the milliseconds of an attach; arming never takes it.
     programs: Arc<Mutex<Programs>>,
     look_back: Arc<LookBack>,
+    upgrade: Arc<Upgrade>,
     hook: InterfaceHook,
 }
 
 impl KernelSide {
     /// # Errors
-    /// The kernel has no memory for look-back.
+    /// The kernel has no memory for look-back, or no thread for filters.
     pub fn new(
         tables: Tables,
         programs: Programs,
+        filters: FilterTables,
         look_back: LookBackMaps,
         options: LookBackOptions,
     ) -> Result<Self, KernelError> {
         let tables = Arc::new(tables);
         let look_back = LookBack::new(look_back, options, Arc::clone(&tables))?;
+        let upgrade = Upgrade::start(filters, Arc::clone(&tables))?;
         Ok(Self {
             tables,
             hook: programs.hook(),
             programs: Arc::new(Mutex::new(programs)),
             look_back: Arc::new(look_back),
+            upgrade: Arc::new(upgrade),
         })
     }
 
@@ -125,6 +129,11 @@ impl KernelSide {
     pub fn tidy_look_back(&self) -> HashSet<TapId> {
         self.look_back.tidy();
         self.look_back.taps()
+    }
+
+    /// Filters as machine code.
+    pub fn upgrade(&self) -> &Upgrade {
+        &self.upgrade
     }
 
     /// How the programs are on interfaces.
@@ -216,6 +225,7 @@ impl Taps for KernelSide {
             KernelError::PoolFull { .. } => StartError::Quota(error.to_string()),
             _ => StartError::Kernel(error.to_string()),
         })?;
+        self.upgrade.look_at(taps);
         if !arming.spec.look_back.is_zero() {
             for tap in taps {
                 if let Err(error) = self.look_back.freeze(tap.id) {
@@ -228,6 +238,7 @@ impl Taps for KernelSide {
 
     fn disarm(&self, slot: Slot, taps: &[BoundTap]) {
         self.tables.disarm(slot, taps);
+        self.upgrade.look_at(taps);
     }
 
     fn grace(&self) {
@@ -242,6 +253,7 @@ impl Taps for KernelSide {
         for tap in taps {
             self.tables.leave(tap.id);
         }
+        self.upgrade.look_at(taps);
     }
 
     fn is_bound(&self, tap: TapId) -> bool {

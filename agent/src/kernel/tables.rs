@@ -1,8 +1,9 @@
 //! The maps, typed.
 
 use std::{
+    collections::BTreeMap,
     fmt,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use aya::{
@@ -16,7 +17,10 @@ use remora_agent_common::{
     session::{Budget, Session},
     tap::{Gate, TAP_FLIP, TAP_LOOPBACK_ONLY, Tap},
 };
-use remora_capture::{filter::Meaning, session::TapInfo};
+use remora_capture::{
+    filter::Meaning,
+    session::{SessionSpec, TapInfo},
+};
 
 use super::{
     KernelError, grace,
@@ -40,6 +44,7 @@ struct Maps {
     ifindex_taps_high: HashMap<MapData, u32, u32>,
     cgroup_taps: HashMap<MapData, u64, u32>,
     tap_sessions: Array<MapData, u64>,
+    tap_covered: Array<MapData, u64>,
     tap_seen: TapSeen,
     taps: Array<MapData, Layout<Tap>>,
     sessions: Array<MapData, Layout<Session>>,
@@ -49,11 +54,32 @@ struct Maps {
     cpus: usize,
     table: TapTable,
     seen: Vec<Seen>,
+    /// By slot, while it is armed.
+    filters: Vec<Option<ArmedFilter>>,
+    /// What `tap_covered` holds, where that is not 0.
+    covered: BTreeMap<u32, u64>,
     /// Sessions armed, and those of them that take ingress.
     armed: u64,
     ingress: u64,
     /// Taps with a look-back ring.
     recorded: u32,
+}
+
+/// The filter of a session that is armed.
+#[derive(Clone, Debug)]
+pub(super) struct ArmedFilter {
+    pub(super) slot: u32,
+    pub(super) generation: u32,
+    pub(super) spec: Arc<SessionSpec>,
+}
+
+/// The filters of the sessions of a tap.
+#[derive(Clone, Debug)]
+pub(super) struct TapFilters {
+    pub(super) tap: TapId,
+    pub(super) hook: TapHook,
+    /// By their slots.
+    pub(super) sessions: Vec<ArmedFilter>,
 }
 
 impl fmt::Debug for Tables {
@@ -72,6 +98,7 @@ impl Tables {
             ifindex_taps_high: typed(ebpf, "IFINDEX_TAPS_HIGH")?,
             cgroup_taps: typed(ebpf, "CGROUP_TAPS")?,
             tap_sessions: typed(ebpf, "TAP_SESSIONS")?,
+            tap_covered: typed(ebpf, "TAP_COVERED")?,
             tap_seen: typed(ebpf, "TAP_SEEN")?,
             taps: typed(ebpf, "TAPS")?,
             sessions: typed(ebpf, "SESSIONS")?,
@@ -82,6 +109,8 @@ impl Tables {
                 .map_err(|(_, error)| KernelError::Io("count the machine's CPUs", error))?,
             table: TapTable::new(TAP_SLOTS, CGROUP_LEVELS),
             seen: (0..SESSION_SLOTS).map(|_| Seen::default()).collect(),
+            filters: vec![None; SESSION_SLOTS as usize],
+            covered: BTreeMap::new(),
             armed: 0,
             ingress: 0,
             recorded: 0,
@@ -210,11 +239,7 @@ impl Tables {
         if maps.table.interface(ifindex).is_some() {
             log_failure(maps.point_interface(ifindex, 0));
             if let Some(index) = maps.table.interface_gone(ifindex) {
-                log_failure(
-                    maps.tap_sessions
-                        .set(index, 0, 0)
-                        .map_err(failed("TAP_SESSIONS")),
-                );
+                log_failure(maps.no_sessions(index));
             }
         }
     }
@@ -242,11 +267,7 @@ impl Tables {
                 }
                 log_failure(maps.write_gate());
             }
-            log_failure(
-                maps.tap_sessions
-                    .set(index, 0, 0)
-                    .map_err(failed("TAP_SESSIONS")),
-            );
+            log_failure(maps.no_sessions(index));
         }
     }
 
@@ -291,6 +312,13 @@ impl Tables {
         if let Some(entry) = maps.seen.get_mut(slot as usize) {
             *entry = seen;
         }
+        if let Some(filter) = maps.filters.get_mut(slot as usize) {
+            *filter = Some(ArmedFilter {
+                slot,
+                generation: arming.generation,
+                spec: Arc::clone(&arming.spec),
+            });
+        }
         let bit = 1u64 << slot;
         maps.armed |= bit;
         if entry.directions & remora_agent_common::session::DIRECTION_INGRESS != 0 {
@@ -310,8 +338,16 @@ impl Tables {
     pub fn disarm(&self, slot: Slot, taps: &[BoundTap]) {
         let mut maps = self.maps();
         let bit = 1u64 << slot.0;
-        for tap in taps {
-            log_failure(maps.flip(tap.id, |sessions| sessions & !bit));
+        for BoundTap { id, .. } in taps {
+            log_failure(maps.flip(*id, |sessions| sessions & !bit));
+            // Or the slot's next session would be taken for it.
+            if maps.table.is_bound(*id) {
+                let covered = maps.covered.get(&id.index).copied().unwrap_or(0);
+                log_failure(maps.set_covered(id.index, covered & !bit));
+            }
+        }
+        if let Some(filter) = maps.filters.get_mut(slot.0 as usize) {
+            *filter = None;
         }
         maps.armed &= !bit;
         maps.ingress &= !bit;
@@ -341,6 +377,45 @@ impl Tables {
             sum.seen = seen.packets(&maps.tap_seen);
         }
         sum
+    }
+
+    /// What is bound to a tap's index, and the filters of its sessions.
+    pub(super) fn filters(&self, index: u32) -> Option<TapFilters> {
+        let maps = self.maps();
+        let (tap, hook) = maps.table.at(index)?;
+        let armed = match maps.tap_sessions.get(&index, 0) {
+            Ok(armed) => armed,
+            Err(error) => {
+                log_failure(Err(failed("TAP_SESSIONS")(error)));
+                return None;
+            }
+        };
+        let filters = maps.filters.iter().flatten();
+        Some(TapFilters {
+            tap,
+            hook,
+            sessions: filters
+                .filter(|filter| armed >> filter.slot & 1 != 0)
+                .cloned()
+                .collect(),
+        })
+    }
+
+    /// The tap's program has the filters of these sessions, given as slot and generation, and whoever
+    /// calls it from now on finds that program. Sessions that have ended meanwhile are left out.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub(super) fn cover(&self, tap: TapId, sessions: &[(u32, u32)]) -> Result<(), KernelError> {
+        let mut maps = self.maps();
+        if !maps.table.is_bound(tap) {
+            return Ok(());
+        }
+        let filters = maps.filters.iter().flatten();
+        let covered = filters
+            .filter(|filter| sessions.contains(&(filter.slot, filter.generation)))
+            .fold(0, |covered, filter| covered | 1 << filter.slot);
+        maps.set_covered(tap.index, covered)
     }
 
     /// Waits until nothing runs that ran when it was called. Blocks for milliseconds.
@@ -381,9 +456,7 @@ impl Maps {
             .ok_or(KernelError::TapsFull(TAP_SLOTS - 1))?;
         tap.generation = id.generation;
         // Nothing points to the index yet.
-        self.tap_sessions
-            .set(id.index, 0, 0)
-            .map_err(failed("TAP_SESSIONS"))?;
+        self.no_sessions(id.index)?;
         self.taps
             .set(id.index, Layout(tap), 0)
             .map_err(failed("TAPS"))?;
@@ -419,6 +492,27 @@ impl Maps {
         self.tap_sessions
             .set(tap.index, change(before), 0)
             .map_err(failed("TAP_SESSIONS"))
+    }
+
+    fn no_sessions(&mut self, index: u32) -> Result<(), KernelError> {
+        self.tap_sessions
+            .set(index, 0, 0)
+            .map_err(failed("TAP_SESSIONS"))?;
+        self.set_covered(index, 0)
+    }
+
+    fn set_covered(&mut self, index: u32, covered: u64) -> Result<(), KernelError> {
+        let before = if covered == 0 {
+            self.covered.remove(&index)
+        } else {
+            self.covered.insert(index, covered)
+        };
+        if before.unwrap_or(0) == covered {
+            return Ok(());
+        }
+        self.tap_covered
+            .set(index, covered, 0)
+            .map_err(failed("TAP_COVERED"))
     }
 
     fn write_gate(&mut self) -> Result<(), KernelError> {

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::session::{CgroupScope, LinkEnd, TapId};
+use crate::session::{CgroupScope, LinkEnd, TapHook, TapId};
 
 /// What a tap index is bound to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,6 +131,19 @@ impl TapTable {
             self.unbind(index);
         }
         Some(index)
+    }
+
+    /// What is bound to an index and not gone.
+    pub(super) fn at(&self, index: u32) -> Option<(TapId, TapHook)> {
+        let id = TapId {
+            index,
+            generation: self.entries.get(index as usize)?.generation,
+        };
+        let hook = match self.point(index)? {
+            Point::Interface { .. } => TapHook::Tc,
+            Point::Cgroup { .. } => TapHook::Cgroup,
+        };
+        self.is_bound(id).then_some((id, hook))
     }
 
     /// Bound and not gone.

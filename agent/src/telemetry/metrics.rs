@@ -134,6 +134,16 @@ pub(super) fn render(captures: &[CaptureState], node: &NodeNumbers) -> String {
         node.records_stale,
     );
     counter(
+        "filter_programs_loaded",
+        "Programs of machine code that were made of a tap's filters and loaded",
+        node.filters_loaded,
+    );
+    counter(
+        "filter_programs_refused",
+        "Taps' filters that stay with the interpreter: too long together, or refused by the kernel",
+        node.filters_refused,
+    );
+    counter(
         "records_malformed",
         "Ring records that did not parse",
         node.records_malformed,

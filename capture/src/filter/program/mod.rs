@@ -128,11 +128,21 @@ impl Program {
     /// Takes no packet.
     #[must_use]
     pub fn reject_all() -> Self {
+        Self::returning(0)
+    }
+
+    /// Takes every packet.
+    #[must_use]
+    pub fn take_all() -> Self {
+        Self::returning(u32::MAX)
+    }
+
+    fn returning(k: u32) -> Self {
         Self(Arc::new([Instruction {
             code: operation::RETURN_CONSTANT,
             jt: 0,
             jf: 0,
-            k: 0,
+            k,
         }]))
     }
 
