@@ -94,6 +94,7 @@ pub(crate) fn tc_decide(ctx: TcContext) -> i32 {
 
 #[cgroup_skb]
 pub(crate) fn cgroup_decide(ctx: SkBuffContext) -> i32 {
+    stage::tap_filter::<true>(&ctx, Skb::of(&ctx));
     decide::<true>(&ctx);
     PASS
 }
