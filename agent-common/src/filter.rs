@@ -20,6 +20,14 @@ pub const PROTOCOL_ANY: u8 = 0;
 pub const PROTOCOL_TCP: u8 = 6;
 pub const PROTOCOL_UDP: u8 = 17;
 pub const PROTOCOL_SCTP: u8 = 132;
+
+/// Its header begins with source and destination port.
+#[must_use]
+#[inline(always)]
+pub const fn has_ports(protocol: u8) -> bool {
+    matches!(protocol, PROTOCOL_TCP | PROTOCOL_UDP | PROTOCOL_SCTP)
+}
+
 /// IPv6 fragment header.
 const PROTOCOL_FRAGMENT: u8 = 44;
 
@@ -110,10 +118,11 @@ pub trait NetworkBytes {
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
 }
 
-const ETHERTYPE_IPV4: u16 = 0x0800;
+/// EtherTypes, host byte order.
+pub const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_ARP: u16 = 0x0806;
 const ETHERTYPE_RARP: u16 = 0x8035;
-const ETHERTYPE_IPV6: u16 = 0x86dd;
+pub const ETHERTYPE_IPV6: u16 = 0x86dd;
 
 impl Flow {
     /// Decodes a packet. One that is too short for what its headers promise has no protocol, no
@@ -210,7 +219,7 @@ impl Flow {
 
     #[inline(always)]
     fn decode_ports(&mut self, packet: &impl NetworkBytes, offset: u32, zero: u32) {
-        if !matches!(self.protocol, PROTOCOL_TCP | PROTOCOL_UDP | PROTOCOL_SCTP) {
+        if !has_ports(self.protocol) {
             return;
         }
         if let Some(ports) = packet.load::<4>(offset) {

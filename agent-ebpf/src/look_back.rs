@@ -4,8 +4,10 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use remora_agent_common::{
+    filter::ETHERTYPE_IPV6,
     look_back::{
-        FlowState, HEAD_BYTES, PAGE_BYTES, PAGE_SHIFT, RECORD_MAX, RingHead, flow_index, flow_tag,
+        FLOW_BYTES, FLOW_BYTES_IPV6, FlowState, HEAD_BYTES, PAGE_BYTES, PAGE_SHIFT, RECORD_MAX,
+        RingHead, flow_hash, flow_hash_ipv6, flow_index, flow_tag,
     },
     record::{HEADER_LEN, HOOK_CGROUP_INGRESS, HOOK_TCX_INGRESS, KIND_LOOK_BACK},
     session::{DIRECTION_EGRESS, DIRECTION_INGRESS},
@@ -17,7 +19,7 @@ use crate::{
     counters::fetch_add,
     maps, ring,
     scratch::{self, Scratch},
-    skb::Skb,
+    skb::{InScratch, Skb},
     table,
 };
 
@@ -75,12 +77,32 @@ fn describe(skb: Skb, s: &mut Scratch) {
     s.time_ns = unsafe { bpf_ktime_get_ns() };
 }
 
+/// The flow's hash, by way of the scratch; 0 of a packet that is too short to tell.
+#[inline(always)]
+fn hash<const L3: bool>(skb: Skb, s: &mut Scratch, key: u64) -> u32 {
+    // SAFETY: the scratch is the caller's.
+    let packet = unsafe { InScratch::of::<L3>(skb, s) };
+    let ethertype = skb.ethertype();
+    if ethertype == ETHERTYPE_IPV6 {
+        // The last word is half a word: ports.
+        if !packet.fill::<{ FLOW_BYTES_IPV6 - 4 }>(0) {
+            return 0;
+        }
+        return flow_hash_ipv6(&s.network, key);
+    }
+    if !packet.fill::<FLOW_BYTES>(0) {
+        return 0;
+    }
+    let [first, second, third, ..] = s.network;
+    flow_hash(ethertype, &[first, second, third], key)
+}
+
 /// Counts the packet for its flow. Two CPUs that do so for the same flow at the same time may both
 /// count for one: then more is kept than the cutoff says.
 #[inline(always)]
 fn is_kept<const L3: bool>(skb: Skb, head: *mut RingHead, s: &mut Scratch) -> bool {
     // SAFETY: it points into a map value.
-    let hash = skb.flow_hash::<L3>(s, unsafe { (*head).cookie });
+    let hash = hash::<L3>(skb, s, unsafe { (*head).cookie });
     let tag = flow_tag(hash, s.tap, s.generation, s.direction);
     let index = flow_index(hash, s.tap, s.direction);
     let Some(flow) = table::array_mut::<FlowState>(&maps::LOOK_BACK_FLOWS, index) else {

@@ -7,7 +7,7 @@
 //!
 //! gate: nothing armed? leave ─▶ tap look-up ─▶ sessions of the tap? none: leave
 //!   ─▶ tc_decide, cgroup_decide, or the tap's own program ─▶ tc_capture, cgroup_capture
-//! a recorded tap: ─▶ tc_look_back ─▶ tc_decide, if it has sessions
+//! a recorded tap: ─▶ tc_look_back ─▶ the same, if it has sessions
 //! ```
 //! - [`taps`]: which tap a packet belongs to, and which hook owns it.
 //! - [`stage`]: from one program to the next.

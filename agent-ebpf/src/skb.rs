@@ -8,18 +8,13 @@ use aya_ebpf::{
     helpers::{bpf_skb_cgroup_id, bpf_skb_load_bytes},
 };
 use remora_agent_common::{
-    filter::NetworkBytes,
-    look_back::{FLOW_BYTES, FLOW_BYTES_IPV6, flow_hash, flow_hash_ipv6},
-    record::ETHERNET_HEADER,
-    stage::WORK_SESSIONS,
+    filter::NetworkBytes, look_back::FLOW_BYTES_IPV6, record::ETHERNET_HEADER, stage::WORK_SESSIONS,
 };
 
 use crate::scratch::Scratch;
 
 /// Bytes of a VLAN tag, which the file's frame has beyond the packet's own.
 pub(crate) const VLAN_TAG: u32 = 4;
-
-const ETHERTYPE_IPV6: u16 = 0x86dd;
 
 #[derive(Clone, Copy)]
 #[repr(transparent)]
@@ -92,30 +87,6 @@ impl Skb {
     pub(crate) fn cgroup_id(&self) -> u64 {
         // SAFETY: the pointer is the program's context.
         unsafe { bpf_skb_cgroup_id(self.0) }
-    }
-
-    /// Copies the bytes from the network header on that tell the flow into a map, where no barrier
-    /// makes them slow, and hashes them. A packet that is too short for them is of flow 0.
-    #[inline(always)]
-    pub(crate) fn flow_hash<const L3: bool>(&self, s: &mut Scratch, key: u64) -> u32 {
-        let offset = if L3 { 0 } else { ETHERNET_HEADER };
-        let to = (&raw mut s.network).cast();
-        let ethertype = self.ethertype();
-        // SAFETY: the words have room for both, and the helper has written what is read.
-        unsafe {
-            if ethertype == ETHERTYPE_IPV6 {
-                let len = FLOW_BYTES_IPV6 as u32 - 4;
-                if bpf_skb_load_bytes(self.0.cast(), offset, to, len) != 0 {
-                    return 0;
-                }
-                return flow_hash_ipv6(&s.network, key);
-            }
-            if bpf_skb_load_bytes(self.0.cast(), offset, to, FLOW_BYTES as u32) != 0 {
-                return 0;
-            }
-        }
-        let [first, second, third, ..] = s.network;
-        flow_hash(ethertype, &[first, second, third], key)
     }
 
     /// Copies `len` bytes from the packet's start to `to`.
@@ -194,22 +165,31 @@ impl InScratch {
             scratch,
         }
     }
+
+    /// Fills the scratch's words with `N` bytes at `offset`; false if the packet is shorter.
+    #[inline(always)]
+    pub(crate) fn fill<const N: usize>(&self, offset: u32) -> bool {
+        const { assert!(N <= FLOW_BYTES_IPV6) };
+        let Network { skb, offset: start } = self.network;
+        // SAFETY: the scratch is the caller's, and its words have room for N bytes.
+        unsafe {
+            let to = (&raw mut (*self.scratch).network).cast();
+            bpf_skb_load_bytes(skb.0.cast(), start + offset, to, N as u32) == 0
+        }
+    }
 }
 
 impl NetworkBytes for InScratch {
     #[inline(always)]
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        const { assert!(N <= FLOW_BYTES_IPV6) };
-        // SAFETY: the scratch is the caller's, and its words have room for N bytes; the helper has
-        // written what is read.
-        unsafe {
-            let to = &raw mut (*self.scratch).network;
-            let Network { skb, offset: start } = self.network;
-            if bpf_skb_load_bytes(skb.0.cast(), start + offset, to.cast(), N as u32) == 0 {
-                Some(to.cast::<[u8; N]>().read())
-            } else {
-                None
-            }
+        if !self.fill::<N>(offset) {
+            return None;
         }
+        // SAFETY: as in `fill`, which has written what is read.
+        Some(unsafe {
+            (&raw const (*self.scratch).network)
+                .cast::<[u8; N]>()
+                .read()
+        })
     }
 }

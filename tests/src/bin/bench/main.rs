@@ -99,9 +99,15 @@ impl Args {
             None => &[Way::In, Way::Out],
         };
         let only = self.only.as_deref().unwrap_or_default();
+        let asked_for = |subject: &Subject| subject.name().contains(only);
+        ensure!(
+            Subject::ALL.iter().any(asked_for),
+            "--only: no row has {only:?} in its name; there are: {}",
+            Subject::ALL.map(Subject::name).join("; ")
+        );
         let subjects = Subject::ALL
             .into_iter()
-            .filter(|subject| *subject == Subject::Control || subject.name().contains(only));
+            .filter(|subject| *subject == Subject::Control || asked_for(subject));
         Ok(Plan {
             ways,
             subjects: subjects.collect(),

@@ -153,8 +153,10 @@ impl Round<'_> {
             ),
             (Subject::AgentFull, Some(whole)),
         ];
-        let wanted = |(subject, _): &(Subject, _)| self.is_wanted(*subject);
-        for (subject, spec) in sessions.into_iter().filter(wanted).collect::<Vec<_>>() {
+        for (subject, spec) in sessions {
+            if !self.is_wanted(subject) {
+                continue;
+            }
             for size in SIZES {
                 let run = self.agent_run(&agent, spec.clone(), size)?;
                 self.add(subject, size, run)?;
