@@ -7,6 +7,7 @@ use aya_ebpf::{
 };
 use remora_agent_common::{
     ABI_VERSION, IFINDEX_ARRAY, SESSION_SLOTS, TAP_SLOTS,
+    checkpoint::Checkpoint,
     counters::SessionCounters,
     look_back::{FLOWS, FlowState, PAGE_VALUE, RING_SLOTS},
     program::{Instruction, PROGRAM_POOL},
@@ -109,3 +110,7 @@ pub(crate) static CGROUP_FILTERS: ProgramArray = ProgramArray::with_max_entries(
 /// Size set at load.
 #[map]
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(16 << 20, 0);
+
+/// How far user space has come with [`EVENTS`]; no program looks at it.
+#[map]
+pub(crate) static CHECKPOINT: Array<Checkpoint> = Array::with_max_entries(1, 0);

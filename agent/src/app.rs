@@ -1,10 +1,12 @@
 //! The running agent. The only place that knows every module.
 //!
-//! Start: data directory (lock, repair) → eBPF object → cgroup root → ring consumer → driver →
-//! link watch → sockets. Stop: captures drained → sockets closed → programs and maps gone with the
-//! process.
+//! Start: data directory (lock) → pins → eBPF object → cgroup root → captures that go on, repair of
+//! the others → driver → ring consumer → link watch → sockets. Stop: captures drained → sockets closed
+//! → programs and maps gone with the process; with pins captures of files stay as they are.
 
 use std::{
+    collections::BTreeSet,
+    path::Path,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -23,10 +25,13 @@ use crate::{
     api::{PeerPolicy, ServerParts, StatusSource, serve, server::Socket},
     args::RunArgs,
     clock,
-    kernel::{self, KernelSide, LoadOptions, LookBackOptions, look_back::Budget},
+    kernel::{
+        self, KernelSide, LoadOptions, LookBackOptions, Pins, look_back::Budget, pins::Unpinned,
+        progress::Progress,
+    },
     node::{AskNumbers, NodeFacts, NodeNumbers},
-    session::{Driver, DriverHandle, DriverParts, driver},
-    sink::{SessionOutputs, Store},
+    session::{Driver, DriverHandle, DriverParts, Standing, driver},
+    sink::{SessionOutputs, Store, outputs::Pinned},
     supervisor::Supervisor,
     target::{CgroupRoot, LinkWatcher, Resolver},
     telemetry::{AdminParts, AdminSocket},
@@ -51,19 +56,13 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         None => CgroupRoot::find()?,
     };
     let store = Arc::new(Store::open(&args.data_dir, args.quota, node.clone())?);
-    for recovered in store.recover()? {
-        tracing::warn!(
-            capture = %recovered.state.id,
-            packets = recovered.state.counts.written,
-            truncated_bytes = recovered.truncated_bytes,
-            "closed a capture that an agent left open when it died"
-        );
-    }
+    let (pins, standing) = left(args.pin.as_deref(), &store)?;
 
     let ring_bytes = u32::try_from(args.ring_size).context("--ring-size is too large")?;
     let loaded = kernel::load(LoadOptions {
         ring_bytes,
         log: log::LevelFilter::Debug,
+        pins: pins.as_ref(),
     })?;
     tracing::debug!(verified = ?loaded.verified, "loaded the programs");
     let mut programs = loaded.programs;
@@ -76,6 +75,11 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
             "removed the filters that an agent left when it died"
         );
     }
+    let is_pinned = pins.is_some();
+    let interfaces = match pins {
+        Some(pins) => programs.pin(pins)?,
+        None => BTreeSet::new(),
+    };
     programs.attach_cgroup_root(root.mount())?;
     let look_back = LookBackOptions {
         budget: Budget::new(args.look_back_memory, args.look_back_pod)
@@ -90,11 +94,25 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         loaded.look_back,
         look_back,
     )?;
+    let standing = if standing.is_empty() {
+        standing
+    } else {
+        kernel.restore(standing, &interfaces)?
+    };
+    for recovered in store.recover(&standing)? {
+        tracing::warn!(
+            capture = %recovered.state.id,
+            packets = recovered.state.counts.written,
+            truncated_bytes = recovered.truncated_bytes,
+            "closed a capture that an agent left open when it died"
+        );
+    }
     let mut supervisor = Supervisor::default();
-    let (consumer, reader) = Consumer::new(loaded.ring);
-    supervisor
-        .spawn_thread("ring-consumer", || reader.run())
-        .context("failed to start the ring's reader")?;
+    let (consumer, mut reader) = Consumer::new(loaded.ring);
+    let pinned = loaded.progress.map(|Progress { keep, last }| {
+        reader.keep_progress(keep, last.clone());
+        Pinned { last }
+    });
     let watcher = LinkWatcher::new().context("failed to watch the interfaces")?;
     let resolver = Arc::new(Resolver::with_known(root, watcher.known_veths()));
     let totals = Arc::clone(&consumer.totals);
@@ -108,6 +126,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         node: node.clone(),
         runtime: Handle::current(),
         rings: Arc::new(kernel.clone()),
+        pinned,
     };
     let (driver, handle) = Driver::new(DriverParts {
         taps: Arc::new(kernel.clone()),
@@ -116,8 +135,13 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         node: node.name.clone(),
         now_ns: clock::monotonic_ns,
         known: store.finished()?,
+        standing,
         signals,
     });
+    // Only now, for what goes on is read from where it was left.
+    supervisor
+        .spawn_thread("ring-consumer", || reader.run())
+        .context("failed to start the ring's reader")?;
 
     let (stop, stopped) = watch::channel(false);
     supervisor.spawn("driver", async move {
@@ -178,7 +202,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         error = supervisor.first_end() => Some(error),
     };
     let drained = tokio::select! {
-        drained = drain(&handle) => drained,
+        drained = drain(&handle, is_pinned) => drained,
         () = ending.asked() => {
             tracing::warn!("told twice to end: captures are left to the next start's repair");
             false
@@ -198,9 +222,43 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     }
 }
 
-async fn drain(handle: &DriverHandle) -> bool {
+/// The pins, and the sessions that go on; without any, what is pinned is begun anew.
+fn left(
+    directory: Option<&Path>,
+    store: &Store,
+) -> anyhow::Result<(Option<Pins>, Vec<Standing>)> {
+    let standing = store.standing()?;
+    let Some(directory) = directory else {
+        if !standing.is_empty() {
+            tracing::warn!(
+                captures = standing.len(),
+                "captures of an agent with --pin are closed; `remora-agent cleanup` removes what it \
+                 left in the kernel"
+            );
+        }
+        return Ok((None, Vec::new()));
+    };
+    let mut pins = Pins::open(directory)?;
+    if standing.is_empty() || !pins.are_left() {
+        let Unpinned { links, maps } = pins.remove_all()?;
+        if maps > 0 {
+            tracing::info!(links, maps, "no capture goes on: what was pinned is made anew");
+        }
+        return Ok((Some(pins), Vec::new()));
+    }
+    Ok((Some(pins), standing))
+}
+
+async fn drain(handle: &DriverHandle, is_pinned: bool) -> bool {
     tracing::info!("ending");
-    let drained = timeout(DRAIN, handle.drain()).await.is_ok();
+    let ended = async {
+        if is_pinned {
+            handle.leave().await;
+        } else {
+            handle.drain().await;
+        }
+    };
+    let drained = timeout(DRAIN, ended).await.is_ok();
     if !drained {
         tracing::error!("captures were not closed within {DRAIN:?}");
     }

@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::{kernel::InterfaceHook, telemetry::AdminAddress};
+use crate::{
+    kernel::{InterfaceHook, pins::PIN_DIRECTORY},
+    telemetry::AdminAddress,
+};
 
 /// Remora's node agent: captures packets in the kernel, for `remora` and the controller.
 #[derive(Debug, Parser)]
@@ -27,6 +30,8 @@ pub enum Command {
     /// Run the agent in the foreground
     #[command(after_help = RUN_HELP)]
     Run(RunArgs),
+    /// Remove what an agent with `--pin` left in the kernel
+    Cleanup(CleanupArgs),
     /// Say what this kernel and these rights allow, and what to do about the rest
     Doctor(DoctorArgs),
 }
@@ -37,8 +42,8 @@ Rights: CAP_BPF and CAP_NET_ADMIN, nothing else; no root. For example:
     --inh-caps=-all,+bpf,+net_admin --ambient-caps=-all,+bpf,+net_admin \\
     remora-agent run --socket /run/remora/agent.sock --data-dir /var/lib/remora
 
-SIGTERM and SIGINT end it in order: captures are closed with exact counts. A second one ends it at
-once. `remora status` asks it how it is.";
+SIGTERM and SIGINT end it in order: captures are closed with exact counts, or, with --pin, go on
+without it (all but streams) until the next agent. A second one ends it at once. `remora status` asks it how it is.";
 
 #[derive(Debug, Args)]
 pub struct RunArgs {
@@ -92,6 +97,13 @@ pub struct RunArgs {
     #[arg(long, value_enum, value_name = "HOW", default_value = "auto")]
     pub attach: Attach,
 
+    /// Captures outlive the agent: programs, counters and the ring are kept in a directory of a bpffs
+    /// (one an agent), and the next agent goes on with them. `remora-agent cleanup` removes them
+    #[arg(
+        long, value_name = "DIR", num_args = 0..=1, default_missing_value = PIN_DIRECTORY
+    )]
+    pub pin: Option<PathBuf>,
+
     /// This node's name (default: the host name)
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     pub node: Option<String>,
@@ -119,7 +131,18 @@ impl Attach {
 }
 
 #[derive(Debug, Args)]
+pub struct CleanupArgs {
+    /// Directory of the pins
+    #[arg(long, value_name = "DIR", default_value = PIN_DIRECTORY)]
+    pub pin: PathBuf,
+}
+
+#[derive(Debug, Args)]
 pub struct DoctorArgs {
+    /// Directory where an agent with --pin would keep its pins
+    #[arg(long, value_name = "DIR", default_value = PIN_DIRECTORY)]
+    pub pin: PathBuf,
+
     /// Mount point of the cgroup2 tree (default: as the machine has it mounted)
     #[arg(long, value_name = "PATH")]
     pub cgroup_root: Option<PathBuf>,

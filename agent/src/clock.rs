@@ -36,6 +36,12 @@ impl ClockOffset {
     }
 }
 
+/// CLOCK_REALTIME, nanoseconds.
+#[must_use]
+pub fn realtime_ns() -> u64 {
+    u64::try_from(read(ClockId::CLOCK_REALTIME)).unwrap_or(0)
+}
+
 /// CLOCK_MONOTONIC, nanoseconds.
 #[must_use]
 pub fn monotonic_ns() -> u64 {

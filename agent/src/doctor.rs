@@ -9,6 +9,7 @@ use crate::{
     kernel::{
         self, InterfaceHook, LoadOptions,
         load::RING_BYTES_MIN,
+        pins,
         probe::{self, SINCE, Tier},
     },
     node::NodeFacts,
@@ -90,6 +91,10 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
         vec![not_tried()]
     });
     findings.push(processes());
+    findings.push(match pins::usable(&args.pin) {
+        Ok(()) => Finding::ok(format!("pins (--pin): in {}", args.pin.display())),
+        Err(why) => Finding::lesser("pins: captures cannot outlive the agent (--pin)", why),
+    });
 
     let mut out = std::io::stdout().lock();
     for Finding { what, state } in &findings {
@@ -187,6 +192,7 @@ fn programs(root: Option<&CgroupRoot>) -> Vec<Finding> {
     let options = LoadOptions {
         ring_bytes: RING_BYTES_MIN,
         log: log::LevelFilter::Off,
+        pins: None,
     };
     let loaded = match kernel::load(options) {
         Ok(loaded) => loaded,

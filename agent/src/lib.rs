@@ -12,12 +12,13 @@
 //! - [`sink`]: files in the data directory, streams to readers.
 //! - [`api`]: the gRPC services. [`telemetry`]: metrics and health.
 //! - [`watch`]: the node's interfaces, and who is behind them.
-//! - [`app`], [`supervisor`], [`args`], [`doctor`], [`clock`], [`node`]: the program around them.
+//! - [`app`], [`supervisor`], [`args`], [`doctor`], [`cleanup`], [`clock`], [`node`]: the program around them.
 #![deny(unsafe_code)]
 
 pub mod api;
 pub mod app;
 pub mod args;
+pub mod cleanup;
 pub mod clock;
 pub mod doctor;
 #[allow(unsafe_code, reason = "aya's maps, and the membarrier call")]

@@ -7,6 +7,7 @@ use clap::Parser as _;
 use remora_agent::{
     app,
     args::{Cli, Command},
+    cleanup,
     doctor,
 };
 use tracing_subscriber::EnvFilter;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
             .map_err(anyhow::Error::from)
             .and_then(|runtime| runtime.block_on(app::run(args)))
             .map(|()| ExitCode::SUCCESS),
+        Command::Cleanup(args) => cleanup::run(&args),
         Command::Doctor(args) => doctor::run(&args),
     };
     outcome.unwrap_or_else(|error| {

@@ -41,6 +41,8 @@ pub struct Options {
     pub rights: Rights,
     /// Puts the data directory on a tmpfs of this size, "64k".
     pub data_tmpfs: Option<String>,
+    /// Captures outlive it, by pins in a bpffs of its own.
+    pub pin: bool,
     /// More command line.
     pub arguments: Vec<String>,
 }
@@ -51,6 +53,7 @@ impl Default for Options {
             ring_size: "16MiB".into(),
             rights: Rights::Agent,
             data_tmpfs: None,
+            pin: false,
             arguments: Vec::new(),
         }
     }
@@ -58,9 +61,17 @@ impl Default for Options {
 
 /// A file system that is mounted until it is dropped.
 #[derive(Debug)]
-struct Tmpfs(PathBuf);
+struct Mounted(PathBuf);
 
-impl Drop for Tmpfs {
+impl Mounted {
+    fn new(kind: &str, path: PathBuf, settings: Option<&str>) -> Result<Self> {
+        mount(Some(kind), &path, Some(kind), MsFlags::empty(), settings)
+            .with_context(|| format!("failed to mount a {kind}"))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Mounted {
     fn drop(&mut self) {
         let _ = umount2(&self.0, MntFlags::MNT_DETACH);
     }
@@ -73,7 +84,8 @@ pub struct TestAgent<'a> {
     process: Option<Proc>,
     channel: Option<Channel>,
     runtime: Runtime,
-    _tmpfs: Option<Tmpfs>,
+    _tmpfs: Option<Mounted>,
+    _bpffs: Option<Mounted>,
     directory: tempfile::TempDir,
     program: PathBuf,
     options: Options,
@@ -102,19 +114,19 @@ impl<'a> TestAgent<'a> {
             chown(&path, Some(AGENT_UID), Some(AGENT_UID))?;
         }
         let data = directory.path().join("data");
-        let tmpfs = options.data_tmpfs.as_ref().map(|size| -> Result<Tmpfs> {
+        let tmpfs = options.data_tmpfs.as_ref().map(|size| {
             let settings = format!("size={size},mode=0700,uid={AGENT_UID},gid={AGENT_UID}");
-            mount(
-                Some("tmpfs"),
-                &data,
-                Some("tmpfs"),
-                MsFlags::empty(),
-                Some(settings.as_str()),
-            )
-            .context("failed to mount a tmpfs")?;
-            Ok(Tmpfs(data.clone()))
+            Mounted::new("tmpfs", data.clone(), Some(&settings))
         });
         let tmpfs = tmpfs.transpose()?;
+        let bpffs = options.pin.then(|| -> Result<Mounted> {
+            let path = directory.path().join("bpf");
+            fs::create_dir(&path)?;
+            let bpffs = Mounted::new("bpf", path.clone(), None)?;
+            chown(&path, Some(AGENT_UID), Some(AGENT_UID))?;
+            Ok(bpffs)
+        });
+        let bpffs = bpffs.transpose()?;
         let program = program_for_agent(directory.path())?;
         let mut agent = Self {
             process: None,
@@ -124,6 +136,7 @@ impl<'a> TestAgent<'a> {
                 .enable_all()
                 .build()?,
             _tmpfs: tmpfs,
+            _bpffs: bpffs,
             directory,
             program,
             options,
@@ -139,6 +152,78 @@ impl<'a> TestAgent<'a> {
     /// # Errors
     /// It does not serve in time; with its log.
     pub fn start_again(&mut self) -> Result<()> {
+        let mut process = self.spawn()?;
+        let mut refusal = None;
+        let channel = wait::until_some(START_LIMIT, "an agent that serves", || {
+            if let Some(status) = process.ended()? {
+                bail!("the agent ended ({status})");
+            }
+            match self.runtime.block_on(ready_channel(&self.socket())) {
+                Ok(channel) => Ok(Some(channel)),
+                Err(error) => {
+                    refusal = Some(error);
+                    Ok(None)
+                }
+            }
+        })
+        .with_context(|| format!("last answer: {refusal:?}, {}", process.tail()))?;
+        self.process = Some(process);
+        self.channel = Some(channel);
+        Ok(())
+    }
+
+    /// Starts it again and kills it after `time`, whatever it is at then.
+    ///
+    /// # Errors
+    /// It ended by itself.
+    pub fn start_and_kill(&mut self, time: Duration) -> Result<()> {
+        let mut process = self.spawn()?;
+        std::thread::sleep(time);
+        let status = process.end_by(Signal::SIGKILL, STOP_LIMIT)?;
+        anyhow::ensure!(
+            run::killed_by(status) == Some(Signal::SIGKILL),
+            "it ended by itself ({status}): {}",
+            process.tail()
+        );
+        Ok(())
+    }
+
+    /// What it says when it ends by itself instead of serving.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn refuses(&mut self) -> Result<String> {
+        let mut process = self.spawn()?;
+        let status = process.wait(START_LIMIT)?;
+        anyhow::ensure!(!status.success(), "it ended well: {}", process.tail());
+        Ok(process.log())
+    }
+
+    /// How it is started from now on.
+    pub fn options(&mut self) -> &mut Options {
+        &mut self.options
+    }
+
+    /// Where its pins are.
+    #[must_use]
+    pub fn pins(&self) -> PathBuf {
+        self.directory.path().join("bpf/pins")
+    }
+
+    /// Its program with other arguments, run to its end with its rights.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn run(&self, arguments: &[&str]) -> Result<std::process::Output> {
+        let place = Place {
+            netns: Some(self.node.netns()),
+            cgroup: None,
+            rights: self.options.rights,
+        };
+        run::finish(place.command(&self.program).args(arguments))
+    }
+
+    fn spawn(&mut self) -> Result<Proc> {
         let place = Place {
             netns: Some(self.node.netns()),
             cgroup: None,
@@ -157,25 +242,11 @@ impl<'a> TestAgent<'a> {
             .args(&self.options.arguments);
         self.starts += 1;
         let name = format!("agent-{}", self.starts);
+        if self.options.pin {
+            command.arg("--pin").arg(self.pins());
+        }
         // A log on the node's directory outlives a full data directory.
-        let mut process = Proc::spawn(&mut command, self.directory.path(), &name)?;
-        let mut refusal = None;
-        let channel = wait::until_some(START_LIMIT, "an agent that serves", || {
-            if let Some(status) = process.ended()? {
-                bail!("the agent ended ({status})");
-            }
-            match self.runtime.block_on(ready_channel(&self.socket())) {
-                Ok(channel) => Ok(Some(channel)),
-                Err(error) => {
-                    refusal = Some(error);
-                    Ok(None)
-                }
-            }
-        })
-        .with_context(|| format!("last answer: {refusal:?}, {}", process.tail()))?;
-        self.process = Some(process);
-        self.channel = Some(channel);
-        Ok(())
+        Proc::spawn(&mut command, self.directory.path(), &name)
     }
 
     #[must_use]

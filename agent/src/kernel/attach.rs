@@ -1,16 +1,23 @@
 //! Programs on interfaces and at the cgroup root.
 //!
 //! On interfaces by TCX where the kernel has it (6.6), else by [clsact](super::clsact). Links close
-//! with [`Programs`], so a dead agent leaves nothing attached; filters of clsact stay, and the next
+//! with [`Programs`] unless they are pinned, so a dead agent leaves nothing attached; filters of clsact stay, and the next
 //! agent removes them ([`remove_leftovers`]).
 
-use std::{collections::HashMap, fs::File, io, os::fd::AsFd as _, path::Path};
+use std::{
+    collections::{BTreeSet, HashMap},
+    fs::File,
+    io,
+    os::fd::AsFd as _,
+    path::Path,
+};
 
 use aya::{
     Ebpf,
     programs::{
-        CgroupAttachMode, CgroupSkbAttachType, LinkOrder, ProgramError, SchedClassifier,
-        TcAttachType,
+        CgroupAttachMode, CgroupSkbAttachType, LinkOrder, ProgramError, ProgramFd,
+        SchedClassifier, TcAttachType,
+        links::{FdLink, LinkError},
         tc::{SchedClassifierLinkId, TcAttachOptions},
     },
     sys::SyscallError,
@@ -18,8 +25,10 @@ use aya::{
 use nix::net::if_::{if_indextoname, if_nametoindex};
 
 use super::{
+    Pins,
     clsact::{self, Clsact},
     load::{CGROUP_PROGRAMS, KernelError, TCX_PROGRAMS, cgroup_skb, classifier},
+    pins::tcx_name,
     stages::Stages,
 };
 
@@ -58,12 +67,21 @@ impl InterfaceHook {
     }
 }
 
+/// Ingress and egress of an interface.
+#[derive(Debug)]
+enum TcxLinks {
+    Held([SchedClassifierLinkId; 2]),
+    Pinned,
+}
+
 /// The loaded programs and what they are attached to.
 #[derive(Debug)]
 pub struct Programs {
     ebpf: Ebpf,
     hook: InterfaceHook,
-    tcx: HashMap<u32, [SchedClassifierLinkId; 2]>,
+    tcx: HashMap<u32, TcxLinks>,
+    /// Where links are that outlive the agent.
+    pins: Option<Pins>,
     /// Made with the first interface.
     clsact: Option<Clsact>,
     /// Nothing is attached any more.
@@ -78,10 +96,35 @@ impl Programs {
             ebpf,
             hook: InterfaceHook::of_this_kernel(),
             tcx: HashMap::new(),
+            pins: None,
             clsact: None,
             closed: false,
             _stages: stages,
         }
+    }
+
+    /// Links are pinned from now on. Those that an agent before this one left get the programs of this
+    /// one.
+    ///
+    /// # Returns
+    /// Interfaces that have them.
+    ///
+    /// # Errors
+    /// There is no TCX, or the kernel refuses.
+    pub fn pin(&mut self, pins: Pins) -> Result<BTreeSet<u32>, KernelError> {
+        if self.hook == InterfaceHook::Clsact {
+            return Err(KernelError::PinWithoutTcx);
+        }
+        let interfaces = pins.interfaces()?;
+        for &ifindex in &interfaces {
+            for program in TCX_PROGRAMS {
+                let fd = program_fd(classifier(&mut self.ebpf, program)?.fd(), ifindex)?;
+                pins.update(&tcx_name(program, ifindex), fd)?;
+            }
+            self.tcx.insert(ifindex, TcxLinks::Pinned);
+        }
+        self.pins = Some(pins);
+        Ok(interfaces)
     }
 
     /// Attaches to the cgroup2 root: every cgroup's packets pass, also those of later ones.
@@ -92,14 +135,26 @@ impl Programs {
         let directory =
             File::open(root).map_err(|error| KernelError::Io("open the cgroup2 root", error))?;
         let types = [CgroupSkbAttachType::Ingress, CgroupSkbAttachType::Egress];
+        let failed = |source| KernelError::Attach {
+            place: format!("the cgroup2 root `{}`", root.display()),
+            source: Box::new(source),
+        };
         for (name, attach_type) in CGROUP_PROGRAMS.into_iter().zip(types) {
-            cgroup_skb(&mut self.ebpf, name)?
+            let program = cgroup_skb(&mut self.ebpf, name)?;
+            if let Some(pins) = &self.pins
+                && pins.update(name, program.fd().map_err(failed)?)?
+            {
+                continue;
+            }
+            let link = program
                 // A link always lets others attach; the flag for it is refused there (aya 0.14).
                 .attach(&directory, attach_type, CgroupAttachMode::Single)
-                .map_err(|source| KernelError::Attach {
-                    place: format!("the cgroup2 root `{}`", root.display()),
-                    source: Box::new(source),
-                })?;
+                .map_err(failed)?;
+            if let Some(pins) = &self.pins {
+                let link = program.take_link(link).map_err(failed)?;
+                let link = FdLink::try_from(link).map_err(|error| failed(no_link(error)))?;
+                pins.pin(link, name)?;
+            }
         }
         Ok(())
     }
@@ -190,15 +245,58 @@ impl Programs {
                 io::ErrorKind::NotFound.into(),
             ));
         }
-        self.tcx.insert(ifindex, [ingress, egress]);
+        let links = [ingress, egress];
+        let links = match &self.pins {
+            None => TcxLinks::Held(links),
+            Some(_) => {
+                self.pin_tcx(ifindex, links)?;
+                TcxLinks::Pinned
+            }
+        };
+        self.tcx.insert(ifindex, links);
+        Ok(())
+    }
+
+    fn pin_tcx(
+        &mut self,
+        ifindex: u32,
+        links: [SchedClassifierLinkId; 2],
+    ) -> Result<(), KernelError> {
+        let failed = |source| KernelError::Attach {
+            place: format!("interface {ifindex}"),
+            source: Box::new(source),
+        };
+        let Some(pins) = &self.pins else {
+            return Ok(());
+        };
+        // A link that was pinned for an interface that is gone.
+        pins.forget_interface(ifindex);
+        for (program, link) in TCX_PROGRAMS.into_iter().zip(links) {
+            let link = classifier(&mut self.ebpf, program)?
+                .take_link(link)
+                .map_err(failed)?;
+            let link = FdLink::try_from(link).map_err(|error| failed(no_link(error)))?;
+            if let Err(error) = pins.pin(link, &tcx_name(program, ifindex)) {
+                pins.forget_interface(ifindex);
+                return Err(error);
+            }
+        }
         Ok(())
     }
 
     /// Takes the programs off an interface. If it is gone, the kernel has done so already.
     pub fn interface_gone(&mut self, ifindex: u32) {
-        if let Some([ingress, egress]) = self.tcx.remove(&ifindex) {
-            self.detach_tcx(ingress, TCX_PROGRAMS[0]);
-            self.detach_tcx(egress, TCX_PROGRAMS[1]);
+        match self.tcx.remove(&ifindex) {
+            Some(TcxLinks::Held([ingress, egress])) => {
+                self.detach_tcx(ingress, TCX_PROGRAMS[0]);
+                self.detach_tcx(egress, TCX_PROGRAMS[1]);
+            }
+            Some(TcxLinks::Pinned) => {
+                if let Some(pins) = &self.pins {
+                    pins.forget_interface(ifindex);
+                }
+            }
+            None => {}
         }
         if let Some(clsact) = &mut self.clsact
             && let Err(error) = clsact.detach(ifindex)
@@ -224,6 +322,20 @@ impl Programs {
             tracing::debug!(%error, program, "failed to detach");
         }
     }
+}
+
+fn no_link(error: LinkError) -> ProgramError {
+    ProgramError::IOError(io::Error::other(error))
+}
+
+fn program_fd(
+    fd: Result<&ProgramFd, ProgramError>,
+    ifindex: u32,
+) -> Result<&ProgramFd, KernelError> {
+    fd.map_err(|source| KernelError::Attach {
+        place: format!("interface {ifindex}"),
+        source: Box::new(source),
+    })
 }
 
 /// Removes the filters that agents left on interfaces of this network namespace when they died.

@@ -2,6 +2,7 @@
 
 use aya::Pod;
 use remora_agent_common::{
+    checkpoint::Checkpoint,
     counters::SessionCounters,
     filter as wire,
     look_back::{FlowState, PAGE_VALUE},
@@ -32,6 +33,7 @@ macro_rules! pod {
     };
 }
 pod!(
+    Checkpoint,
     Gate,
     Tap,
     Session,

@@ -1,6 +1,6 @@
 //! The eBPF object: checked, its maps made and its programs loaded.
 
-use std::{error::Error as StdError, fmt::Write as _};
+use std::{error::Error as StdError, fmt::Write as _, path::PathBuf};
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -11,10 +11,12 @@ use aya_log::EbpfLogger;
 use remora_agent_common::ABI_VERSION;
 
 use super::{
-    Programs, Ring, Tables,
+    Pins, Programs, Ring, Tables,
     look_back::LookBackMaps,
-    ring::WAKE_PARTS,
+    progress::Progress,
+    ring::{GiveBack, WAKE_PARTS},
     stages::{CGROUP_STAGES, Stages, TC_STAGES},
+    tables::typed,
     upgrade::FilterTables,
 };
 
@@ -62,6 +64,27 @@ pub enum KernelError {
         name: &'static str,
         source: Box<MapError>,
     },
+    #[error("failed to {action} {}: {source}", path.display())]
+    Pins {
+        action: &'static str,
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error(
+        "{} is not on a bpffs, where maps can be pinned; `mount -t bpf bpf /sys/fs/bpf`, or name a \
+         directory of one", .0.display()
+    )]
+    NoBpffs(PathBuf),
+    #[error("another agent uses the pins in {}; choose another --pin", .0.display())]
+    PinsInUse(PathBuf),
+    #[error("--pin needs TCX links (Linux 6.6), and here filters of clsact are used; leave it out")]
+    PinWithoutTcx,
+    #[error(
+        "the agent before this one left {what} in {}, and its captures go on there: start that agent \
+         again and stop them (`remora stop`), or give them up by `remora-agent cleanup --pin {}`",
+        directory.display(), directory.display()
+    )]
+    Layout { directory: PathBuf, what: String },
     #[error("failed to attach to {place}: {}", chain(.source))]
     Attach {
         place: String,
@@ -153,11 +176,13 @@ impl KernelError {
 
 /// How to load.
 #[derive(Clone, Copy, Debug)]
-pub struct LoadOptions {
+pub struct LoadOptions<'a> {
     /// A power of two, [`RING_BYTES_MIN`] to [`RING_BYTES_MAX`].
     pub ring_bytes: u32,
     /// What the programs may log (rare diagnostics, never per packet).
     pub log: log::LevelFilter,
+    /// Where maps are that outlive the agent, and are to be.
+    pub pins: Option<&'a Pins>,
 }
 
 /// Everything that came out of the object.
@@ -168,6 +193,8 @@ pub struct Loaded {
     pub ring: Ring,
     pub look_back: LookBackMaps,
     pub filters: FilterTables,
+    /// Of pinned maps.
+    pub progress: Option<Progress>,
     /// Programs with the number of instructions that the verifier processed.
     pub verified: Vec<(&'static str, u32)>,
 }
@@ -176,7 +203,7 @@ pub struct Loaded {
 ///
 /// # Errors
 /// [`KernelError`], which says what to do next.
-pub fn load(options: LoadOptions) -> Result<Loaded, KernelError> {
+pub fn load(options: LoadOptions<'_>) -> Result<Loaded, KernelError> {
     if OBJECT.is_empty() {
         return Err(KernelError::NoObject);
     }
@@ -186,7 +213,15 @@ pub fn load(options: LoadOptions) -> Result<Loaded, KernelError> {
     }
     let wake_bytes = u64::from(ring_bytes / WAKE_PARTS);
     let log_level = options.log as u8;
-    let mut ebpf = EbpfLoader::new()
+    let pinned = match options.pins {
+        Some(pins) => pins.check(OBJECT, ring_bytes)?,
+        None => Vec::new(),
+    };
+    let mut loader = EbpfLoader::new();
+    for (name, pins) in pinned.iter().zip(std::iter::repeat(options.pins).flatten()) {
+        loader.map_pin_path(name, pins.path(name));
+    }
+    let mut ebpf = loader
         .map_max_entries("EVENTS", ring_bytes)
         .override_global("REMORA_WAKE_BYTES", &wake_bytes, true)
         .override_global("AYA_LOG_LEVEL", &log_level, false)
@@ -225,10 +260,23 @@ pub fn load(options: LoadOptions) -> Result<Loaded, KernelError> {
             name: "EVENTS",
             source: Box::new(source),
         })?;
+    let give_back = match options.pins {
+        Some(_) => GiveBack::Told,
+        None => GiveBack::Read,
+    };
+    let mut ring = Ring::new(ring, ring_bytes, give_back, logger)?;
+    let progress = match options.pins {
+        Some(_) => Some(Progress::of(typed(&mut ebpf, "CHECKPOINT")?)?),
+        None => None,
+    };
+    if let Some(progress) = &progress {
+        ring.skip_to(progress.last.position);
+    }
     Ok(Loaded {
         tables,
         programs: Programs::new(ebpf, stages),
-        ring: Ring::new(ring, logger)?,
+        ring,
+        progress,
         look_back,
         filters,
         verified,

@@ -4,6 +4,7 @@
 //! - [`attach`]: programs on interfaces and at the cgroup root; `clsact`, `tc`: by rtnetlink.
 //! - [`probe`]: what this kernel has of that which the programs use.
 //! - [`tables`]: the maps, typed.
+//! - [`pins`]: maps and links that outlive the agent; [`progress`]: how far it has come.
 //! - [`ring`]: the ring's reading end.
 //! - [`look_back`]: the look-back rings.
 //! - [`side`]: all of it as sessions use it; implements [`crate::session::Taps`].
@@ -20,9 +21,12 @@ pub mod grace;
 mod layouts;
 pub mod load;
 pub mod look_back;
+pub mod pins;
 mod pool;
 pub mod probe;
 pub mod program;
+pub mod progress;
+mod restore;
 pub mod ring;
 mod seen;
 pub mod side;
@@ -36,6 +40,7 @@ pub mod upgrade;
 pub use attach::{InterfaceHook, Programs, remove_leftovers};
 pub use load::{KernelError, LoadOptions, Loaded, load};
 pub use look_back::{LookBack, LookBackOptions};
+pub use pins::Pins;
 pub use ring::Ring;
 pub use side::KernelSide;
 pub use tables::Tables;

@@ -79,6 +79,18 @@ impl Pool {
         })
     }
 
+    /// A session of an agent before this one has its programs there.
+    pub(super) fn hold(&mut self, slot: u32, spans: Spans) {
+        let Spans { ethernet, ip } = spans;
+        let room = Span {
+            start: ethernet.start,
+            len: ethernet.len + ip.len,
+        };
+        if self.rooms.take_at(room) {
+            *self.held(slot) = room;
+        }
+    }
+
     /// A slot was disarmed; what is running may still read its programs.
     pub(super) fn leave(&mut self, slot: u32) {
         let room = std::mem::take(self.held(slot));
@@ -121,6 +133,27 @@ impl Rooms {
         Some(Span { start, len })
     }
 
+    /// Takes that very room; false if it is not free.
+    fn take_at(&mut self, Span { start, len }: Span) -> bool {
+        let Self(free) = self;
+        let Some((&before, &room)) = free.range(..=start).next_back() else {
+            return false;
+        };
+        if start + len > before + room {
+            return false;
+        }
+        free.remove(&before);
+        self.give(Span {
+            start: before,
+            len: start - before,
+        });
+        self.give(Span {
+            start: start + len,
+            len: before + room - start - len,
+        });
+        true
+    }
+
     fn give(&mut self, Span { start, len }: Span) {
         let Self(free) = self;
         if len == 0 {
@@ -158,6 +191,9 @@ mod tests {
         ) {
             let mut rooms = Rooms::of(1000);
             let mut taken: Vec<Span> = Vec::new();
+            let held = Span { start: 300, len: 50 };
+            prop_assert!(rooms.take_at(held) && !rooms.take_at(held));
+            taken.push(held);
             for (len, which) in steps {
                 if len < 200 && !taken.is_empty() {
                     rooms.give(taken.swap_remove(which.index(taken.len())));

@@ -287,7 +287,7 @@ impl CallTable {
 /// # Safety
 /// `T` is the layout of the command's attributes, and what they point to is there, as long as they
 /// say, and writable where the command writes.
-unsafe fn bpf<T>(command: libc::c_int, attr: &mut T) -> io::Result<libc::c_int> {
+pub(super) unsafe fn bpf<T>(command: libc::c_int, attr: &mut T) -> io::Result<libc::c_int> {
     // SAFETY: the kernel reads and writes `attr` for its size at most; the rest is the caller's.
     let result = unsafe {
         libc::syscall(

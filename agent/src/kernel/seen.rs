@@ -21,6 +21,11 @@ impl Seen {
         Self(taps.map(|tap| (tap.id, count(map, tap.id))).collect())
     }
 
+    /// Since the taps had counted so many.
+    pub(super) fn since(taps: impl Iterator<Item = (TapId, u64)>) -> Self {
+        Self(taps.collect())
+    }
+
     /// To be read before the taps are released, for an index is used again.
     pub(super) fn packets(&self, map: &TapSeen) -> u64 {
         let Self(from) = self;
@@ -30,7 +35,7 @@ impl Seen {
     }
 }
 
-fn count(map: &TapSeen, tap: TapId) -> u64 {
+pub(super) fn count(map: &TapSeen, tap: TapId) -> u64 {
     match map.get(&tap.index, 0) {
         Ok(cpus) => cpus.iter().sum(),
         Err(error) => {

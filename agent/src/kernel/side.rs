@@ -1,7 +1,7 @@
 //! The kernel side as sessions use it: tables and programs together.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -16,7 +16,7 @@ use crate::{
     record::look_back::Reading,
     session::{
         Arming, BoundTap, CgroupPlace, CgroupScope, InterfacePlace, KernelCounts, LeftTap, LinkEnd,
-        Place, Slot, StartError, TapHook, TapId, Taps, View,
+        Place, Slot, Standing, StartError, StillArmed, TapHook, TapId, Taps, View,
     },
     writer::past::Rings,
 };
@@ -54,6 +54,27 @@ impl KernelSide {
         })
     }
 
+    /// Takes up the sessions of an agent before this one, on the interfaces that have its links still.
+    /// Look-back begins anew.
+    ///
+    /// # Returns
+    /// Those that were armed.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn restore(
+        &self,
+        standing: Vec<Standing>,
+        interfaces: &BTreeSet<u32>,
+    ) -> Result<Vec<Standing>, KernelError> {
+        self.look_back.forget_all()?;
+        let standing = self.tables.restore(standing, interfaces)?;
+        for session in &standing {
+            self.upgrade.look_at(&session.taps);
+        }
+        Ok(standing)
+    }
+
     /// Attaches to an interface and binds it, if that is not done yet.
     ///
     /// # Errors
@@ -68,6 +89,7 @@ impl KernelSide {
             return Ok(());
         }
         let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
+        self.tables.unpoint(ifindex)?;
         programs.attach_interface(ifindex, name)?;
         // Bound after it is attached: a bound interface is one whose packets are seen.
         self.tables.bind_interface(ifindex, end)
@@ -247,6 +269,14 @@ impl Taps for KernelSide {
 
     fn counts(&self, slot: Slot) -> KernelCounts {
         self.tables.counts(slot)
+    }
+
+    fn seen(&self, taps: &[BoundTap]) -> Vec<u64> {
+        self.tables.seen(taps)
+    }
+
+    fn still_armed(&self, slot: Slot) -> StillArmed {
+        self.tables.still_armed(slot.0)
     }
 
     fn release(&self, taps: &[BoundTap]) {

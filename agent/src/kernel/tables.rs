@@ -27,42 +27,45 @@ use super::{
     layouts::{Eyes, Layout, session},
     load::take_map,
     pool::{Pool, Spans},
-    seen::{Seen, TapSeen},
+    seen::{self, Seen, TapSeen},
     taps::{Point, TapTable, Unbound},
 };
 use crate::session::{
-    Arming, BoundTap, CgroupScope, InterfacePlace, KernelCounts, LinkEnd, Slot, TapHook, TapId,
+    Arming, BoundTap, CgroupScope, InterfacePlace, KernelCounts, LinkEnd, Slot, StillArmed, TapHook,
+    TapId,
 };
 
 /// All maps but the ring, and what userspace knows of the taps. Methods take microseconds where they
 /// say nothing else.
 pub struct Tables(Mutex<Maps>);
 
-struct Maps {
-    gate: Array<MapData, Layout<Gate>>,
-    ifindex_taps: Array<MapData, u32>,
-    ifindex_taps_high: HashMap<MapData, u32, u32>,
-    cgroup_taps: HashMap<MapData, u64, u32>,
-    tap_sessions: Array<MapData, u64>,
-    tap_covered: Array<MapData, u64>,
-    tap_seen: TapSeen,
-    taps: Array<MapData, Layout<Tap>>,
-    sessions: Array<MapData, Layout<Session>>,
-    budgets: Array<MapData, Layout<Budget>>,
-    counters: PerCpuArray<MapData, Layout<SessionCounters>>,
-    pool: Pool,
-    cpus: usize,
-    table: TapTable,
-    seen: Vec<Seen>,
+pub(super) struct Maps {
+    pub(super) gate: Array<MapData, Layout<Gate>>,
+    pub(super) ifindex_taps: Array<MapData, u32>,
+    pub(super) ifindex_taps_high: HashMap<MapData, u32, u32>,
+    pub(super) cgroup_taps: HashMap<MapData, u64, u32>,
+    pub(super) tap_sessions: Array<MapData, u64>,
+    pub(super) tap_covered: Array<MapData, u64>,
+    pub(super) tap_seen: TapSeen,
+    pub(super) taps: Array<MapData, Layout<Tap>>,
+    pub(super) sessions: Array<MapData, Layout<Session>>,
+    pub(super) budgets: Array<MapData, Layout<Budget>>,
+    pub(super) counters: PerCpuArray<MapData, Layout<SessionCounters>>,
+    pub(super) pool: Pool,
+    pub(super) cpus: usize,
+    pub(super) table: TapTable,
+    pub(super) seen: Vec<Seen>,
     /// By slot, while it is armed.
-    filters: Vec<Option<ArmedFilter>>,
+    pub(super) filters: Vec<Option<ArmedFilter>>,
     /// What `tap_covered` holds, where that is not 0.
-    covered: BTreeMap<u32, u64>,
+    pub(super) covered: BTreeMap<u32, u64>,
     /// Sessions armed, and those of them that take ingress.
-    armed: u64,
-    ingress: u64,
+    pub(super) armed: u64,
+    pub(super) ingress: u64,
     /// Taps with a look-back ring.
-    recorded: u32,
+    pub(super) recorded: u32,
+    /// By slot, of sessions of an agent before this one.
+    pub(super) standing: Vec<StillArmed>,
 }
 
 /// The filter of a session that is armed.
@@ -114,12 +117,13 @@ impl Tables {
             armed: 0,
             ingress: 0,
             recorded: 0,
+            standing: vec![StillArmed::No; SESSION_SLOTS as usize],
         })))
     }
 
     /// The maps stay consistent when a holder of the lock panics: each method leaves them so
     /// between any two writes.
-    fn maps(&self) -> MutexGuard<'_, Maps> {
+    pub(super) fn maps(&self) -> MutexGuard<'_, Maps> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -379,6 +383,14 @@ impl Tables {
         sum
     }
 
+    /// Packets that taps have looked at so far.
+    pub fn seen(&self, taps: &[BoundTap]) -> Vec<u64> {
+        let maps = self.maps();
+        taps.iter()
+            .map(|tap| seen::count(&maps.tap_seen, tap.id))
+            .collect()
+    }
+
     /// What is bound to a tap's index, and the filters of its sessions.
     pub(super) fn filters(&self, index: u32) -> Option<TapFilters> {
         let maps = self.maps();
@@ -463,7 +475,22 @@ impl Maps {
         Ok(id)
     }
 
-    fn point_interface(&mut self, ifindex: u32, tap: u32) -> Result<(), KernelError> {
+    /// The tap that an interface leads to.
+    pub(super) fn pointed(&self, ifindex: u32) -> Result<u32, KernelError> {
+        if ifindex < IFINDEX_ARRAY {
+            return self
+                .ifindex_taps
+                .get(&ifindex, 0)
+                .map_err(failed("IFINDEX_TAPS"));
+        }
+        match self.ifindex_taps_high.get(&ifindex, 0) {
+            Ok(tap) => Ok(tap),
+            Err(MapError::KeyNotFound) => Ok(0),
+            Err(error) => Err(failed("IFINDEX_TAPS_HIGH")(error)),
+        }
+    }
+
+    pub(super) fn point_interface(&mut self, ifindex: u32, tap: u32) -> Result<(), KernelError> {
         if ifindex < IFINDEX_ARRAY {
             self.ifindex_taps
                 .set(ifindex, tap, 0)
@@ -501,7 +528,7 @@ impl Maps {
         self.set_covered(index, 0)
     }
 
-    fn set_covered(&mut self, index: u32, covered: u64) -> Result<(), KernelError> {
+    pub(super) fn set_covered(&mut self, index: u32, covered: u64) -> Result<(), KernelError> {
         let before = if covered == 0 {
             self.covered.remove(&index)
         } else {
@@ -515,7 +542,7 @@ impl Maps {
             .map_err(failed("TAP_COVERED"))
     }
 
-    fn write_gate(&mut self) -> Result<(), KernelError> {
+    pub(super) fn write_gate(&mut self) -> Result<(), KernelError> {
         let gate = Gate {
             in_use: self.armed.count_ones() + self.recorded,
             cgroup_levels: self.table.level_bits(),

@@ -103,6 +103,45 @@ impl TapTable {
         Some(self.id(index))
     }
 
+    /// An agent before this one has given the index out so often.
+    pub(super) fn known_generation(&mut self, index: u32, generation: u32) {
+        if let Some(entry) = self.entries.get_mut(index as usize) {
+            entry.generation = entry.generation.max(generation);
+        }
+    }
+
+    /// Binds an index as an agent before this one had; nothing happens if it is bound. A point that is
+    /// gone is not found any more.
+    pub(super) fn restore(&mut self, id: TapId, point: Point, gone: bool) {
+        let TapId { index, generation } = id;
+        let is_free = self.free.contains(&index);
+        let Some(entry) = self.entries.get_mut(index as usize).filter(|_| is_free) else {
+            return;
+        };
+        self.free.retain(|free| *free != index);
+        entry.generation = generation;
+        match &point {
+            _ if gone => {}
+            Point::Interface { ifindex, .. } => {
+                self.interfaces.insert(*ifindex, index);
+            }
+            Point::Cgroup { id, .. } => {
+                self.cgroups.insert(*id, index);
+            }
+        }
+        // Counted until it is unbound, whether it is gone or not.
+        if let Point::Cgroup { level, .. } = &point
+            && let Some(count) = self.levels.get_mut(*level as usize)
+        {
+            *count += 1;
+        }
+        entry.bound = Some(Bound {
+            point,
+            users: 0,
+            gone,
+        });
+    }
+
     pub(super) fn enter(&mut self, id: TapId) {
         if let Some(bound) = self.bound(id) {
             bound.users += 1;
@@ -293,6 +332,35 @@ mod tests {
         assert!(!table.is_bound(old) && table.is_bound(new));
         assert!(table.leave(old).is_none(), "an old id changes nothing");
         assert!(table.is_bound(new));
+    }
+
+    #[test]
+    fn a_restored_table_is_as_it_was_and_gives_no_old_id_again() {
+        let mut table = TapTable::new(4, 16);
+        let point = Point::Interface {
+            ifindex: 9,
+            end: VETH,
+        };
+        let id = TapId {
+            index: 2,
+            generation: 5,
+        };
+        table.known_generation(2, 5);
+        table.known_generation(1, 8);
+        table.restore(id, point.clone(), false);
+        table.restore(id, point.clone(), true);
+        table.enter(id);
+        assert_eq!(table.interface(9), Some((id, VETH)));
+        let others = [table.bind(cgroup(1)).unwrap(), table.bind(cgroup(2)).unwrap()];
+        assert_eq!(others.map(|id| (id.index, id.generation)), [(1, 9), (3, 1)]);
+        assert!(table.leave(id).is_none() && table.is_bound(id));
+
+        let mut table = TapTable::new(4, 16);
+        table.restore(id, point, true);
+        table.enter(id);
+        assert_eq!(table.interface(9), None);
+        assert!(!table.is_bound(id));
+        assert!(table.leave(id).is_some());
     }
 
     #[test]

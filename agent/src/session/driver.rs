@@ -12,7 +12,8 @@ use tokio::{
 
 use super::{
     Arming, BoundTap, Confirm, DRAIN_SLOW, DriverHandle, LookupError, Meter, Opening, Outputs,
-    Place, Ready, Signal, Slot, StartError, Started, StreamSource, Taps, Targets,
+    Place, Ready, Signal, Slot, Standing, StartError, Started, StillArmed, StreamSource, Taps,
+    Targets,
     handle::{Arm, Reply, Request},
     registry::Registry,
     running::{Afterwards, Drained, Running, SlotState, conclude, join, notes},
@@ -40,6 +41,8 @@ pub struct DriverParts {
     pub now_ns: fn() -> u64,
     /// Captures of earlier runs, oldest first.
     pub known: Vec<CaptureState>,
+    /// Sessions that outlived their agent: their taps are bound, their slots filled.
+    pub standing: Vec<Standing>,
     pub signals: mpsc::Receiver<Signal>,
 }
 
@@ -58,6 +61,10 @@ pub struct Driver {
     slots: Vec<SlotState>,
     waiting: HashMap<CaptureId, Vec<Reply<CaptureState>>>,
     draining: Option<Vec<oneshot::Sender<()>>>,
+    /// Sessions with files stay for the next agent.
+    leaving: bool,
+    /// Sessions of the agent before this one that are to be ended first of all.
+    ending: Vec<(Slot, StopReason)>,
     watch: ShareWatch,
 }
 
@@ -77,6 +84,7 @@ impl Driver {
             node,
             now_ns,
             known,
+            standing,
             signals,
         } = parts;
         let (sender, requests) = mpsc::channel(REQUESTS);
@@ -91,7 +99,7 @@ impl Driver {
             taps: Arc::clone(&taps),
             targets: Arc::clone(&targets),
         };
-        let driver = Self {
+        let mut driver = Self {
             watch: ShareWatch::new(Arc::clone(&targets)),
             taps,
             targets,
@@ -106,12 +114,92 @@ impl Driver {
             slots: (0..SESSION_SLOTS).map(|_| SlotState::default()).collect(),
             waiting: HashMap::new(),
             draining: None,
+            leaving: false,
+            ending: Vec::new(),
         };
+        for session in standing {
+            driver.go_on(session);
+        }
         (driver, handle)
+    }
+
+    /// Takes up a session of the agent before this one. To be called before the ring is read.
+    fn go_on(&mut self, mut standing: Standing) {
+        let slot = Slot(standing.slot);
+        let taps: Arc<[BoundTap]> = standing.taps.as_slice().into();
+        let meter = Arc::new(Meter::default());
+        let output = self
+            .outputs
+            .go_on(&mut standing, &taps, Arc::clone(&meter));
+        let output = match output {
+            Ok(output) => output,
+            Err(problem) => {
+                let id = standing.state.id;
+                tracing::error!(capture = %id, %problem, "failed to go on with a capture");
+                self.taps.disarm(slot, &taps);
+                self.taps.grace();
+                self.taps.release(&taps);
+                return;
+            }
+        };
+        let Standing {
+            mut state,
+            key,
+            generation,
+            place,
+            deadline_ns,
+            away,
+            ..
+        } = standing;
+        if let Some(away) = away {
+            state.message = join(&state.message, &away.text());
+        }
+        let now_ns = (self.now_ns)();
+        let deadline = deadline_ns.and_then(|deadline_ns| {
+            Instant::now().checked_add(Duration::from_nanos(deadline_ns.saturating_sub(now_ns)))
+        });
+        let (is_past, is_stored) = (place.is_past(), output.stored().is_some());
+        let Some(entry) = self.slots.get_mut(standing.slot as usize) else {
+            return;
+        };
+        entry.generation = generation;
+        entry.session = Some(Running {
+            state: state.clone(),
+            afterwards: Afterwards::Keep,
+            place,
+            shared: false,
+            taps,
+            stream: None,
+            stored: output.stored(),
+            output: Some(output),
+            meter,
+            armed: Instant::now(),
+            deadline,
+        });
+        tracing::info!(capture = %state.id, target = %state.resolved_target, "capturing again");
+        self.registry.insert(state, key);
+        match self.taps.still_armed(slot) {
+            _ if !is_stored => self.end_at_start(slot, StopReason::ReaderGone),
+            StillArmed::Yes if is_past => self.end_at_start(slot, StopReason::TargetGone),
+            StillArmed::Yes => {}
+            // `conclude` tells which of the limits.
+            StillArmed::LimitReached => self.end_at_start(slot, StopReason::FileBytes),
+            StillArmed::No => self.end_at_start(slot, StopReason::CrashRecovered),
+        }
+    }
+
+    /// As a signal, which is looked at when the driver runs and the ring is read.
+    fn end_at_start(&mut self, slot: Slot, reason: StopReason) {
+        self.ending.push((slot, reason));
     }
 
     /// Runs until every handle is gone.
     pub async fn run(mut self) {
+        for (slot, reason) in std::mem::take(&mut self.ending) {
+            self.end(slot, reason);
+        }
+        // Before it is looked whether their targets are gone, which may have been later.
+        self.end_overdue();
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -167,6 +255,16 @@ impl Driver {
             Request::Drain { reply } => {
                 self.draining.get_or_insert_default().push(reply);
                 for slot in self.running_slots() {
+                    self.end(slot, StopReason::Shutdown);
+                }
+                self.answer_drained();
+            }
+            Request::Leave { reply } => {
+                self.leaving = true;
+                self.draining.get_or_insert_default().push(reply);
+                let ends = |(_, session): &(Slot, &Running)| !session.outlives_agent();
+                let ending: Vec<_> = self.sessions().filter(ends).map(|(slot, _)| slot).collect();
+                for slot in ending {
                     self.end(slot, StopReason::Shutdown);
                 }
                 self.answer_drained();
@@ -267,17 +365,6 @@ impl Driver {
             resolved_target: place.description.clone(),
         };
         let begun = std::time::Instant::now();
-        let meter = Arc::new(Meter::default());
-        let mut output = self.outputs.open(Opening {
-            slot,
-            generation,
-            state: &state,
-            taps,
-            notes: &notes(&place, &state.spec.filter, taps),
-            meter: Arc::clone(&meter),
-            confirm,
-        })?;
-        state.file = output.file().unwrap_or_default();
         let limits = state.spec.limits;
         // A number of files that rotate by time alone is an end, too.
         let duration = limits
@@ -285,6 +372,35 @@ impl Driver {
             .into_iter()
             .chain(state.spec.writing.rotation.duration())
             .min();
+        let deadline_ns = duration.map(|duration| {
+            let duration_ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+            (self.now_ns)().saturating_add(duration_ns)
+        });
+        let meter = Arc::new(Meter::default());
+        let notes = notes(&place, &state.spec.filter, taps);
+        let mut output = self.outputs.open(Opening {
+            slot,
+            generation,
+            state: &state,
+            taps,
+            notes: &notes,
+            meter: Arc::clone(&meter),
+            confirm,
+            standing: Standing {
+                state: state.clone(),
+                key: order.key,
+                slot: slot.0,
+                generation,
+                place: place.clone(),
+                taps: taps.to_vec(),
+                seen: self.taps.seen(taps),
+                notes: notes.clone(),
+                deadline_ns,
+                offset_ns: 0,
+                away: None,
+            },
+        })?;
+        state.file = output.file().unwrap_or_default();
         let arming = Arming {
             slot,
             generation,
@@ -292,10 +408,7 @@ impl Driver {
             byte_limit: limits
                 .file_bytes
                 .map(|bytes| bytes.get().saturating_sub(output.overhead_bytes())),
-            deadline_ns: duration.map(|duration| {
-                (self.now_ns)()
-                    .saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
-            }),
+            deadline_ns,
         };
         let opened = begun.elapsed();
         let armed = Instant::now();
@@ -553,7 +666,11 @@ impl Driver {
     }
 
     fn answer_drained(&mut self) {
-        if self.slots.iter().all(|entry| entry.session.is_none())
+        let goes_on = |entry: &SlotState| {
+            let session = entry.session.as_ref();
+            session.is_none_or(|session| self.leaving && session.outlives_agent())
+        };
+        if self.slots.iter().all(goes_on)
             && let Some(waiting) = &mut self.draining
         {
             for reply in waiting.drain(..) {

@@ -93,6 +93,10 @@ pub(super) enum Request {
     Drain {
         reply: oneshot::Sender<()>,
     },
+    /// The agent goes, and its sessions stay.
+    Leave {
+        reply: oneshot::Sender<()>,
+    },
 }
 
 pub(super) type Reply<T> = oneshot::Sender<Result<T, LookupError>>;
@@ -297,6 +301,11 @@ impl DriverHandle {
     /// Ends every capture; returns when all their counts are final.
     pub async fn drain(&self) {
         let _ended = self.ask(|reply| Request::Drain { reply }).await;
+    }
+
+    /// Ends the captures that cannot outlive the agent; returns when their counts are final.
+    pub async fn leave(&self) {
+        let _ended = self.ask(|reply| Request::Leave { reply }).await;
     }
 
     async fn lookup<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, LookupError> {

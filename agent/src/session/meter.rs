@@ -17,11 +17,17 @@ pub struct Meter {
     pub malformed: AtomicU64,
     pub stale: AtomicU64,
     pub written_bytes: AtomicU64,
+    /// Read by an agent that died before it could write them.
+    pub lost_on_crash: AtomicU64,
+    /// Of those that were handed to the writer, how many it has written or dropped.
+    pub settled: AtomicU64,
     /// Of the time before the session: looked at, matched, and of these without room. The others
     /// of these were read, and are counted as live ones are from there on.
     pub past_seen: AtomicU64,
     pub past_matched: AtomicU64,
     pub past_over_budget: AtomicU64,
+    /// 1: all of these are on their way.
+    pub past_done: AtomicU64,
     /// UTC, nanoseconds; 0 for none yet.
     pub first_packet_ns: AtomicU64,
     pub last_packet_ns: AtomicU64,
@@ -54,6 +60,11 @@ impl Meter {
         matched.saturating_sub(self.past_over_budget.load(Relaxed))
     }
 
+    /// Packets taken out of the ring, by this agent and those before it.
+    pub fn taken(&self) -> u64 {
+        self.read.load(Relaxed) + self.lost_on_crash.load(Relaxed)
+    }
+
     /// Adds user space's part to `counts`, in which the kernel's part is.
     pub fn fill(&self, counts: &mut Counts) {
         let Self {
@@ -64,9 +75,12 @@ impl Meter {
             malformed,
             stale,
             written_bytes,
+            lost_on_crash,
+            settled: _,
             past_seen,
             past_matched,
             past_over_budget,
+            past_done: _,
             first_packet_ns: _,
             last_packet_ns: _,
         } = self;
@@ -81,12 +95,13 @@ impl Meter {
         counts.dropped_io = dropped_io.load(Relaxed);
         counts.malformed = malformed.load(Relaxed);
         counts.stale = stale.load(Relaxed);
+        counts.lost_on_crash = lost_on_crash.load(Relaxed);
         counts.written_bytes = written_bytes.load(Relaxed);
     }
 
     /// Counts what of `submitted` packets was never read as malformed: no record of it was found.
     pub fn count_unread(&self, submitted: u64) {
-        let unread = submitted.saturating_sub(self.read.load(Relaxed));
+        let unread = submitted.saturating_sub(self.taken());
         Self::add(&self.read, unread);
         Self::add(&self.malformed, unread);
     }

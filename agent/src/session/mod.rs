@@ -16,6 +16,7 @@ pub mod meter;
 mod registry;
 mod running;
 mod share;
+mod standing;
 
 use std::{fmt, io, path::PathBuf, sync::Arc, time::Duration};
 
@@ -24,11 +25,13 @@ use remora_capture::{
     pcapng::Finished,
     session::{CaptureId, CaptureState, Counts, SessionSpec, StopReason, TapInfo, Target},
 };
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 pub use driver::{Driver, DriverParts};
 pub use handle::{DriverHandle, LookupError, Order, Started, StreamSource};
 pub use meter::Meter;
+pub use standing::{Away, Standing};
 
 /// One of the node's session slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -41,14 +44,14 @@ impl fmt::Display for Slot {
 }
 
 /// One of the kernel's tap indexes, as it is bound now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct TapId {
     pub index: u32,
     pub generation: u32,
 }
 
 /// Where on this node a target's packets pass: what [`Targets`] finds and [`Taps`] binds.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
     pub cgroup: Option<CgroupPlace>,
     pub interfaces: Vec<InterfacePlace>,
@@ -62,7 +65,7 @@ pub struct Place {
 
 /// The tap where the packets of a target passed that is gone. Its index may be another's by now, or
 /// the interface be there still, with others of its pod behind it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftTap {
     pub id: TapId,
     pub interface: InterfacePlace,
@@ -76,7 +79,7 @@ impl Place {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CgroupPlace {
     pub id: u64,
     /// Depth in the tree; the root is 0.
@@ -86,14 +89,14 @@ pub struct CgroupPlace {
 }
 
 /// Which packets the cgroup hooks take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CgroupScope {
     /// Only loopback: the others pass an interface of the place.
     LoopbackOnly,
     All,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InterfacePlace {
     pub ifindex: u32,
     pub name: String,
@@ -103,7 +106,7 @@ pub struct InterfacePlace {
 }
 
 /// What kind of end of a link an interface is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LinkEnd {
     /// The host end of a veth whose other end is in another network namespace.
     VethHost,
@@ -113,7 +116,7 @@ pub enum LinkEnd {
     Other,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum View {
     /// The pod behind the veth: what enters the host end leaves the pod.
     Pod,
@@ -122,7 +125,7 @@ pub enum View {
 }
 
 /// A place whose points are bound in the kernel.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct BoundTap {
     pub id: TapId,
     pub info: TapInfo,
@@ -139,7 +142,17 @@ impl BoundTap {
     }
 }
 
+/// How an agent finds a session of the agent before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StillArmed {
+    Yes,
+    /// It has reached a limit.
+    LimitReached,
+    /// It was being ended.
+    No,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TapHook {
     Tc,
     Cgroup,
@@ -214,6 +227,12 @@ pub trait Taps: Send + Sync + 'static {
 
     fn counts(&self, slot: Slot) -> KernelCounts;
 
+    /// Packets that taps have looked at so far, in their order.
+    fn seen(&self, taps: &[BoundTap]) -> Vec<u64>;
+
+    /// What of a session that outlived its agent is still so in the kernel.
+    fn still_armed(&self, slot: Slot) -> StillArmed;
+
     /// Gives the points back; those nobody else uses are unbound (but stay attached).
     fn release(&self, taps: &[BoundTap]);
 
@@ -279,6 +298,8 @@ pub struct Opening<'a> {
     pub notes: &'a [String],
     pub meter: Arc<Meter>,
     pub confirm: Confirm,
+    /// How it is gone on with when the agent dies.
+    pub standing: Standing,
 }
 
 /// To be called before anything is written, on a thread that may block: packets that came meanwhile
@@ -324,6 +345,17 @@ pub trait Outputs: Send + Sync + 'static {
     /// # Errors
     /// [`StartError::Quota`] or [`StartError::Output`], and nothing is left behind.
     fn open(&self, opening: Opening<'_>) -> Result<Box<dyn Output>, StartError>;
+
+    /// Goes on with the output of a session that outlived its agent. Reads its files.
+    ///
+    /// # Errors
+    /// Why that is not possible, for a person; its files are closed then.
+    fn go_on(
+        &self,
+        standing: &mut Standing,
+        taps: &[BoundTap],
+        meter: Arc<Meter>,
+    ) -> Result<Box<dyn Output>, String>;
 
     /// Removes what was made for a capture that did not start.
     fn forget(&self, id: CaptureId);

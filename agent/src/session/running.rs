@@ -35,6 +35,13 @@ pub(super) struct Running {
     pub(super) deadline: Option<Instant>,
 }
 
+impl Running {
+    /// It has files, and is not being ended: the next agent can go on with it.
+    pub(super) fn outlives_agent(&self) -> bool {
+        self.stored.is_some() && self.output.is_some()
+    }
+}
+
 /// What is left of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Afterwards {

@@ -4,12 +4,12 @@ use std::{fs, io, path::PathBuf, time::Instant};
 
 use nix::fcntl::{FallocateFlags, fallocate};
 use remora_capture::{
-    pcapng::{FileSet, Finished, Totals, Unsynced, Whole},
+    pcapng::{FileSet, Finished, SetSoFar, Totals, Unsynced, Whole},
     session::{Durability, StopReason, Writing},
 };
 use tokio::sync::watch;
 
-use super::shelf::{StoreShelf, create};
+use super::shelf::{StoreFile, StoreShelf, create};
 use crate::{
     session::Growth,
     writer::{AppendError, Blocks, Sink},
@@ -77,6 +77,41 @@ impl FileSink {
             durability,
             unsynced: Unsynced::default(),
             reserve: Some(reserve),
+        };
+        sink.tell_growth();
+        Ok(sink)
+    }
+
+    /// Goes on with the files of an agent that is gone.
+    ///
+    /// # Errors
+    /// The reserve cannot be made.
+    pub(super) fn go_on(
+        shelf: StoreShelf,
+        writing: Writing,
+        start_ns: u64,
+        header: Vec<u8>,
+        so_far: SetSoFar<StoreFile>,
+        (reserve, bytes): (PathBuf, u64),
+        growth: watch::Sender<Growth>,
+    ) -> io::Result<Self> {
+        match fs::remove_file(&reserve) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        // A full disk is no reason to end it: that is found out by who writes.
+        let reserve = Reserve::keep(reserve, bytes).ok();
+        let Writing {
+            rotation,
+            compression,
+            durability,
+        } = writing;
+        let sink = Self {
+            files: FileSet::go_on(shelf, rotation, compression, start_ns, header, so_far)?,
+            growth,
+            durability,
+            unsynced: Unsynced::default(),
+            reserve,
         };
         sink.tell_growth();
         Ok(sink)

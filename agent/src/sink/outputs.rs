@@ -2,20 +2,32 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
+use remora_agent_common::checkpoint::{Checkpoint, SessionMark};
 use remora_capture::{
     pcapng::{self, Finished, Interface, Section},
     session::{CaptureId, CaptureState, Destination, Target},
 };
-use tokio::{runtime::Handle, sync::mpsc};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, watch},
+};
 
-use super::{Store, stream::StreamSink};
+use super::{
+    Store,
+    go_on::{Held, take_up},
+    stream::StreamSink,
+};
 use crate::{
     clock::ClockOffset,
     node::NodeFacts,
-    session::{BoundTap, Opening, Output, Outputs, Signal, Slot, StartError, Stored},
+    session::{
+        BoundTap, Growth, Meter, Opening, Output, Outputs, Signal, Slot, Standing, StartError, Stored,
+    },
     writer::{
         ConsumerHandle, Sink,
         encoder::Encoder,
+        lane::LaneStart,
         memory::Memory,
         output::{self, LookBack, OpenSink, OutputParts},
         past::{Rings, Wish},
@@ -31,6 +43,14 @@ pub struct SessionOutputs {
     pub node: NodeFacts,
     pub runtime: Handle,
     pub rings: Arc<dyn Rings>,
+    /// Sessions outlive the agent.
+    pub pinned: Option<Pinned>,
+}
+
+/// Of an agent whose ring outlives it.
+pub struct Pinned {
+    /// How far the agent before this one had come.
+    pub last: Box<Checkpoint>,
 }
 
 impl SessionOutputs {
@@ -51,6 +71,98 @@ impl SessionOutputs {
     }
 }
 
+impl SessionOutputs {
+    fn output_again(
+        &self,
+        standing: &mut Standing,
+        taps: &[BoundTap],
+        meter: Arc<Meter>,
+    ) -> Result<Box<dyn Output>, String> {
+        let none = SessionMark::default();
+        let slot = standing.slot as usize;
+        let last = self.pinned.as_ref().map(|pinned| &pinned.last);
+        let capture = standing.state.id.words();
+        let mark = last
+            .and_then(|last| last.sessions.get(slot))
+            .filter(|mark| mark.capture == capture)
+            .unwrap_or(&none);
+        let from = last.map_or(0, |last| last.time_ns);
+        let from = Timestamp::from_nanosecond(from.into()).unwrap_or_default();
+        standing.was_away(from, Timestamp::now());
+        if !standing.state.spec.look_back.is_zero() && mark.past_done == 0 {
+            LOOK_BACK_TORN.clone_into(&mut standing.state.message);
+        }
+        let state = &standing.state;
+        let (sink, start, stored): (OpenSink, _, _) = match state.spec.destination {
+            Destination::Store => {
+                let (sender, growth) = watch::channel(Growth::default());
+                let header = header(state, &standing.notes, &self.node);
+                let (sink, held) = self
+                    .store
+                    .reopen(standing, header, mark.next_id, sender)
+                    .map_err(|error| error.to_string())?;
+                let start = take_up(&meter, mark, held, capture);
+                let open = move || -> Result<Box<dyn Sink>, StartError> { Ok(Box::new(sink)) };
+                let stored = self.store.stored(state.id, Some(growth));
+                (Box::new(open), start, Some(stored))
+            }
+            Destination::Stream => {
+                let past = mark.past_matched.saturating_sub(mark.past_over_budget);
+                let held = Held {
+                    live: mark.written.saturating_sub(past),
+                    past: Some(past),
+                    until: mark.next_id,
+                    ..Held::default()
+                };
+                let start = take_up(&meter, mark, held, capture);
+                let open = || Err(StartError::Output(STREAM_GONE.to_owned()));
+                (Box::new(open), start, None)
+            }
+        };
+        self.store
+            .keep_standing(standing)
+            .map_err(|error| error.to_string())?;
+        let spec = &state.spec;
+        let output = output::open(
+            OutputParts {
+                slot: Slot(standing.slot),
+                generation: standing.generation,
+                start,
+                encoder: Encoder::new(
+                    spec.snaplen.get(),
+                    spec.super_packets,
+                    standing.offset_ns,
+                    taps,
+                ),
+                look_back: None,
+                packet_limit: spec.limits.packets.map(std::num::NonZero::get),
+                meter,
+                memory: self.memory.clone(),
+                signals: self.signals.clone(),
+                started: state.started,
+                header: Vec::new(),
+                sink,
+                stream: None,
+                file: Some(state.file.clone()),
+                stored,
+            },
+            self.consumer.clone(),
+        );
+        match output {
+            Ok(output) => Ok(Box::new(output)),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+/// What is said of a look back that nobody finishes: the rings began anew.
+const LOOK_BACK_TORN: &str = "look-back: the agent died while it wrote what came before; it may be \
+    incomplete";
+
+/// What is said of a stream whose agent died.
+const STREAM_GONE: &str = "the agent died, and with it the connection of this stream; what was sent \
+    in its last moments may have arrived, and is counted as dropped all the same";
+
 impl Outputs for SessionOutputs {
     fn open(&self, opening: Opening<'_>) -> Result<Box<dyn Output>, StartError> {
         let Opening {
@@ -61,12 +173,15 @@ impl Outputs for SessionOutputs {
             notes,
             meter,
             confirm,
+            mut standing,
         } = opening;
         let clock = ClockOffset::measure();
+        standing.offset_ns = clock.offset_ns;
         let header = header(state, notes, &self.node);
         let (sink, stream, file, stored): (OpenSink, _, _, _) = match state.spec.destination {
             Destination::Store => {
                 let (prepared, file, stored) = self.store.prepare(state)?;
+                standing.state.file.clone_from(&file);
                 let store = Arc::clone(&self.store);
                 let state = state.clone();
                 let open = move || -> Result<Box<dyn Sink>, StartError> {
@@ -80,11 +195,25 @@ impl Outputs for SessionOutputs {
                 (Box::new(open), Some(chunks), None, None)
             }
         };
-        let sink: OpenSink = Box::new(move || confirm.now().and_then(|()| sink()));
+        let store = self.pinned.is_some().then(|| Arc::clone(&self.store));
+        let sink: OpenSink = Box::new(move || {
+            confirm.now()?;
+            // Before the file: a capture without one cannot be gone on with, and is known so.
+            if let Some(store) = store {
+                store.keep_standing(&standing).map_err(|error| {
+                    StartError::Output(format!("failed to keep how to go on with it: {error}"))
+                })?;
+            }
+            sink()
+        });
         let output = output::open(
             OutputParts {
                 slot,
                 generation,
+                start: LaneStart {
+                    capture: state.id.words(),
+                    ..LaneStart::default()
+                },
                 encoder: Encoder::new(
                     state.spec.snaplen.get(),
                     state.spec.super_packets,
@@ -106,6 +235,19 @@ impl Outputs for SessionOutputs {
             self.consumer.clone(),
         )?;
         Ok(Box::new(output))
+    }
+
+    fn go_on(
+        &self,
+        standing: &mut Standing,
+        taps: &[BoundTap],
+        meter: Arc<Meter>,
+    ) -> Result<Box<dyn Output>, String> {
+        self.output_again(standing, taps, meter)
+            .map_err(|problem| match self.store.recover_one(standing.state.id) {
+                Ok(_closed) => problem,
+                Err(error) => format!("{problem}; its files could not be closed: {error}"),
+            })
     }
 
     fn forget(&self, id: CaptureId) {

@@ -17,7 +17,9 @@ use remora_capture::{
     sidecar::{CaptureFile, Recovered as RecoveredNote, Sidecar},
 };
 
-use super::store::{OPEN, Store, StoreError, account, capture_files, closed_name};
+use crate::session::Standing;
+
+use super::store::{OPEN, PINNED, Store, StoreError, account, capture_files, closed_name, remove};
 
 /// A capture that an agent left open when it died, closed now.
 #[derive(Debug)]
@@ -36,22 +38,28 @@ struct Repaired {
 }
 
 impl Store {
-    /// Repairs and closes what an agent left open when it died.
+    /// Repairs and closes what an agent left open when it died, but for the captures `standing`, which
+    /// go on.
     ///
     /// # Errors
     /// The directory cannot be read; a capture that cannot be repaired is logged and left.
-    pub fn recover(&self) -> Result<Vec<Recovered>, StoreError> {
+    pub fn recover(&self, standing: &[Standing]) -> Result<Vec<Recovered>, StoreError> {
         let mut recovered = Vec::new();
-        for id in self.ids(OPEN)? {
+        let goes_on = |id: &CaptureId| standing.iter().any(|s| s.state.id == *id);
+        for id in self.ids(OPEN)?.into_iter().filter(|id| !goes_on(id)) {
             match self.recover_one(id) {
                 Ok(one) => recovered.push(one),
                 Err(error) => tracing::error!(capture = %id, %error, "failed to repair"),
             }
         }
+        // Of streams, which leave no file.
+        for id in self.ids(PINNED)?.into_iter().filter(|id| !goes_on(id)) {
+            remove(&self.file(id, PINNED));
+        }
         Ok(recovered)
     }
 
-    fn recover_one(&self, id: CaptureId) -> io::Result<Recovered> {
+    pub(super) fn recover_one(&self, id: CaptureId) -> io::Result<Recovered> {
         let mut journal = self.read_sidecar(&self.file(id, OPEN))?;
         let state = &mut journal.capture;
         state.phase = Phase::Finished;

@@ -101,6 +101,13 @@ pub(super) struct StoreFile {
     usage: Arc<Usage>,
 }
 
+impl StoreFile {
+    /// A file of `bytes`, which the quota knows of.
+    pub(super) fn go_on(file: File, bytes: u64, usage: Arc<Usage>) -> Self {
+        Self { file, bytes, usage }
+    }
+}
+
 impl Write for StoreFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let wanted = bytes.len() as u64;

@@ -4,6 +4,7 @@
 //! lock                 held by the agent that uses the directory
 //! <id>.open.json       the account of a capture that is running, with its counts still at zero
 //! <id>.pcapng.part     its file; whole blocks only
+//! <id>.pinned.json     how the next agent goes on with it (`--pin`)
 //! <id>.reserve         disk space for its end, so that a full disk still gets an account
 //! ── closed ──
 //! <id>.pcapng          renamed from .part
@@ -210,8 +211,7 @@ impl Store {
             syncs: writing.durability == Durability::Synced,
         };
         let journal = self.sidecar(state, &Finished::default()).to_json();
-        // The final account is a little longer than the journal.
-        let reserve = RESERVE_BYTES + 2 * journal.len() as u64;
+        let reserve = self.reserve_bytes(state);
         create(&self.file(id, OPEN))
             .and_then(|mut file| file.write_all(&journal))
             .and_then(|()| {
@@ -232,12 +232,22 @@ impl Store {
             })
     }
 
+    /// The final account is a little longer than the journal.
+    pub(super) fn reserve_bytes(&self, state: &CaptureState) -> u64 {
+        let journal = self.sidecar(state, &Finished::default()).to_json();
+        RESERVE_BYTES + 2 * journal.len() as u64
+    }
+
+    pub(super) fn usage(&self) -> Arc<Usage> {
+        Arc::clone(&self.usage)
+    }
+
     /// Removes what [`Store::create`] made of a capture that did not start.
     pub fn forget(&self, id: CaptureId) {
         let files = capture_files(&self.directory, id).unwrap_or_default();
         for path in files
             .into_iter()
-            .chain([RESERVE, OPEN].map(|ending| self.file(id, ending)))
+            .chain([RESERVE, OPEN, PINNED].map(|ending| self.file(id, ending)))
         {
             remove(&path);
         }
@@ -266,7 +276,7 @@ impl Store {
             fs::rename(&aside, &path)
         };
         write().map_err(|error| format!("failed to write {}: {error}", path.display()))?;
-        for ending in [RESERVE, OPEN] {
+        for ending in [RESERVE, OPEN, PINNED] {
             remove(&self.file(id, ending));
         }
         Ok(())
@@ -344,7 +354,8 @@ impl Store {
 const ACCOUNT: &str = "json";
 const ACCOUNT_PART: &str = "json.part";
 pub(super) const OPEN: &str = "open.json";
-const RESERVE: &str = "reserve";
+pub(super) const PINNED: &str = "pinned.json";
+pub(super) const RESERVE: &str = "reserve";
 
 /// The first file of a capture.
 fn first_part(state: &CaptureState) -> Part {
@@ -385,7 +396,7 @@ pub(super) fn closed_name(name: &str) -> &str {
     name.strip_suffix(PART).unwrap_or(name)
 }
 
-fn remove(path: &Path) {
+pub(super) fn remove(path: &Path) {
     match fs::remove_file(path) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}

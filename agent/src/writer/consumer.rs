@@ -13,9 +13,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use remora_agent_common::SESSION_SLOTS;
+use remora_agent_common::{SESSION_SLOTS, checkpoint::Checkpoint};
 
-use super::{RecordSource, Waker, lane::Lane};
+use super::{
+    RecordSource, Waker,
+    lane::Lane,
+    progress::{KeepCheckpoint, Progress},
+};
 use crate::{
     record::{Packet, Record},
     session::Slot,
@@ -25,6 +29,8 @@ use crate::{
 pub const LOOK_AGAIN: Duration = Duration::from_millis(4);
 /// Records after which lanes are flushed and commands looked at, however many more there are.
 const PASS_RECORDS: usize = 4096;
+/// The same as a part of the ring: those records are given back only when lanes were flushed.
+const PASS_PARTS: u64 = 16;
 /// Commands in the queue: each session has at most an opening and a closing one.
 const COMMANDS: usize = 2 * SESSION_SLOTS as usize;
 /// How long a close waits for the session's last records to come out of the ring. They are in it;
@@ -108,6 +114,8 @@ pub struct Consumer<S> {
     lanes: Vec<Option<Box<Lane>>>,
     closing: Vec<Closing>,
     totals: Arc<RecordTotals>,
+    /// Of a ring that outlives the agent.
+    progress: Option<Progress>,
 }
 
 impl<S: RecordSource> Consumer<S> {
@@ -126,28 +134,47 @@ impl<S: RecordSource> Consumer<S> {
             lanes: (0..SESSION_SLOTS).map(|_| None).collect(),
             closing: Vec::new(),
             totals,
+            progress: None,
         };
         (handle, consumer)
+    }
+
+    /// Tells the agent after this one how far it has come; `last` is how far the one before had.
+    pub fn keep_progress(&mut self, keep: Box<dyn KeepCheckpoint>, last: Box<Checkpoint>) {
+        self.progress = Some(Progress::new(keep, last));
     }
 
     /// Runs until every handle is gone; to be called on a thread of its own.
     pub fn run(mut self) {
         loop {
-            if !self.take_commands() {
-                return;
+            match self.turn() {
+                Turn::Ended => return,
+                Turn::More => {}
+                Turn::Drained => {
+                    let progress = self.progress.as_ref();
+                    let behind = progress.is_some_and(|p| p.is_behind(&self.source));
+                    let open = behind || self.lanes.iter().any(Option::is_some);
+                    let timeout = open.then_some(LOOK_AGAIN);
+                    self.source.wait(timeout);
+                }
             }
-            let drained = self.pass();
-            for lane in self.lanes.iter_mut().flatten() {
-                lane.flush();
-            }
-            self.finish_closing();
-            if !drained {
-                continue;
-            }
-            let open = self.lanes.iter().any(Option::is_some);
-            let timeout = open.then_some(LOOK_AGAIN);
-            self.source.wait(timeout);
         }
+    }
+
+    /// Obeys, reads, hands over: once.
+    pub(super) fn turn(&mut self) -> Turn {
+        if !self.take_commands() {
+            return Turn::Ended;
+        }
+        let drained = self.pass();
+        for lane in self.lanes.iter_mut().flatten() {
+            lane.flush();
+        }
+        self.finish_closing();
+        if let Some(progress) = &mut self.progress {
+            progress.advance(&self.lanes, &mut self.source);
+        }
+        if drained { Turn::Drained } else { Turn::More }
     }
 
     /// False when nobody can send a command any more.
@@ -156,9 +183,12 @@ impl<S: RecordSource> Consumer<S> {
             commands,
             lanes,
             closing,
+            source,
+            progress,
             ..
         } = self;
-        obey(commands, lanes, closing) != TryRecvError::Disconnected
+        let position = source.position();
+        obey(commands, lanes, closing, progress, position) != TryRecvError::Disconnected
     }
 
     /// Reads a bounded number of records; true if the ring is empty now.
@@ -169,18 +199,22 @@ impl<S: RecordSource> Consumer<S> {
             lanes,
             closing,
             totals,
-            ..
+            progress,
         } = self;
+        let end = source.position() + source.capacity() / PASS_PARTS;
         for _ in 0..PASS_RECORDS {
-            let more = source.next(&mut |bytes| {
-                if hand_out(bytes, lanes, totals, Unknown::Look) {
+            let more = source.next(&mut |at, bytes| {
+                if hand_out(at, bytes, lanes, totals, Unknown::Look) {
                     // Its session may have been opened since the commands were last looked at.
-                    obey(commands, lanes, closing);
-                    hand_out(bytes, lanes, totals, Unknown::Count);
+                    obey(commands, lanes, closing, progress, at);
+                    hand_out(at, bytes, lanes, totals, Unknown::Count);
                 }
             });
             if !more {
                 return true;
+            }
+            if source.position() > end {
+                return false;
             }
         }
         false
@@ -219,15 +253,21 @@ impl<S: RecordSource> Consumer<S> {
     }
 }
 
-/// Carries out the commands that are there; says how the queue ended.
+/// Carries out the commands that are there; says how the queue ended. The reader is at `position`.
 fn obey(
     commands: &Receiver<Command>,
     lanes: &mut [Option<Box<Lane>>],
     closing: &mut Vec<Closing>,
+    progress: &mut Option<Progress>,
+    position: u64,
 ) -> TryRecvError {
     loop {
         match commands.try_recv() {
-            Ok(Command::Open(lane)) => {
+            Ok(Command::Open(mut lane)) => {
+                lane.begin_at(position);
+                if let Some(progress) = progress {
+                    progress.opened(&lane);
+                }
                 if let Some(place) = lanes.get_mut(lane.slot.0 as usize) {
                     debug_assert!(place.is_none(), "a slot is used again only after its close");
                     *place = Some(lane);
@@ -251,6 +291,17 @@ fn obey(
     }
 }
 
+/// How a turn of the reader went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// The ring may have more.
+    More,
+    /// The ring was empty.
+    Drained,
+    /// Nobody can send a command any more.
+    Ended,
+}
+
 /// What to do with a record whose session has no lane.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Unknown {
@@ -260,9 +311,10 @@ enum Unknown {
     Count,
 }
 
-/// Gives a record to the lanes of its sessions. True if it belongs to a session without a lane
+/// Gives a record, which is at `at`, to the lanes of its sessions. True if it belongs to a session without a lane
 /// and `unknown` is to look.
 fn hand_out(
+    at: u64,
     bytes: &[u8],
     lanes: &mut [Option<Box<Lane>>],
     totals: &RecordTotals,
@@ -272,12 +324,12 @@ fn hand_out(
         Ok(Record::Packet(packet)) => {
             let sessions = packet.header.sessions;
             if unknown == Unknown::Look
-                && slots(sessions).any(|slot| lane_of(lanes, slot, &packet).is_none())
+                && slots(sessions).any(|slot| lane_of(lanes, slot, &packet, at).is_none())
             {
                 return true;
             }
             for slot in slots(sessions) {
-                match lane_of(lanes, slot, &packet) {
+                match lane_of(lanes, slot, &packet, at) {
                     Some(lane) => lane.packet(&packet),
                     None => {
                         totals.stale.fetch_add(1, Relaxed);
@@ -289,13 +341,13 @@ fn hand_out(
             slot,
             parity,
             packets,
-        }) => match current(lanes, slot, parity) {
+        }) => match current(lanes, slot, parity, at) {
             Some(lane) => lane.gap(packets),
             None if unknown == Unknown::Look => return true,
             // Not a packet: what it tells is in the kernel's counters anyway.
             None => {}
         },
-        Ok(Record::Limit { slot, parity }) => match current(lanes, slot, parity) {
+        Ok(Record::Limit { slot, parity }) => match current(lanes, slot, parity, at) {
             Some(lane) => lane.limit_reached(),
             None if unknown == Unknown::Look => return true,
             None => {}
@@ -327,15 +379,21 @@ fn lane_of<'a>(
     lanes: &'a mut [Option<Box<Lane>>],
     slot: u32,
     packet: &Packet<'_>,
+    at: u64,
 ) -> Option<&'a mut Lane> {
-    current(lanes, slot, packet.header.parity & (1 << slot) != 0)
+    current(lanes, slot, packet.header.parity & (1 << slot) != 0, at)
 }
 
 /// The slot's lane, if it is the generation that the record was made for.
-fn current(lanes: &mut [Option<Box<Lane>>], slot: u32, parity: bool) -> Option<&mut Lane> {
+fn current(
+    lanes: &mut [Option<Box<Lane>>],
+    slot: u32,
+    parity: bool,
+    at: u64,
+) -> Option<&mut Lane> {
     lanes
         .get_mut(slot as usize)
         .and_then(Option::as_mut)
         .map(|lane| &mut **lane)
-        .filter(|lane| lane.parity() == parity)
+        .filter(|lane| lane.parity() == parity && lane.from <= at)
 }

@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::Ordering::Relaxed,
+    atomic::{AtomicU64, Ordering::Relaxed},
     mpsc::{SyncSender, TrySendError},
 };
 
@@ -43,10 +43,18 @@ pub enum ToWriter {
 pub struct Lane {
     pub slot: Slot,
     pub generation: u32,
+    /// Id of its capture.
+    pub(super) capture: [u64; 2],
+    /// Records before this position of the ring are not its own.
+    pub(super) from: u64,
     encoder: Encoder,
     meter: Arc<Meter>,
     /// Id of the next packet: counts every packet that matched within the limits, lost or not.
     next_id: u64,
+    /// What an agent before this one did with the next packets.
+    done: Option<Done>,
+    /// Packets that went into batches.
+    handed: u64,
     /// Packets lost or dropped since the last block.
     untold: u32,
     packet_limit: Option<u64>,
@@ -57,11 +65,35 @@ pub struct Lane {
     signal: Option<StopReason>,
 }
 
+/// Packets that an agent read and wrote and could not say so before it died; they are read again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Done {
+    /// Those with an id below this one: each is in the file, or was dropped, which the packet after
+    /// it tells.
+    pub until: u64,
+    /// Packets that were in the file then.
+    pub written: u64,
+}
+
+/// Where a lane begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LaneStart {
+    /// Id of its capture.
+    pub capture: [u64; 2],
+    /// Of a session that goes on: where its records begin. Otherwise they begin where the reader is.
+    pub from: Option<u64>,
+    pub next_id: u64,
+    /// Packets missing before the next one that no packet has told.
+    pub untold: u32,
+    pub done: Option<Done>,
+}
+
 /// What a lane is made of.
 #[derive(Debug)]
 pub struct LaneParts {
     pub slot: Slot,
     pub generation: u32,
+    pub start: LaneStart,
     pub encoder: Encoder,
     pub packet_limit: Option<u64>,
     pub meter: Arc<Meter>,
@@ -76,6 +108,7 @@ impl Lane {
         let LaneParts {
             slot,
             generation,
+            start,
             encoder,
             packet_limit,
             meter,
@@ -86,10 +119,14 @@ impl Lane {
         Self {
             slot,
             generation,
+            capture: start.capture,
+            from: start.from.unwrap_or(u64::MAX),
             encoder,
             meter,
-            next_id: 0,
-            untold: 0,
+            next_id: start.next_id,
+            done: start.done,
+            handed: 0,
+            untold: start.untold,
             packet_limit,
             batch: None,
             to_writer,
@@ -105,14 +142,57 @@ impl Lane {
         self.generation & 1 == 1
     }
 
+    /// The reader is here: what is before it is another session's.
+    pub(super) fn begin_at(&mut self, position: u64) {
+        self.from = self.from.min(position);
+    }
+
     /// Packets taken out of the ring so far.
     #[must_use]
     pub fn read(&self) -> u64 {
-        self.meter.read.load(Relaxed)
+        self.meter.taken()
+    }
+
+    pub(super) fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    pub(super) fn next_id(&self) -> u64 {
+        self.next_id
+    }
+
+    /// What was put into batches; [`Meter::settled`] comes up to it.
+    pub(super) fn handed(&self) -> (Arc<Meter>, u64) {
+        (Arc::clone(&self.meter), self.handed)
+    }
+
+    /// The next packet was handled by an agent before this one.
+    fn is_done(&mut self) -> bool {
+        let Some(Done { until, written }) = self.done else {
+            return false;
+        };
+        if self.next_id < until {
+            return true;
+        }
+        // All of those were read again: what is not in the file was dropped for lack of room.
+        let count = |counter: &AtomicU64| counter.load(Relaxed);
+        let Meter {
+            read,
+            malformed,
+            stale,
+            dropped_io,
+            dropped_queue,
+            ..
+        } = &*self.meter;
+        let ended = written + count(malformed) + count(stale) + count(dropped_io);
+        dropped_queue.store(count(read).saturating_sub(ended), Relaxed);
+        self.done = None;
+        false
     }
 
     /// Encodes a packet into the batch, or counts why not.
     pub fn packet(&mut self, packet: &Packet<'_>) {
+        let is_done = self.is_done();
         Meter::add(&self.meter.read, 1);
         if self.packet_limit.is_some_and(|limit| self.read() >= limit) {
             self.signal = Some(StopReason::Packets);
@@ -122,6 +202,10 @@ impl Lane {
             self.drop_one();
             return;
         };
+        if is_done {
+            self.next_id += 1;
+            return;
+        }
         if !self.has_room() {
             Meter::add(&self.meter.dropped_queue, 1);
             self.drop_one();
@@ -141,17 +225,22 @@ impl Lane {
                 self.encoder
                     .encode(&mut batch.blocks, packet, interface, &marks);
             batch.packets += 1;
+            self.handed += 1;
         }
     }
 
     /// The kernel lost packets of this session.
     pub fn gap(&mut self, packets: u32) {
+        let is_told = self.is_done();
         self.next_id += u64::from(packets);
-        self.untold = self.untold.saturating_add(packets);
+        if !is_told {
+            self.untold = self.untold.saturating_add(packets);
+        }
     }
 
     /// A record that was this session's does not parse.
     pub fn malformed(&mut self) {
+        self.is_done();
         Meter::add(&self.meter.read, 1);
         Meter::add(&self.meter.malformed, 1);
         self.drop_one();
@@ -205,6 +294,7 @@ impl Lane {
             // The writer is gone only if it panicked: its packets are dropped, and counted.
             Err(TrySendError::Disconnected(ToWriter::Batch(batch))) => {
                 Meter::add(&self.meter.dropped_io, batch.packets);
+                Meter::add(&self.meter.settled, batch.packets);
             }
             Err(_) => {}
         }
@@ -216,6 +306,7 @@ impl Lane {
             let packets = batch.packets;
             if self.to_writer.send(ToWriter::Batch(batch)).is_err() {
                 Meter::add(&self.meter.dropped_io, packets);
+                Meter::add(&self.meter.settled, packets);
             }
         }
         if self.to_writer.send(ToWriter::Finish(kernel)).is_err() {
@@ -224,8 +315,11 @@ impl Lane {
     }
 
     fn drop_one(&mut self) {
+        let is_told = self.done.is_some_and(|done| self.next_id < done.until);
         self.next_id += 1;
-        self.untold = self.untold.saturating_add(1);
+        if !is_told {
+            self.untold = self.untold.saturating_add(1);
+        }
     }
 
     /// Makes sure of a batch that takes one more packet.

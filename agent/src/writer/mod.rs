@@ -7,6 +7,7 @@
 //! - [`consumer`]: reads the ring, hands each packet to the lanes of its sessions.
 //! - [`lane`]: a session's way to its writer, and its current batch. [`encoder`]: its blocks.
 //! - [`memory`]: bounds what all batches together take.
+//! - [`progress`]: what of the ring was read and written, for the agent after this one.
 //! - [`output`]: a session's writer thread, and how it ends with exact counts.
 //! - [`past`]: what it writes first: packets from before it began.
 //!
@@ -19,6 +20,7 @@ pub mod lane;
 pub mod memory;
 pub mod output;
 pub mod past;
+pub mod progress;
 
 use std::{
     sync::Arc,
@@ -34,8 +36,17 @@ pub use output::{WriterOutput, open};
 
 /// Where records come from.
 pub trait RecordSource: Send + 'static {
-    /// Hands the next record to `visit`; false if there is none now.
-    fn next(&mut self, visit: &mut dyn FnMut(&[u8])) -> bool;
+    /// Hands the next record and its position to `visit`; false if there is none now.
+    fn next(&mut self, visit: &mut dyn FnMut(u64, &[u8])) -> bool;
+
+    /// Where the next record will be: bytes since the first one ever.
+    fn position(&self) -> u64;
+
+    /// Bytes that it holds.
+    fn capacity(&self) -> u64;
+
+    /// What lies before `position` may be written over.
+    fn release(&mut self, position: u64);
 
     /// Waits until much is there, someone calls the waker, or the time is over (`None`: never).
     fn wait(&mut self, timeout: Option<Duration>);

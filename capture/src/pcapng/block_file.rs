@@ -62,6 +62,17 @@ impl<M: Medium> BlockFile<M> {
         })
     }
 
+    /// A file of `bytes` whole ones, as [`reopen`](super::reopen()) leaves it.
+    ///
+    /// # Errors
+    /// There is no memory for the compressor.
+    pub fn go_on(medium: M, bytes: u64, compressed: bool) -> io::Result<Self> {
+        Ok(Self {
+            bytes,
+            ..Self::new(medium, compressed)?
+        })
+    }
+
     /// Bytes of the file that stand.
     #[must_use]
     pub fn bytes(&self) -> u64 {

@@ -23,6 +23,7 @@ mod durable;
 mod packet;
 mod part;
 mod read;
+mod reopen;
 mod repair;
 mod set;
 mod whole;
@@ -38,8 +39,9 @@ pub use durable::{SYNC_BYTES, SYNC_INTERVAL, Unsynced};
 pub use packet::{PacketDirection, PacketMeta, encode_packet, gso_comment};
 pub use part::{Part, Place, Totals};
 pub use read::{Packet, ReadError, packets, read_packets};
+pub use reopen::{Reopened, reopen};
 pub use repair::{Scan, count_packets, repair, scan};
-pub use set::{FILES_MAX, FileSet, Finished, Shelf};
+pub use set::{FILES_MAX, FileSet, Finished, SetSoFar, Shelf};
 pub use whole::{PacketRun, Run, Whole, runs, whole_blocks};
 
 /// Longest text of a comment or any other option, in bytes: its length is a `u16`.

@@ -15,7 +15,7 @@ use super::{
 };
 
 /// Read at once while scanning, in bytes.
-const READ_BYTES: usize = 256 * 1024;
+pub(super) const READ_BYTES: usize = 256 * 1024;
 
 /// What the whole blocks of a file say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

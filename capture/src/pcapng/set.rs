@@ -19,6 +19,7 @@ use super::{
     blocks::{INTERFACE_DESCRIPTION, INTERFACE_STATISTICS, NAME_RESOLUTION, SECTION_HEADER},
     cold::{STATISTICS_BYTES_MAX, part_statistics, set_delivered, with_comment},
     part::{Part, Place, Totals},
+    reopen::Reopened,
     whole::{PacketRun, Run, Whole, runs, whole_blocks},
 };
 use crate::{
@@ -59,6 +60,20 @@ pub struct Finished {
     pub files: Vec<CaptureFile>,
     /// Those that a ring removed.
     pub removed: Removed,
+}
+
+/// The files of a set that is gone on with.
+#[derive(Debug)]
+pub struct SetSoFar<M> {
+    /// Those that are complete, oldest first.
+    pub closed: Vec<CaptureFile>,
+    /// Those that a ring removed.
+    pub removed: Removed,
+    /// Name of the last one.
+    pub name: String,
+    /// The last one, at its end.
+    pub last: M,
+    pub reopened: Reopened,
 }
 
 /// The open set.
@@ -120,6 +135,71 @@ impl<S: Shelf> FileSet<S> {
             time_ns: start_ns,
         };
         set.current = Some(set.open(first, &[])?);
+        Ok(set)
+    }
+
+    /// Goes on with a set that another process was killed over. `header`: what each file begins
+    /// with.
+    ///
+    /// # Errors
+    /// There is no memory for a compressor.
+    pub fn go_on(
+        shelf: S,
+        rotation: Rotation,
+        compression: Compression,
+        start_ns: u64,
+        header: Vec<u8>,
+        so_far: SetSoFar<S::File>,
+    ) -> io::Result<Self> {
+        let SetSoFar {
+            closed,
+            removed,
+            name,
+            last,
+            reopened: Reopened { scan, plain_bytes },
+        } = so_far;
+        let compressed = compression == Compression::Zstd;
+        let time_ns = scan.first_packet_ns.unwrap_or(start_ns);
+        let counted = Whole {
+            bytes: 0,
+            packets: scan.packets,
+            blocks: scan.packet_blocks,
+        };
+        let mut set = Self {
+            shelf,
+            rotation,
+            compressed,
+            start_ns,
+            header,
+            current: None,
+            totals: Totals {
+                packets: removed.packets + counted.packets,
+                blocks: removed.blocks + counted.blocks,
+                bytes: removed.bytes,
+            },
+            closed: closed.into(),
+            removed,
+            last_id: scan.last_packet_id,
+        };
+        for file in &set.closed {
+            set.totals.packets += file.packets;
+            set.totals.blocks += file.blocks;
+            set.totals.bytes += file.bytes;
+        }
+        let last_ns = scan.last_packet_ns.unwrap_or(time_ns);
+        set.current = Some(Current {
+            name,
+            file: BlockFile::go_on(last, scan.whole_bytes, compressed)?,
+            part: Part {
+                number: scan.place.map_or(1, |place| place.number),
+                time_ns,
+            },
+            plain: plain_bytes,
+            counted,
+            dropped: scan.dropped,
+            last_ns,
+            period: set.period(last_ns),
+        });
         Ok(set)
     }
 

@@ -25,6 +25,14 @@ impl CaptureId {
     }
 }
 
+impl CaptureId {
+    /// As two words, the low half first.
+    #[must_use]
+    pub fn words(self) -> [u64; 2] {
+        [self.0.0 as u64, (self.0.0 >> 64) as u64]
+    }
+}
+
 impl fmt::Display for CaptureId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

@@ -56,10 +56,11 @@ const CONFINED: [Confined; 6] = [
 ];
 
 /// Which module of the agent may use which others. `lib.rs` only lists them.
-const ARROWS: [(&str, &[&str]); 13] = [
-    ("main", &["app", "args", "doctor"]),
+const ARROWS: [(&str, &[&str]); 14] = [
+    ("main", &["app", "args", "cleanup", "doctor"]),
     ("app", &EVERYTHING),
     ("doctor", &EVERYTHING),
+    ("cleanup", &["args", "kernel"]),
     // Types that flags are parsed into.
     ("args", &["kernel", "telemetry"]),
     ("api", &["session", "supervisor"]),

@@ -29,7 +29,10 @@ use aya::{
     Ebpf,
     maps::{Array, ArrayOfMaps, MapData},
 };
-use remora_agent_common::look_back::{FlowState, PAGE_SHIFT, PAGE_VALUE, RING_SLOTS};
+use remora_agent_common::{
+    TAP_SLOTS,
+    look_back::{FlowState, PAGE_SHIFT, PAGE_VALUE, RING_SLOTS},
+};
 use remora_capture::session::LookBackRing;
 
 use super::{
@@ -150,6 +153,25 @@ impl LookBack {
 
     fn slots(&self) -> MutexGuard<'_, Slots> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// No tap is recorded: the rings of an agent before this one are read by nobody. Their memory is
+    /// given back when others take their slots.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub(super) fn forget_all(&self) -> Result<(), KernelError> {
+        let mut state = self.state();
+        for tap in 1..TAP_SLOTS {
+            let slot = state
+                .taps
+                .get(&tap, 0)
+                .map_err(failed("LOOK_BACK_TAPS"))?;
+            if slot != 0 {
+                state.point(tap, 0)?;
+            }
+        }
+        Ok(())
     }
 
     /// Begins to record a tap. Nothing happens if it is recorded, or the budget is off or used up.

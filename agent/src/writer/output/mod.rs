@@ -12,7 +12,7 @@ use std::{
         Arc,
         atomic::{
             AtomicU64,
-            Ordering::{Relaxed, SeqCst},
+            Ordering::{Relaxed, Release, SeqCst},
         },
         mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
@@ -30,7 +30,7 @@ use tokio::sync::oneshot;
 use super::{
     AppendError, Blocks, ConsumerHandle, Sink,
     encoder::Encoder,
-    lane::{Batch, Lane, LaneParts, QUEUE_BATCHES, ToWriter},
+    lane::{Batch, Lane, LaneParts, LaneStart, QUEUE_BATCHES, ToWriter},
     memory::{BATCH_BYTES, Memory},
     past::{Chooser, Rings, Wish},
 };
@@ -46,6 +46,7 @@ pub type OpenSink = Box<dyn FnOnce() -> Result<Box<dyn Sink>, StartError> + Send
 pub struct OutputParts {
     pub slot: Slot,
     pub generation: u32,
+    pub start: LaneStart,
     pub encoder: Encoder,
     pub packet_limit: Option<u64>,
     pub look_back: Option<LookBack>,
@@ -53,7 +54,7 @@ pub struct OutputParts {
     pub memory: Memory,
     pub signals: tokio::sync::mpsc::Sender<Signal>,
     pub started: Timestamp,
-    /// The blocks before the first packet.
+    /// The blocks before the first packet; none if they are in the file.
     pub header: Vec<u8>,
     pub sink: OpenSink,
     pub stream: Option<ChunkReceiver>,
@@ -92,6 +93,7 @@ pub fn open(parts: OutputParts, consumer: ConsumerHandle) -> Result<WriterOutput
     let OutputParts {
         slot,
         generation,
+        start,
         encoder,
         packet_limit,
         look_back,
@@ -116,7 +118,7 @@ pub fn open(parts: OutputParts, consumer: ConsumerHandle) -> Result<WriterOutput
         .as_ref()
         .and_then(|look_back| look_back.wish.bytes);
     let opening = Writer {
-        sink: Box::new(Broken(String::new())),
+        sink: Box::new(Broken::default()),
         meter: Arc::clone(&meter),
         signals: signals.clone(),
         slot,
@@ -140,6 +142,7 @@ pub fn open(parts: OutputParts, consumer: ConsumerHandle) -> Result<WriterOutput
     let lane = Lane::new(LaneParts {
         slot,
         generation,
+        start,
         encoder,
         packet_limit,
         meter: Arc::clone(&meter),
@@ -267,19 +270,23 @@ struct Ended {
 }
 
 /// The sink of an output that could not be opened: what came meanwhile is dropped, and counted.
-struct Broken(String);
+#[derive(Default)]
+struct Broken {
+    problem: String,
+    /// What went out before an agent died.
+    totals: Totals,
+}
 
 impl Sink for Broken {
     fn append(&mut self, _: Blocks, _: Whole) -> Result<(), AppendError> {
-        let Self(problem) = self;
         Err(AppendError {
             reason: StopReason::IoError,
-            problem: problem.clone(),
+            problem: self.problem.clone(),
         })
     }
 
     fn totals(&self) -> Totals {
-        Totals::default()
+        self.totals
     }
 
     fn finish(&mut self) -> (Finished, Result<(), String>) {
@@ -312,7 +319,14 @@ impl Writer {
             Err(error) => {
                 // Told to the starter, who ends the session; no signal besides.
                 self.ended.problem = Some(error.to_string());
-                self.sink = Box::new(Broken(error.to_string()));
+                self.sink = Box::new(Broken {
+                    problem: error.to_string(),
+                    totals: Totals {
+                        packets: self.meter.written.load(Relaxed),
+                        blocks: 0,
+                        bytes: self.meter.written_bytes.load(Relaxed),
+                    },
+                });
                 Err(error)
             }
         };
@@ -375,6 +389,7 @@ impl Writer {
             self.append(now.to_vec().into(), counted);
             blocks = rest;
         }
+        self.meter.past_done.store(1, Relaxed);
     }
 
     fn run(mut self, batches: &Receiver<ToWriter>) -> Ended {
@@ -433,6 +448,8 @@ impl Writer {
             blocks: packet_blocks,
         };
         self.append(Blocks::of_batch(blocks, permit), counted);
+        // Not before: the next agent does not read them again.
+        self.meter.settled.fetch_add(packets, Release);
     }
 
     /// After the first failure nothing is written any more: a gap in the middle would be told by no

@@ -1,0 +1,367 @@
+//! Maps and links in a directory of a bpffs, where they outlive the agent (`--pin`).
+//!
+//! ```text
+//! DIR/EVENTS, SESSIONS, …         every map but those of the programs' log and constants
+//! DIR/cgroup_ingress, …_egress    links at the cgroup2 root
+//! DIR/tcx_ingress_7, tcx_egress_7 links of interface 7
+//! ```
+//! While an agent is there it holds a lock of the directory (flock), which goes with it. The next one
+//! loads its own programs onto these maps and puts them into these links, one after the other, while
+//! packets pass: so the layouts of both must be the same ([`Pins::check`]).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::CString,
+    fs::{self, DirBuilder, File},
+    io,
+    os::{
+        fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd},
+        unix::{ffi::OsStrExt as _, fs::DirBuilderExt as _},
+    },
+    path::{Path, PathBuf},
+};
+
+use aya::{maps::MapInfo, programs::links::FdLink};
+use aya_obj::Object;
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+    sys::statfs::{FsType, statfs},
+    unistd::{AccessFlags, access},
+};
+
+use super::{KernelError, load::TCX_PROGRAMS, program::bpf};
+
+/// Where pins are if nothing else is said.
+pub const PIN_DIRECTORY: &str = "/sys/fs/bpf/remora";
+
+/// `BPF_FS_MAGIC` (linux/magic.h).
+const BPFFS: FsType = FsType(0xcafe_4a11);
+const DIRECTORY_MODE: u32 = 0o700;
+
+const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_LINK_UPDATE: libc::c_int = 29;
+const BPF_MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
+
+/// Without these there is nothing to go on with: an agent was killed when it had just begun.
+const NEEDED: [&str; 2] = ["CHECKPOINT", "EVENTS"];
+
+/// `union bpf_attr` of BPF_OBJ_GET.
+#[repr(C)]
+#[derive(Default)]
+struct GetAttr {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
+/// `union bpf_attr` of BPF_LINK_UPDATE.
+#[repr(C)]
+#[derive(Default)]
+struct UpdateAttr {
+    link_fd: u32,
+    new_prog_fd: u32,
+    flags: u32,
+    old_prog_fd: u32,
+}
+
+/// A directory, locked.
+#[derive(Debug)]
+pub struct Pins {
+    directory: PathBuf,
+    /// An agent before this one has left its maps.
+    left: bool,
+    _lock: Flock<File>,
+}
+
+/// What was in a directory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unpinned {
+    pub links: u64,
+    pub maps: u64,
+}
+
+impl Pins {
+    /// Locks a directory, which is made if need be.
+    ///
+    /// # Errors
+    /// It is not on a bpffs, cannot be made or written to, or another agent uses it.
+    pub fn open(directory: &Path) -> Result<Self, KernelError> {
+        let made = DirBuilder::new().mode(DIRECTORY_MODE).create(directory);
+        match made {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(failed("make", directory, error));
+            }
+            _ => {}
+        }
+        let pins = Self::lock(directory)?;
+        access(directory, AccessFlags::W_OK)
+            .map_err(|errno| failed("write to", directory, errno.into()))?;
+        Ok(pins)
+    }
+
+    /// Locks a directory that is there.
+    ///
+    /// # Errors
+    /// It is not there, not on a bpffs, or an agent uses it.
+    pub fn lock(directory: &Path) -> Result<Self, KernelError> {
+        let file = File::open(directory).map_err(|error| failed("open", directory, error))?;
+        let kind = statfs(directory)
+            .map_err(|errno| failed("look at", directory, errno.into()))?
+            .filesystem_type();
+        if kind != BPFFS {
+            return Err(KernelError::NoBpffs(directory.to_owned()));
+        }
+        let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => lock,
+            Err((_, Errno::EWOULDBLOCK)) => {
+                return Err(KernelError::PinsInUse(directory.to_owned()));
+            }
+            Err((_, errno)) => return Err(failed("lock", directory, errno.into())),
+        };
+        let mut pins = Self {
+            directory: directory.to_owned(),
+            left: false,
+            _lock: lock,
+        };
+        let names = pins.names()?;
+        pins.left = NEEDED.iter().all(|needed| names.contains(*needed));
+        Ok(pins)
+    }
+
+    /// An agent before this one has left its maps here.
+    #[must_use]
+    pub fn are_left(&self) -> bool {
+        self.left
+    }
+
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Removes all that is in the directory.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn remove_all(&mut self) -> Result<Unpinned, KernelError> {
+        let mut unpinned = Unpinned::default();
+        // Links first: what they have attached uses the maps.
+        let names = self.names()?;
+        let (links, maps): (Vec<_>, Vec<_>) = names.iter().partition(|name| is_link(name));
+        for (names, count) in [(links, &mut unpinned.links), (maps, &mut unpinned.maps)] {
+            for name in names {
+                let path = self.path(name);
+                fs::remove_file(&path).map_err(|error| failed("remove", &path, error))?;
+                *count += 1;
+            }
+        }
+        self.left = false;
+        Ok(unpinned)
+    }
+
+    /// Removes the directory, too, which must be empty.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn remove_directory(self) -> io::Result<()> {
+        fs::remove_dir(&self.directory)
+    }
+
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    fn names(&self) -> Result<BTreeSet<String>, KernelError> {
+        let read = || -> io::Result<_> {
+            fs::read_dir(&self.directory)?
+                .map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()))
+                .collect()
+        };
+        read().map_err(|error| failed("read", &self.directory, error))
+    }
+
+    /// Names of the object's maps that are pinned. Those that are pinned already must be as this object
+    /// would make them.
+    ///
+    /// # Errors
+    /// [`KernelError::Layout`].
+    pub(super) fn check(
+        &self,
+        object: &[u8],
+        ring_bytes: u32,
+    ) -> Result<Vec<String>, KernelError> {
+        let object = Object::parse(object)
+            .map_err(|error| KernelError::Object(Box::new(aya::EbpfError::ParseError(error))))?;
+        let maps: BTreeMap<_, _> = object
+            .maps
+            .iter()
+            .filter(|(name, _)| !name.starts_with('.') && !name.starts_with("AYA_LOG"))
+            .collect();
+        let there = self.names()?;
+        for (name, map) in &maps {
+            if !there.contains(*name) {
+                continue;
+            }
+            let found = MapInfo::from_pin(self.path(name)).map_err(|source| KernelError::Map {
+                name: "of the pins",
+                source: Box::new(source),
+            })?;
+            let found = (found.key_size(), found.value_size(), found.max_entries());
+            let value = match map.map_type() {
+                BPF_MAP_TYPE_ARRAY_OF_MAPS => 4,
+                _ => map.value_size(),
+            };
+            let entries = match name.as_str() {
+                "EVENTS" => ring_bytes,
+                _ => map.max_entries(),
+            };
+            let wanted = (map.key_size(), value, entries);
+            if found == wanted {
+                continue;
+            }
+            let what = match name.as_str() {
+                "EVENTS" => format!("a ring of {} bytes, not {ring_bytes}", found.2),
+                "ABI" => format!("ABI version {}, not {entries}", found.2),
+                _ => format!(
+                    "`{name}` with {} values of {} bytes, not {entries} of {value}",
+                    found.2, found.1
+                ),
+            };
+            return Err(KernelError::Layout {
+                directory: self.directory.clone(),
+                what,
+            });
+        }
+        Ok(maps.into_keys().cloned().collect())
+    }
+
+    pub(super) fn pin(&self, link: FdLink, name: &str) -> Result<(), KernelError> {
+        // Kept by the file from now on.
+        link.pin(self.path(name))
+            .map(drop)
+            .map_err(|error| failed("pin a link to", &self.path(name), io::Error::other(error)))
+    }
+
+    /// Puts a program into a pinned link; false if there is none of that name.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub(super) fn update(&self, name: &str, program: impl AsFd) -> Result<bool, KernelError> {
+        let path = self.path(name);
+        let link = match open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            link => link.map_err(|error| failed("open", &path, error))?,
+        };
+        let mut attr = UpdateAttr {
+            link_fd: link.as_raw_fd().cast_unsigned(),
+            new_prog_fd: program.as_fd().as_raw_fd().cast_unsigned(),
+            ..UpdateAttr::default()
+        };
+        // SAFETY: these are the command's attributes, and point to nothing.
+        unsafe { bpf(BPF_LINK_UPDATE, &mut attr) }
+            .map_err(|error| failed("put the program into", &path, error))?;
+        Ok(true)
+    }
+
+    /// Interfaces with links in both directions that are attached. Links of those that are gone are
+    /// removed.
+    pub(super) fn interfaces(&self) -> Result<BTreeSet<u32>, KernelError> {
+        let mut found: BTreeMap<u32, usize> = BTreeMap::new();
+        for name in self.names()? {
+            if let Some(ifindex) = interface_of(&name) {
+                let attached = open(&self.path(&name)).and_then(|link| attached_to(&link));
+                *found.entry(ifindex).or_default() +=
+                    usize::from(attached.is_ok_and(|to| to == ifindex));
+            }
+        }
+        let (whole, gone): (Vec<_>, Vec<_>) =
+            found.into_iter().partition(|(_, links)| *links == 2);
+        for (ifindex, _) in gone {
+            self.forget_interface(ifindex);
+        }
+        Ok(whole.into_iter().map(|(ifindex, _)| ifindex).collect())
+    }
+
+    pub(super) fn forget_interface(&self, ifindex: u32) {
+        for program in TCX_PROGRAMS {
+            let path = self.path(&tcx_name(program, ifindex));
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::error!(%error, path = %path.display(), "failed to remove");
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Whether an agent with these rights can pin in a directory, which need not be there.
+///
+/// # Errors
+/// Why not, and what to do, for a person.
+pub fn usable(directory: &Path) -> Result<(), String> {
+    let place = match directory.parent() {
+        Some(parent) if !directory.exists() => parent,
+        _ => directory,
+    };
+    match statfs(place) {
+        Ok(statfs) if statfs.filesystem_type() == BPFFS => {}
+        Ok(_) => return Err(KernelError::NoBpffs(place.to_owned()).to_string()),
+        Err(errno) => return Err(format!("{}: {errno}", place.display())),
+    }
+    access(place, AccessFlags::W_OK).map_err(|errno| {
+        format!(
+            "{} is not writable ({errno}): make {} as root and give it to the agent's user",
+            place.display(),
+            directory.display()
+        )
+    })
+}
+
+/// Name of an interface's link in the direction of `program`.
+pub(super) fn tcx_name(program: &str, ifindex: u32) -> String {
+    format!("{program}_{ifindex}")
+}
+
+fn interface_of(name: &str) -> Option<u32> {
+    TCX_PROGRAMS
+        .into_iter()
+        .find_map(|program| name.strip_prefix(program)?.strip_prefix('_')?.parse().ok())
+}
+
+/// Maps are in capitals.
+fn is_link(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_lowercase())
+}
+
+fn open(path: &Path) -> io::Result<OwnedFd> {
+    let name = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = GetAttr {
+        pathname: name.as_ptr() as u64,
+        ..GetAttr::default()
+    };
+    // SAFETY: the attributes point to a string that ends with 0, which is only read and outlives the
+    // call.
+    let fd = unsafe { bpf(BPF_OBJ_GET, &mut attr) }?;
+    // SAFETY: the call has made this descriptor, and nobody else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The interface that a TCX link is on; 0 once that is gone.
+fn attached_to(link: &OwnedFd) -> io::Result<u32> {
+    let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", link.as_raw_fd()))?;
+    text.lines()
+        .find_map(|line| line.strip_prefix("ifindex:")?.trim().parse().ok())
+        .ok_or_else(|| io::Error::other("it is no TCX link"))
+}
+
+fn failed(action: &'static str, path: &Path, source: io::Error) -> KernelError {
+    KernelError::Pins {
+        action,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+const _: () = assert!(size_of::<GetAttr>() == 16 && size_of::<UpdateAttr>() == 16);
