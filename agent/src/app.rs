@@ -223,10 +223,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
 }
 
 /// The pins, and the sessions that go on; without any, what is pinned is begun anew.
-fn left(
-    directory: Option<&Path>,
-    store: &Store,
-) -> anyhow::Result<(Option<Pins>, Vec<Standing>)> {
+fn left(directory: Option<&Path>, store: &Store) -> anyhow::Result<(Option<Pins>, Vec<Standing>)> {
     let standing = store.standing()?;
     let Some(directory) = directory else {
         if !standing.is_empty() {
@@ -242,7 +239,11 @@ fn left(
     if standing.is_empty() || !pins.are_left() {
         let Unpinned { links, maps } = pins.remove_all()?;
         if maps > 0 {
-            tracing::info!(links, maps, "no capture goes on: what was pinned is made anew");
+            tracing::info!(
+                links,
+                maps,
+                "no capture goes on: what was pinned is made anew"
+            );
         }
         return Ok((Some(pins), Vec::new()));
     }

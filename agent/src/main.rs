@@ -7,8 +7,7 @@ use clap::Parser as _;
 use remora_agent::{
     app,
     args::{Cli, Command},
-    cleanup,
-    doctor,
+    cleanup, doctor,
 };
 use tracing_subscriber::EnvFilter;
 

@@ -208,15 +208,15 @@ fn an_upgrade_is_no_gap_and_streams_end_in_order() -> Result<()> {
         .stream(1, 0, 30_000)
         .send_until_stopped(node.directory(), |tool| bed.web.command(tool))?;
     let stream = bed.agent.stream(&streamed.id)?;
-    let (ended, status) = thread::scope(|scope| {
+    let (_, ended) = thread::scope(|scope| -> Result<_> {
         let reader = scope.spawn(|| stream.read_to_end());
         thread::sleep(Duration::from_millis(300));
         let pid = nix::unistd::Pid::from_raw(i32::try_from(bed.agent.pid()?)?);
         nix::sys::signal::kill(pid, Signal::SIGTERM)?;
-        let read = reader.join().map_err(|_| anyhow::anyhow!("panicked"))?;
-        Ok::<_, anyhow::Error>((read?.1, ()))
+        reader
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })?;
-    let () = status;
     assert_eq!(ended.stop_reason(), v1::StopReason::Shutdown);
     let status = bed.agent.process()?.wait(LIMIT)?;
     ensure!(status.success(), "{status}: {}", bed.agent.tail());
@@ -294,14 +294,23 @@ fn cleanup_refuses_beside_an_agent_and_leaves_nothing_behind_a_dead_one() -> Res
     let pins = bed.agent.pins().display().to_string();
     let refused = bed.agent.run(&["cleanup", "--pin", &pins])?;
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(!refused.status.success() && said.contains("another agent"), "{said}");
+    assert!(
+        !refused.status.success() && said.contains("another agent"),
+        "{said}"
+    );
 
     bed.kill()?;
     let left = objects.still_there()?;
-    assert!(!left.maps.is_empty() && !left.programs.is_empty(), "{left:?}");
+    assert!(
+        !left.maps.is_empty() && !left.programs.is_empty(),
+        "{left:?}"
+    );
     let cleaned = bed.agent.run(&["cleanup", "--pin", &pins])?;
     let said = String::from_utf8_lossy(&cleaned.stdout).into_owned();
-    assert!(cleaned.status.success() && said.contains("removed 6 links"), "{said}");
+    assert!(
+        cleaned.status.success() && said.contains("removed 6 links"),
+        "{said}"
+    );
     assert!(!fs::exists(bed.agent.pins())?);
     wait::until(LIMIT, "the kernel to let go of everything", || {
         Ok(objects.still_there()?.is_empty())

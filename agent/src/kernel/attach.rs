@@ -15,8 +15,8 @@ use std::{
 use aya::{
     Ebpf,
     programs::{
-        CgroupAttachMode, CgroupSkbAttachType, LinkOrder, ProgramError, ProgramFd,
-        SchedClassifier, TcAttachType,
+        CgroupAttachMode, CgroupSkbAttachType, LinkOrder, ProgramError, ProgramFd, SchedClassifier,
+        TcAttachType,
         links::{FdLink, LinkError},
         tc::{SchedClassifierLinkId, TcAttachOptions},
     },

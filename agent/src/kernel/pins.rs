@@ -172,11 +172,16 @@ impl Pins {
         self.directory.join(name)
     }
 
+    /// Without what the kernel puts into a bpffs by itself: `maps.debug`, `progs.debug`.
     fn names(&self) -> Result<BTreeSet<String>, KernelError> {
         let read = || -> io::Result<_> {
-            fs::read_dir(&self.directory)?
+            let names = fs::read_dir(&self.directory)?
                 .map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()))
-                .collect()
+                .collect::<io::Result<BTreeSet<_>>>()?;
+            Ok(names
+                .into_iter()
+                .filter(|name| !name.contains('.'))
+                .collect())
         };
         read().map_err(|error| failed("read", &self.directory, error))
     }
@@ -186,11 +191,7 @@ impl Pins {
     ///
     /// # Errors
     /// [`KernelError::Layout`].
-    pub(super) fn check(
-        &self,
-        object: &[u8],
-        ring_bytes: u32,
-    ) -> Result<Vec<String>, KernelError> {
+    pub(super) fn check(&self, object: &[u8], ring_bytes: u32) -> Result<Vec<String>, KernelError> {
         let object = Object::parse(object)
             .map_err(|error| KernelError::Object(Box::new(aya::EbpfError::ParseError(error))))?;
         let maps: BTreeMap<_, _> = object
@@ -275,8 +276,7 @@ impl Pins {
                     usize::from(attached.is_ok_and(|to| to == ifindex));
             }
         }
-        let (whole, gone): (Vec<_>, Vec<_>) =
-            found.into_iter().partition(|(_, links)| *links == 2);
+        let (whole, gone): (Vec<_>, Vec<_>) = found.into_iter().partition(|(_, links)| *links == 2);
         for (ifindex, _) in gone {
             self.forget_interface(ifindex);
         }

@@ -195,7 +195,11 @@ impl Maps {
 
     /// Nothing leads to a tap that is not bound.
     fn unpoint(&mut self, interfaces: &BTreeSet<u32>) -> Result<(), KernelError> {
-        let high: Vec<u32> = self.ifindex_taps_high.keys().filter_map(Result::ok).collect();
+        let high: Vec<u32> = self
+            .ifindex_taps_high
+            .keys()
+            .filter_map(Result::ok)
+            .collect();
         for &ifindex in interfaces.iter().chain(&high) {
             if self.table.interface(ifindex).is_none() {
                 self.point_interface(ifindex, 0)?;
@@ -218,7 +222,11 @@ impl Maps {
         if budget.told != 0 {
             return Ok(StillArmed::LimitReached);
         }
-        for tap in session.taps.iter().filter(|tap| self.table.is_bound(tap.id)) {
+        for tap in session
+            .taps
+            .iter()
+            .filter(|tap| self.table.is_bound(tap.id))
+        {
             let sessions = self
                 .tap_sessions
                 .get(&tap.id.index, 0)
@@ -230,4 +238,3 @@ impl Maps {
         Ok(StillArmed::Yes)
     }
 }
-

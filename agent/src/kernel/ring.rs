@@ -103,6 +103,7 @@ impl Ring {
     pub(super) fn skip_to(&mut self, position: u64) {
         if position > self.records.position {
             self.records.position = position;
+            self.records.produced = position;
             self.records.release(position);
         }
     }
@@ -205,11 +206,11 @@ impl Records {
     /// The next record and where it is.
     fn next(&mut self) -> Option<(u64, &[u8])> {
         loop {
-            if self.position == self.produced {
+            if self.position >= self.produced {
                 // Whoever submits a record after this look sees what was given back.
                 fence(Ordering::SeqCst);
                 self.produced = self.producer.word(0).load(Ordering::Acquire);
-                if self.position == self.produced {
+                if self.position >= self.produced {
                     return None;
                 }
             }
@@ -223,7 +224,9 @@ impl Records {
             let begun = self.position;
             self.position += (RECORD_HEAD + u64::from(len)).next_multiple_of(8);
             if head & DISCARDED == 0 {
-                let record = self.producer.bytes(place + RECORD_HEAD as usize, len as usize);
+                let record = self
+                    .producer
+                    .bytes(place + RECORD_HEAD as usize, len as usize);
                 return Some((begun, record));
             }
         }

@@ -31,8 +31,8 @@ use super::{
     taps::{Point, TapTable, Unbound},
 };
 use crate::session::{
-    Arming, BoundTap, CgroupScope, InterfacePlace, KernelCounts, LinkEnd, Slot, StillArmed, TapHook,
-    TapId,
+    Arming, BoundTap, CgroupScope, InterfacePlace, KernelCounts, LinkEnd, Slot, StillArmed,
+    TapHook, TapId,
 };
 
 /// All maps but the ring, and what userspace knows of the taps. Methods take microseconds where they

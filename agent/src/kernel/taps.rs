@@ -351,7 +351,10 @@ mod tests {
         table.restore(id, point.clone(), true);
         table.enter(id);
         assert_eq!(table.interface(9), Some((id, VETH)));
-        let others = [table.bind(cgroup(1)).unwrap(), table.bind(cgroup(2)).unwrap()];
+        let others = [
+            table.bind(cgroup(1)).unwrap(),
+            table.bind(cgroup(2)).unwrap(),
+        ];
         assert_eq!(others.map(|id| (id.index, id.generation)), [(1, 9), (3, 1)]);
         assert!(table.leave(id).is_none() && table.is_bound(id));
 

@@ -128,9 +128,7 @@ impl Driver {
         let slot = Slot(standing.slot);
         let taps: Arc<[BoundTap]> = standing.taps.as_slice().into();
         let meter = Arc::new(Meter::default());
-        let output = self
-            .outputs
-            .go_on(&mut standing, &taps, Arc::clone(&meter));
+        let output = self.outputs.go_on(&mut standing, &taps, Arc::clone(&meter));
         let output = match output {
             Ok(output) => output,
             Err(problem) => {

@@ -316,7 +316,10 @@ mod tests {
             ..Held::default()
         };
         let start = take_up(&meter, &mark(), held, CAPTURE);
-        assert_eq!((start.from, start.next_id, start.untold), (Some(64), 100, 0));
+        assert_eq!(
+            (start.from, start.next_id, start.untold),
+            (Some(64), 100, 0)
+        );
         let done = Done {
             until: 122,
             written: 104,

@@ -22,7 +22,8 @@ use crate::{
     clock::ClockOffset,
     node::NodeFacts,
     session::{
-        BoundTap, Growth, Meter, Opening, Output, Outputs, Signal, Slot, Standing, StartError, Stored,
+        BoundTap, Growth, Meter, Opening, Output, Outputs, Signal, Slot, Standing, StartError,
+        Stored,
     },
     writer::{
         ConsumerHandle, Sink,
@@ -243,11 +244,12 @@ impl Outputs for SessionOutputs {
         taps: &[BoundTap],
         meter: Arc<Meter>,
     ) -> Result<Box<dyn Output>, String> {
-        self.output_again(standing, taps, meter)
-            .map_err(|problem| match self.store.recover_one(standing.state.id) {
+        self.output_again(standing, taps, meter).map_err(|problem| {
+            match self.store.recover_one(standing.state.id) {
                 Ok(_closed) => problem,
                 Err(error) => format!("{problem}; its files could not be closed: {error}"),
-            })
+            }
+        })
     }
 
     fn forget(&self, id: CaptureId) {

@@ -385,12 +385,7 @@ fn lane_of<'a>(
 }
 
 /// The slot's lane, if it is the generation that the record was made for.
-fn current(
-    lanes: &mut [Option<Box<Lane>>],
-    slot: u32,
-    parity: bool,
-    at: u64,
-) -> Option<&mut Lane> {
+fn current(lanes: &mut [Option<Box<Lane>>], slot: u32, parity: bool, at: u64) -> Option<&mut Lane> {
     lanes
         .get_mut(slot as usize)
         .and_then(Option::as_mut)

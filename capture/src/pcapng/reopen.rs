@@ -129,7 +129,11 @@ mod tests {
     fn a_file_is_cut_behind_its_last_whole_packet_wherever_it_was_torn() {
         let (blocks, ends) = blocks();
         for cut in ends[0]..=blocks.len() {
-            let whole = ends[..6].iter().rev().find(|end| **end <= cut).expect("one");
+            let whole = ends[..6]
+                .iter()
+                .rev()
+                .find(|end| **end <= cut)
+                .expect("one");
             let (file, len) = reopened(&blocks[..cut], false, None);
             assert_eq!((file.plain_bytes, len), (*whole as u64, *whole as u64));
             assert_eq!(file.scan.whole_bytes, len);
@@ -137,7 +141,11 @@ mod tests {
 
             // Segments of packet 2 may be missing.
             let (file, _) = reopened(&blocks[..cut], false, Some(2));
-            let whole = ends[..3].iter().rev().find(|end| **end <= cut).expect("one");
+            let whole = ends[..3]
+                .iter()
+                .rev()
+                .find(|end| **end <= cut)
+                .expect("one");
             assert_eq!(file.plain_bytes, *whole as u64);
             assert!(file.scan.last_packet_id < Some(2));
         }

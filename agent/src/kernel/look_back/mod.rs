@@ -163,10 +163,7 @@ impl LookBack {
     pub(super) fn forget_all(&self) -> Result<(), KernelError> {
         let mut state = self.state();
         for tap in 1..TAP_SLOTS {
-            let slot = state
-                .taps
-                .get(&tap, 0)
-                .map_err(failed("LOOK_BACK_TAPS"))?;
+            let slot = state.taps.get(&tap, 0).map_err(failed("LOOK_BACK_TAPS"))?;
             if slot != 0 {
                 state.point(tap, 0)?;
             }
