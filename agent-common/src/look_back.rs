@@ -63,11 +63,12 @@ pub struct RingHead {
     /// Bytes kept of a packet, 1 to [`RECORD_MAX`] less the header.
     pub snaplen: u32,
     pub reserved: u32,
+    /// Records begun.
     pub packets: u64,
     /// Left out by the flow cutoff.
     pub cut_packets: u64,
     pub cut_bytes: u64,
-    /// Packets whose bytes could not be read.
+    /// Records of packets whose bytes could not be read; they are among `packets`.
     pub copy_errors: u64,
     /// The position at which a program found that the ring had gone once around while it wrote.
     pub overrun: u64,

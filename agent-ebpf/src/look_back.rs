@@ -159,7 +159,11 @@ fn write<const L3: bool>(skb: Skb, ring: *mut c_void, head: *mut RingHead, s: &m
     }
     let size = (u64::from(caplen) + HEADER_LEN as u64 + 7) & !7;
     // SAFETY: as above.
-    let position = unsafe { fetch_add(&raw mut (*head).position, size) };
+    let position = unsafe {
+        // Before the record, whose memory is cold: a locked addition waits for all writes before it.
+        fetch_add(&raw mut (*head).packets, 1);
+        fetch_add(&raw mut (*head).position, size)
+    };
     // Kept in the scratch, and what the head has is read again: registers that are needed after the
     // helpers below would be spilled to the stack, which is slow (see `crate::table`).
     // SAFETY: as above, and a field of a live reference.
@@ -188,7 +192,6 @@ fn write<const L3: bool>(skb: Skb, ring: *mut c_void, head: *mut RingHead, s: &m
         to.cast::<u64>()
             .add(CHECK)
             .write_volatile(position ^ cookie);
-        fetch_add(&raw mut (*head).packets, 1);
         // Whoever is held up for a whole round of the ring has written over newer records.
         let now = (&raw const (*head).position).read_volatile();
         let pages = (&raw const (*head).pages).read_volatile();

@@ -330,7 +330,7 @@ impl LookBack {
             let facts = LookBackRing {
                 bytes: u64::from(live.current.pages) * PAGE_VALUE as u64,
                 reach_ms: u64::try_from(reach.as_millis()).unwrap_or(u64::MAX),
-                packets: head.packets,
+                packets: head.packets.saturating_sub(head.copy_errors),
                 cut_packets: head.cut_packets,
                 cut_bytes: head.cut_bytes,
             };
