@@ -147,37 +147,16 @@ impl All {
     /// It is not; with the first packet that differs.
     pub fn confirm(&self, ours: &[Packet], theirs: &[Packet], snaplen: usize) -> Result<usize> {
         let wanted = self.within(theirs);
-        let end = self.before(theirs) + wanted;
-        let found = self.confirm_piece(ours, theirs, snaplen)?;
-        ensure!(
-            found + ours.len() >= end,
-            "ends {} packets before the end marker; the next is {}",
-            end - found - ours.len(),
-            shown(theirs.get(found + ours.len())),
-        );
-        Ok(wanted)
-    }
-
-    /// `ours` is one piece of `theirs`, which begins before the first marker: what a limit leaves of
-    /// a capture. Answers where in `theirs` it begins.
-    ///
-    /// # Errors
-    /// It is not; with the first packet that differs.
-    pub fn confirm_piece(
-        &self,
-        ours: &[Packet],
-        theirs: &[Packet],
-        snaplen: usize,
-    ) -> Result<usize> {
         let (begin, equal) = self.place(ours, theirs, snaplen)?;
         ensure!(
-            equal == ours.len(),
-            "{} packets; after {equal} that are equal there is {}\nwhere there should be {}",
+            equal == ours.len() && begin + equal >= self.before(theirs) + wanted,
+            "{} packets, it should be {wanted} between the markers; after {equal} that are equal \
+             there is {}\nwhere there should be {}",
             ours.len(),
             shown(ours.get(equal)),
             shown(theirs.get(begin + equal)),
         );
-        Ok(begin)
+        Ok(wanted)
     }
 
     /// Where in `theirs` it is that `ours` begins, and how many packets are equal from there on.

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use remora_capture::pcapng::STATISTICS_BYTES_MAX;
 use remora_proto::v1::{self, target::Target};
 use remora_tests::{
-    agent::{TestAgent, spec},
+    agent::{Options, TestAgent, spec},
     beside::{self, All, BEGIN, Beside, END},
     node::{Node, Pod},
     packets::{Capture, Packet},
@@ -94,24 +94,23 @@ impl<'a> Overlapping<'a> {
             return all.confirm(ours, &theirs, self.snaplen());
         }
         ensure!(limits.packets == 0 || written <= limits.packets);
-        if written == limits.packets {
-            all.confirm_piece(ours, &theirs, self.snaplen())?;
-        } else {
-            self.confirm_bytes(all, proven, &theirs)?;
+        let (begin, equal) = all.place(ours, &theirs, self.snaplen())?;
+        if equal < ours.len() || written != limits.packets {
+            self.confirm_bytes(proven, &theirs[begin..], equal)?;
         }
         Ok(ours.len())
     }
 
-    /// The file's limit let in what fits: all up to a packet that does not, and then smaller ones.
-    fn confirm_bytes(&self, all: &All, proven: &Proven, theirs: &[Packet]) -> Result<()> {
+    /// The file's limit let in what fits: of `theirs` the first `equal`, not the one after these,
+    /// and then maybe smaller ones.
+    fn confirm_bytes(&self, proven: &Proven, theirs: &[Packet], equal: usize) -> Result<()> {
         let file_bytes = self.spec.limits.unwrap_or_default().file_bytes;
         let len = fs::metadata(&proven.path)?.len();
         ensure!(len <= file_bytes, "{len} bytes");
         let ours = &proven.capture.packets;
-        let (begin, equal) = all.place(ours, theirs, self.snaplen())?;
-        let refused = theirs.get(begin + equal).context("none was refused")?;
+        let refused = theirs.get(equal).context("none was refused")?;
         let kept = refused.data.len().min(self.snaplen());
-        let (rest, later) = (&ours[equal..], &theirs[begin + equal..]);
+        let (rest, later) = (&ours[equal..], &theirs[equal..]);
         // The room that the kernel leaves for what each block may have at the most, and for the
         // closing one.
         let spare = STATISTICS_BYTES_MAX + 68 + BLOCK_SPARE * (ours.len() + 1);
@@ -142,7 +141,7 @@ const BLOCK_SPARE: usize = 12 + 60;
 /// which takes longer.
 fn stop(agent: &TestAgent<'_>, at: usize, id: &str) -> Result<Proven> {
     let state = agent.stop(id)?;
-    if at % 8 == 0 {
+    if at.is_multiple_of(8) {
         return proof::prove(agent, &state);
     }
     let counts = state.counts.unwrap_or_default();
@@ -161,7 +160,12 @@ fn stop(agent: &TestAgent<'_>, at: usize, id: &str) -> Result<Proven> {
 fn sixty_four_overlapping_captures_are_each_what_tcpdump_finds_in_the_one_of_all() -> Result<()> {
     let node = Node::new()?;
     let (web, api) = (node.pod("web")?, node.pod("api")?);
-    let agent = TestAgent::start(&node)?;
+    // Room for all of the test's traffic, so that nothing is lost however slow the machine is.
+    let options = Options {
+        ring_size: "64MiB".into(),
+        ..Options::default()
+    };
+    let agent = TestAgent::start_with(&node, options)?;
     let _sinks =
         [&web, &api].map(|pod| traffic::sink(9000, node.directory(), |tool| pod.command(tool)));
     let of_web = Beside::start(&agent, &web)?;

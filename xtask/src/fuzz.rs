@@ -5,7 +5,7 @@
 
 use std::env;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, bail};
@@ -182,5 +182,5 @@ fn finds(target: &str) -> PathBuf {
 
 /// Of its own, for the flags.
 fn directory() -> PathBuf {
-    Path::new(&workspace::target_dir()).join("fuzz")
+    workspace::target_dir().join("fuzz")
 }
