@@ -36,6 +36,8 @@ pub struct Stream {
     pub rate: u64,
     /// Stands in each payload.
     pub run: u16,
+    /// Where it runs; anywhere if it is not said.
+    pub cpu: Option<usize>,
 }
 
 impl Stream {
@@ -48,6 +50,7 @@ impl Stream {
             count,
             rate: 0,
             run: 1,
+            cpu: None,
         }
     }
 
@@ -63,6 +66,9 @@ impl Stream {
             .args(["--count", &self.count.to_string()])
             .args(["--rate", &self.rate.to_string()])
             .args(["--run", &self.run.to_string()]);
+        if let Some(cpu) = self.cpu {
+            command.args(["--cpu", &cpu.to_string()]);
+        }
         Ok(command)
     }
 

@@ -62,7 +62,7 @@ impl Outputs for SessionOutputs {
             meter,
             confirm,
         } = opening;
-        let clock = ClockOffset::measure();
+        let clock = ClockOffset::known();
         let header = header(state, notes, &self.node);
         let (sink, stream, file, stored): (OpenSink, _, _, _) = match state.spec.destination {
             Destination::Store => {
