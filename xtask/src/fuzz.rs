@@ -1,4 +1,4 @@
-//! The fuzz targets (`fuzz/`), built with libFuzzer and run.
+//! The fuzz targets (`tests/fuzz/`), built with libFuzzer and run.
 //!
 //! By any Rust, also a stable one: what cargo-fuzz passes to the compiler without a sanitizer is
 //! stable. A sanitizer would find little, since no reader has unsafe code of ours.
@@ -39,7 +39,7 @@ const MEMORY_MAX: u32 = 2048;
 pub(crate) enum Finds {
     /// They stay in the target directory, for the next run.
     Local,
-    /// The fewest that reach all that is reached replace those of `fuzz/corpus`.
+    /// The fewest that reach all that is reached replace those of `tests/fuzz/corpus`.
     Kept,
 }
 
@@ -135,7 +135,7 @@ fn run(target: &str, seconds: u32) -> anyhow::Result<()> {
         .with_context(|| format!("the input is in {}", directory().display()))
 }
 
-/// Replaces the target's part of `fuzz/corpus`.
+/// Replaces the target's part of `tests/fuzz/corpus`.
 fn keep(target: &str) -> anyhow::Result<()> {
     let kept = corpus(target);
     let fresh = directory().join("kept").join(target);
@@ -168,11 +168,11 @@ fn fuzzer(target: &str) -> anyhow::Result<Command> {
 }
 
 fn sources() -> PathBuf {
-    workspace::root().join("fuzz/fuzz_targets")
+    workspace::root().join("tests/fuzz/fuzz_targets")
 }
 
 fn corpus(target: &str) -> PathBuf {
-    workspace::root().join("fuzz/corpus").join(target)
+    workspace::root().join("tests/fuzz/corpus").join(target)
 }
 
 /// What the runs of this checkout have found.

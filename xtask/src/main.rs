@@ -105,14 +105,14 @@ enum Task {
     /// Run the fuzz targets, each for a while, by libFuzzer
     ///
     /// Needs a C++ compiler, for libFuzzer. What reaches new code stays in target/fuzz/corpus for
-    /// the next run; `cargo xtask test` runs the inputs of fuzz/corpus.
+    /// the next run; `cargo xtask test` runs the inputs of tests/fuzz/corpus.
     Fuzz {
-        /// The targets (fuzz/fuzz_targets) [default: all]
+        /// The targets (tests/fuzz/fuzz_targets) [default: all]
         targets: Vec<String>,
         /// How long each runs
         #[arg(long, default_value_t = 60)]
         seconds: u32,
-        /// Then replace the target's inputs in fuzz/corpus by the fewest that reach as much
+        /// Then replace the target's inputs in tests/fuzz/corpus by the fewest that reach as much
         #[arg(long)]
         keep: bool,
     },
