@@ -21,7 +21,8 @@ use crate::{
 const TMPFS_SIZE: &str = "8g";
 /// Never reached: each run's files are removed.
 const QUOTA: &str = "1024GiB";
-const LIMIT: Duration = Duration::from_secs(60);
+/// Until it is on all veths, which are perhaps thousands.
+const LIMIT: Duration = Duration::from_secs(600);
 /// An agent is quiet when it took less than this of a core in that time, which comes after the first
 /// looks behind all its veths.
 const QUIET: Duration = Duration::from_millis(250);

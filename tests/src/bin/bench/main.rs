@@ -57,6 +57,8 @@ use report::{Measured, Report};
 /// Longest single run: what it captures must fit into memory.
 const SECONDS_MAX: f64 = 5.0;
 const RUNS_MAX: usize = 100;
+/// As many as the agent has places for, less those that the bed itself needs.
+const PODS_MAX: usize = 4000;
 /// Where all capturers write, so that no disk is measured.
 const TMPFS: &str = "/dev/shm";
 
@@ -79,6 +81,9 @@ struct Args {
     /// Which way the packets of P1 and P2 go [default: in with --quick, else both]
     #[arg(long, value_enum)]
     way: Option<Way>,
+    /// Pods that the agent of P1 knows, without traffic
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pods: usize,
     /// Print JSON instead of the tables
     #[arg(long)]
     json: bool,
@@ -91,6 +96,8 @@ struct Args {
 #[derive(Clone, Copy, Debug)]
 struct Plan {
     quick: bool,
+    /// That P1's agent knows.
+    pods: usize,
     ways: &'static [Way],
     runs: usize,
     length: Duration,
@@ -117,6 +124,7 @@ impl Args {
             (0.05..=SECONDS_MAX).contains(&seconds),
             "--seconds must be 0.05 to {SECONDS_MAX}"
         );
+        ensure!(self.pods <= PODS_MAX, "--pods must be 0 to {PODS_MAX}");
         let ways: &[Way] = match self.way {
             Some(Way::In) => &[Way::In],
             Some(Way::Out) => &[Way::Out],
@@ -125,6 +133,7 @@ impl Args {
         };
         Ok(Plan {
             quick: self.quick,
+            pods: self.pods,
             ways,
             runs,
             length: Duration::from_secs_f64(seconds),
