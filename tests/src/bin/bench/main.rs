@@ -204,14 +204,17 @@ fn measure(args: &Args, plan: Plan) -> Result<Vec<Measured>> {
             .prefix("remora-bench-")
             .tempdir_in(TMPFS)?,
     };
-    args.goals()
-        .into_iter()
-        .map(|goal| {
-            eprintln!("{}", goal.title());
-            let part = goal.measure(&bench)?;
-            Ok(Measured { goal, part })
-        })
-        .collect()
+    let mut measured = Vec::new();
+    for goal in args.goals() {
+        eprintln!("{}", goal.title());
+        let part = goal.measure(&bench);
+        ensure!(!wait::is_interrupted(), "interrupted");
+        if let Some(problem) = &part.problem {
+            eprintln!("  {problem}");
+        }
+        measured.push(Measured { goal, part });
+    }
+    Ok(measured)
 }
 
 /// Writes a file that belongs to whoever the directory belongs to, not to root.

@@ -61,6 +61,7 @@ impl Report {
         let _ = writeln!(text, "\n== Goals");
         for measured in &self.measured {
             text += &Self::outcomes(measured).text();
+            text += &problem(&measured.part);
         }
         let _ = writeln!(text, "\n{}", self.conditions());
         text
@@ -79,6 +80,7 @@ impl Report {
                 let tables = tables.map(|table| json!({ "title": table.title, "raw": table.raw }));
                 json!({
                     "goal": measured.goal.title(),
+                    "problem": measured.part.problem,
                     "outcomes": Self::outcomes(measured).raw,
                     "tables": tables.collect::<Vec<_>>(),
                 })
@@ -118,6 +120,7 @@ impl Report {
         );
         for measured in &self.measured {
             text += &Self::outcomes(measured).markdown();
+            text += &problem(&measured.part);
         }
         text += WHERE_TIME_GOES;
         text += "\n## Details\n";
@@ -127,4 +130,9 @@ impl Report {
         }
         text
     }
+}
+
+fn problem(part: &Part) -> String {
+    let problem = part.problem.as_ref();
+    problem.map_or(String::new(), |problem| format!("\n{problem}\n"))
 }

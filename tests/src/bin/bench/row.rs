@@ -93,14 +93,17 @@ impl Row {
     }
 
     /// CPU seconds of the capturer in a run, for a million packets of the captured path that it did
-    /// not lose.
+    /// not lose (of bulk: for a million that it captured).
     pub(crate) fn cpu_s_per_million(&self) -> Option<Vec<f64>> {
         self.runs
             .iter()
             .map(|run| {
-                let lost = run.caught.map_or(0, |caught| caught.lost);
-                let kept = run.sample.captured.sent.saturating_sub(lost).max(1);
-                Some(run.usage?.cpu.as_secs_f64() * 1e6 / kept as f64)
+                let caught = run.caught.unwrap_or_default();
+                let kept = match self.load {
+                    Load::Udp { .. } => run.sample.captured.sent.saturating_sub(caught.lost),
+                    Load::Bulk => caught.captured,
+                };
+                Some(run.usage?.cpu.as_secs_f64() * 1e6 / kept.max(1) as f64)
             })
             .collect()
     }

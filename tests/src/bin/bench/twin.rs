@@ -39,12 +39,12 @@ impl Rows {
         Ok(self.get(load, Subject::CONTROL)?.median(Run::speed_ratio))
     }
 
-    /// One table for each load.
-    pub(crate) fn tables(&self, loads: &[Load]) -> Vec<Table> {
+    /// One table for each load, whose title begins with what they have in common.
+    pub(crate) fn tables(&self, common: &str, loads: &[Load]) -> Vec<Table> {
         let Self(rows) = self;
         let table = |&load: &Load| {
             let of_load = rows.iter().filter(move |row| row.load == load);
-            Table::of_paths(&load.to_string(), of_load)
+            Table::of_paths(&format!("{common}: {load}"), of_load)
         };
         loads.iter().map(table).collect()
     }

@@ -11,8 +11,6 @@ mod p7_scale;
 mod p8_filters;
 mod p9_writer;
 
-use anyhow::{Context as _, Result};
-
 use crate::{Bench, outcome::Outcome, table::Table};
 
 /// Which one.
@@ -35,6 +33,8 @@ pub(crate) enum Goal {
 pub(crate) struct Part {
     pub(crate) outcomes: Vec<Outcome>,
     pub(crate) tables: Vec<Table>,
+    /// Why it is not whole.
+    pub(crate) problem: Option<String>,
 }
 
 impl Goal {
@@ -80,10 +80,9 @@ impl Goal {
         }
     }
 
-    /// # Errors
-    /// Something of it could not be measured.
-    pub(crate) fn measure(self, bench: &Bench) -> Result<Part> {
-        match self {
+    /// Measures it. What fails is told in the part, and costs no other goal its figures.
+    pub(crate) fn measure(self, bench: &Bench) -> Part {
+        let measured = match self {
             Self::P1 => p1_bystander::measure(bench),
             Self::P2 => p2_capture::measure(bench),
             Self::P3 => p3_cpu::measure(bench),
@@ -93,7 +92,10 @@ impl Goal {
             Self::P7 => p7_scale::measure(bench),
             Self::P8 => p8_filters::measure(bench),
             Self::P9 => p9_writer::measure(bench),
-        }
-        .with_context(|| self.title())
+        };
+        measured.unwrap_or_else(|error| Part {
+            problem: Some(format!("could not be measured: {error:#}")),
+            ..Part::default()
+        })
     }
 }

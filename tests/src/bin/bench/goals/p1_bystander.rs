@@ -64,7 +64,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Part> {
     let rows = twin::measure(bench, &loads, &subjects)?;
 
     let mut part = Part {
-        tables: rows.tables(&loads),
+        tables: rows.tables("Bystander", &loads),
         ..Part::default()
     };
     let mut both = Table {

@@ -81,7 +81,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Part> {
                 );
             }
         }
-        part.tables.extend(rows.tables(&loads));
+        part.tables.extend(rows.tables(kind.name, &loads));
     }
     bulk(bench, &mut part)?;
     Ok(part)
@@ -107,7 +107,7 @@ fn bulk(bench: &Bench, part: &mut Part) -> Result<()> {
                 .note(format!("tcpdump dropped {dropped}")),
         );
     }
-    part.tables.extend(rows.tables(&[load]));
+    part.tables.extend(rows.tables(kind.name, &[load]));
     Ok(())
 }
 

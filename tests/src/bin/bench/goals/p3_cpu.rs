@@ -36,7 +36,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Part> {
     subjects.push(Subject::capturing(OURS.into(), capture));
     let rows = twin::measure(bench, &loads, &subjects)?;
     let mut part = Part {
-        tables: rows.tables(&loads),
+        tables: rows.tables("Whole packets", &loads),
         ..Part::default()
     };
     for load in loads {

@@ -185,6 +185,6 @@ fn look_back(bench: &Bench, part: &mut Part) -> Result<()> {
                 .control(rows.control(load)?),
         );
     }
-    part.tables.extend(rows.tables(&[load]));
+    part.tables.extend(rows.tables("Look-back", &[load]));
     Ok(())
 }

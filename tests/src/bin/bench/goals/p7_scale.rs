@@ -81,7 +81,7 @@ fn bystander(bench: &Bench, part: &mut Part) -> Result<()> {
                 .control(rows.control(LOAD)?),
         );
     }
-    part.tables.extend(rows.tables(&[LOAD]));
+    part.tables.extend(rows.tables("Bystander", &[LOAD]));
     Ok(())
 }
 
@@ -112,7 +112,7 @@ fn matching(bench: &Bench, part: &mut Part) -> Result<()> {
         .control(rows.control(LOAD)?)
         .note(format!("{lost} lost by all 64 together, counted")),
     );
-    part.tables.extend(rows.tables(&[LOAD]));
+    part.tables.extend(rows.tables("All matching", &[LOAD]));
     Ok(())
 }
 

@@ -146,7 +146,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Part> {
     let rows = twin::measure(bench, &[LOAD], &subjects)?;
 
     let mut part = Part {
-        tables: rows.tables(&[LOAD]),
+        tables: rows.tables("Filters", &[LOAD]),
         ..Part::default()
     };
     for ((expression, case, _), capture) in cases.iter().zip(&captures) {

@@ -34,7 +34,8 @@ Packets of 1400 bytes go from ring records in memory (16 MiB of them, again and 
 agent's consumer, lane, encoder and writer thread into a pcapng file on tmpfs, closed with its
 statistics; in this program, not in an agent. Beside it `write(2)` of 1 MiB pieces of memory to a file
 of the same size, and `dumpcap -i - -w` that gets the same packets as a pcap file through a pipe of
-1 MiB. All may use both CPUs; MiB are the files'. *CPU* is that of this program, feeder included.
+1 MiB. All may use both CPUs; MiB are the files'. *CPU* is that of this program, which for dumpcap only
+feeds it.
 ";
 
 /// Frames of a run: 400 MB.
@@ -110,7 +111,11 @@ pub(super) fn measure(bench: &Bench) -> Result<Part> {
         lines: all.iter().map(line).collect(),
         raw: all.iter().map(json).collect(),
     }];
-    Ok(Part { outcomes, tables })
+    Ok(Part {
+        outcomes,
+        tables,
+        ..Part::default()
+    })
 }
 
 /// On a thread that all CPUs may run, with those that it makes.
