@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use remora_proto::v1;
 use remora_tests::{
     agent::{Options, TestAgent},
-    wait,
+    wait, wire,
 };
 
 use crate::{
@@ -23,6 +23,8 @@ const TMPFS_SIZE: &str = "8g";
 const QUOTA: &str = "1024GiB";
 /// Until it is on all veths, which are perhaps thousands.
 const LIMIT: Duration = Duration::from_secs(600);
+/// How often that is looked at.
+const LOOK: Duration = Duration::from_millis(50);
 /// An agent is quiet when it took less than this of a core in that time, which comes after the first
 /// looks behind all its veths.
 const QUIET: Duration = Duration::from_millis(250);
@@ -88,9 +90,9 @@ pub(crate) fn start(bed: &Bed, setup: AgentSetup) -> Result<TestAgent<'_>> {
         ..Default::default()
     };
     let agent = TestAgent::start_with(bed.node(), options)?;
-    let veths = bed.veths()?;
     wait::until(LIMIT, "the agent on all veths", || {
-        Ok(agent.status()?.taps.len() >= veths)
+        wait::pace(LOOK)?;
+        Ok(agent.status()?.taps.len() >= bed.veths()?)
     })?;
     let pid = agent.pid()?;
     wait::until(LIMIT, "a quiet agent", || {
@@ -144,10 +146,11 @@ pub(crate) fn reaches_tier(agent: &TestAgent<'_>, capture: &Capture) -> Result<b
     Ok(came.is_ok())
 }
 
-/// Ends sessions, all of whose packets are then in their files; the files go.
+/// Ends sessions; what capinfos then finds in their files, and what the agent says of the rest. The
+/// files go.
 ///
 /// # Errors
-/// One ended by itself.
+/// One ended by itself, or its file cannot be read.
 pub(crate) fn end(agent: &TestAgent<'_>, sessions: &[v1::CaptureState]) -> Result<Caught> {
     let mut sum = Caught::default();
     for session in sessions {
@@ -159,9 +162,10 @@ pub(crate) fn end(agent: &TestAgent<'_>, sessions: &[v1::CaptureState]) -> Resul
             state.message
         );
         let counts = state.counts.unwrap_or_default();
-        sum.captured += counts.written;
+        let file = agent.file(&state);
+        sum.captured += wire::capinfos_count(&file)?;
         sum.lost += counts.matched - counts.written;
-        fs::remove_file(agent.file(&state))?;
+        fs::remove_file(file)?;
     }
     Ok(sum)
 }

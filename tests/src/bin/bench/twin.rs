@@ -1,12 +1,14 @@
 //! Rounds on two paths: in each, every subject has one run with each load.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, ensure};
 use remora_tests::{bpf::ForeignTcx, wait};
 
 use crate::{
     Bench,
     agents::{self, Agents},
-    bed::Load,
+    bed::{Load, Sample},
     figures::median,
     peer::Peer,
     row::{Caught, Row, Run},
@@ -141,7 +143,7 @@ fn run_peer(
     bench: &Bench,
     peer: &Peer,
     takes: Takes,
-    send: impl FnOnce() -> Result<crate::bed::Sample>,
+    send: impl FnOnce() -> Result<Sample>,
 ) -> Result<Run> {
     let bed = &bench.bed;
     let running = peer.start(bed.node(), bed.interface(), bench.directory.path())?;
@@ -164,7 +166,7 @@ fn run_peer(
     })
 }
 
-fn used(pids: &[u32], before: std::time::Duration) -> Result<Usage> {
+fn used(pids: &[u32], before: Duration) -> Result<Usage> {
     Ok(Usage {
         cpu: usage::cpu(pids)?.saturating_sub(before),
         rss_kib: usage::rss_kib(pids)?,

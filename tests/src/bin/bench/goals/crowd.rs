@@ -2,7 +2,7 @@
 
 use std::{fs, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use remora_tests::{
     name,
     netns::Netns,
@@ -52,20 +52,43 @@ impl<'a> Crowd<'a> {
     pub(crate) fn disperse(self) -> Result<()> {
         let Self { node, far } = self;
         drop(far);
-        wait::until(LIMIT, "the end of the crowd's cables", || {
-            let links = node.netns().ip("-o link show type veth")?;
-            Ok(!links.contains("crowd"))
-        })
+        gone(node, "crowd")
     }
 }
 
-/// Pods with a cgroup, a namespace and a process each.
-///
-/// # Errors
-/// One cannot be made.
-pub(crate) fn pods(node: &Node, count: usize) -> Result<Vec<Pod>> {
-    ensure!(count < 200, "a node's network has no room for more");
-    (0..count)
-        .map(|number| node.pod(&format!("pod{number}")))
-        .collect()
+/// Waits until no veth of that beginning is there. (The kernel removes a namespace and its cables some
+/// time after it was told to.)
+fn gone(node: &Node, beginning: &str) -> Result<()> {
+    let beginning = format!(": {beginning}");
+    wait::until(LIMIT, "the end of the crowd's cables", || {
+        let links = node.netns().ip("-o link show type veth")?;
+        Ok(!links.contains(&beginning))
+    })
+}
+
+/// Pods with a cgroup, a namespace and a process each, without traffic.
+#[derive(Debug)]
+pub(crate) struct Pods<'a> {
+    node: &'a Node,
+    pub(crate) pods: Vec<Pod>,
+}
+
+impl<'a> Pods<'a> {
+    /// # Errors
+    /// One cannot be made.
+    pub(crate) fn gather(node: &'a Node, count: usize) -> Result<Self> {
+        let pods = (0..count).map(|number| node.pod(&format!("of{number}")));
+        let pods = pods.collect::<Result<_>>()?;
+        Ok(Self { node, pods })
+    }
+
+    /// Removes them all, and waits until they are gone.
+    ///
+    /// # Errors
+    /// They do not go.
+    pub(crate) fn disperse(self) -> Result<()> {
+        let Self { node, pods } = self;
+        drop(pods);
+        gone(node, "veth-of")
+    }
 }

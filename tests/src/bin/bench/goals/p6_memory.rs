@@ -7,7 +7,7 @@ use remora_proto::v1;
 use remora_tests::{agent, node::Pod, wait};
 use serde_json::json;
 
-use super::{Part, crowd};
+use super::{Part, crowd::Pods};
 use crate::{
     Bench, agents,
     outcome::{Bound, Outcome, Unit},
@@ -75,8 +75,8 @@ pub(super) fn measure(bench: &Bench) -> Result<Part> {
             .note(format!("look-back rings of {:.1} MiB", mib(look_back))),
         );
     }
-    let pods = crowd::pods(bed.node(), SESSIONS)?;
-    let quiet = |count: usize| measure_with(bench, &pods[..count], None);
+    let others = Pods::gather(bed.node(), SESSIONS)?;
+    let quiet = |count: usize| measure_with(bench, &others.pods[..count], None);
     let (one, many) = (quiet(1)?, quiet(SESSIONS)?);
     add(&mut table, "agent, 1 session", one);
     add(&mut table, "agent, 64 sessions of 64 pods", many);
@@ -91,6 +91,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Part> {
     part.outcomes
         .push(compared("64 sessions of one pod, 20 kpps", one, many));
     part.tables.push(table);
+    others.disperse()?;
     Ok(part)
 }
 

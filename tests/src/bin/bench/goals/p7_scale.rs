@@ -9,7 +9,7 @@ use remora_tests::{
 };
 use serde_json::json;
 
-use super::{Part, crowd};
+use super::{Part, crowd::Pods};
 use crate::{
     Bench, agents,
     bed::{Load, PORT},
@@ -47,14 +47,14 @@ pub(super) fn measure(bench: &Bench) -> Result<Part> {
 
 fn bystander(bench: &Bench, part: &mut Part) -> Result<()> {
     let bed = &bench.bed;
-    let pods = crowd::pods(bed.node(), SESSIONS)?;
+    let others = Pods::gather(bed.node(), SESSIONS)?;
     let agent = |count: usize| {
         let name = match count {
             1 => "agent, 1 session of another pod".to_owned(),
             _ => format!("agent, {count} sessions of other pods"),
         };
         let capture = Capture {
-            sessions: pods[..count].iter().map(agent::of_pod).collect(),
+            sessions: others.pods[..count].iter().map(agent::of_pod).collect(),
             ..Capture::default()
         };
         Subject::bystander(name, capture)
@@ -82,7 +82,7 @@ fn bystander(bench: &Bench, part: &mut Part) -> Result<()> {
         );
     }
     part.tables.extend(rows.tables("Bystander", &[LOAD]));
-    Ok(())
+    others.disperse()
 }
 
 fn matching(bench: &Bench, part: &mut Part) -> Result<()> {

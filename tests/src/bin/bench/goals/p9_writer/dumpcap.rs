@@ -3,7 +3,10 @@
 use std::{io::Write as _, os::fd::AsFd as _, path::Path, process::Stdio, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use nix::fcntl::{FcntlArg, fcntl};
+use nix::{
+    fcntl::{FcntlArg, fcntl},
+    sys::resource::UsageWho,
+};
 use remora_tests::run::{self, Proc};
 
 use super::{Written, ensure_whole, timed};
@@ -31,7 +34,7 @@ pub(super) fn write(directory: &Path, packets: u64, frame: usize) -> Result<Writ
     drop(command);
     writer.write_all(&file_header())?;
     process.wait_for("File: ", LIMIT)?;
-    let written = timed(|| {
+    let written = timed(UsageWho::RUSAGE_CHILDREN, || {
         let mut left = packets;
         while left > 0 {
             let now = left.min(at_a_time as u64);

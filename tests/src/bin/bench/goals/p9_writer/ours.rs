@@ -14,6 +14,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use nix::sys::resource::UsageWho;
 use remora_agent::{
     node::NodeFacts,
     record::look_back::Reading,
@@ -75,7 +76,7 @@ pub(super) fn write(directory: &Path, packets: u64, frame: usize) -> Result<Writ
     let tap = tap();
     let state = state(&tap);
 
-    let written = timed(|| {
+    let written = timed(UsageWho::RUSAGE_SELF, || {
         let output = outputs.open(Opening {
             slot: SLOT,
             generation: GENERATION,
