@@ -131,7 +131,7 @@ impl Outcome {
 
     fn is_met(&self) -> bool {
         let reference = self.reference.as_ref().map(|r| median(&r.values));
-        self.lost == 0 && self.holds(median(&self.ours), reference)
+        !self.control_is_off() && self.lost == 0 && self.holds(median(&self.ours), reference)
     }
 
     /// In how many of the runs it held, and of how many.
@@ -147,6 +147,11 @@ impl Outcome {
     }
 
     fn verdict(&self) -> String {
+        if let Some(control) = self.control
+            && self.control_is_off()
+        {
+            return format!("**does not hold**: control {control:.3}");
+        }
         let (met, of) = self.runs_met();
         let mut text = if self.is_met() { "yes" } else { "**no**" }.to_owned();
         if of > 1 {
@@ -154,11 +159,6 @@ impl Outcome {
         }
         if self.lost > 0 {
             text += &format!(", {} lost", self.lost);
-        }
-        if let Some(control) = self.control
-            && self.control_is_off()
-        {
-            text += &format!(", **control off: {control:.3}**");
         }
         text
     }
@@ -258,10 +258,11 @@ mod tests {
     }
 
     #[test]
-    fn a_control_that_is_off_is_told() {
+    fn with_a_control_that_is_off_nothing_holds() {
         let off = outcome(Bound::RatioAtMost(0.25)).control(0.95);
-        assert!(off.verdict().contains("control off: 0.950"));
+        assert!(!off.is_met());
+        assert_eq!(off.verdict(), "**does not hold**: control 0.950");
         let near = outcome(Bound::RatioAtMost(0.25)).control(0.985);
-        assert!(!near.verdict().contains("off"));
+        assert_eq!(near.verdict(), "yes (2/3)");
     }
 }
