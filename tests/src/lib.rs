@@ -13,6 +13,7 @@
 //! - [`packets`], [`numbered`], [`wire`]: what a file holds, by `pcap-file`, by number, and by
 //!   Wireshark's and tcpdump's own tools.
 //! - [`beside`]: captures with filters beside one of all, of the same traffic.
+//! - [`latency`]: how long a trigger takes, and tcpdump for the same.
 //! - [`proof`]: the conservation law over the file, the sidecar, the API and the metrics.
 //! - [`bpf`]: kernel objects of a process, and foreign programs on interfaces.
 //!
@@ -26,6 +27,7 @@ pub mod bpf;
 pub mod cgroup;
 pub mod controller;
 pub mod http;
+pub mod latency;
 pub mod name;
 pub mod netns;
 pub mod node;

@@ -77,7 +77,7 @@ impl Stream {
     /// # Errors
     /// The generator fails.
     pub fn send(&self, place: impl FnOnce(&Path) -> Command) -> Result<u64> {
-        sent(&run::output(&mut self.command(place)?)?)
+        Ok(sent(&run::output(&mut self.command(place)?)?)?.packets)
     }
 
     /// Sends until [`Sender::stop`].
@@ -102,12 +102,24 @@ impl Stream {
     }
 }
 
-fn sent(output: &str) -> Result<u64> {
+/// What a generator did.
+#[derive(Clone, Copy, Debug)]
+pub struct Sent {
+    /// Packets that the kernel took.
+    pub packets: u64,
+    pub seconds: f64,
+}
+
+fn sent(output: &str) -> Result<Sent> {
     let value: serde_json::Value =
         serde_json::from_str(output.trim()).with_context(|| format!("udpgen printed {output}"))?;
-    value["sent"]
-        .as_u64()
-        .context("udpgen did not say how many it sent")
+    let sent = || {
+        Some(Sent {
+            packets: value["sent"].as_u64()?,
+            seconds: value["seconds"].as_f64()?,
+        })
+    };
+    sent().context("udpgen did not say how many it sent, and how long")
 }
 
 /// A generator that runs until it is told to stop.
@@ -122,7 +134,15 @@ impl Sender {
     ///
     /// # Errors
     /// It failed.
-    pub fn stop(mut self) -> Result<u64> {
+    pub fn stop(self) -> Result<u64> {
+        Ok(self.stop_timed()?.packets)
+    }
+
+    /// Stops it; answers also how long it sent.
+    ///
+    /// # Errors
+    /// It failed.
+    pub fn stop_timed(mut self) -> Result<Sent> {
         self.stop.write_all(b"\n")?;
         drop(self.stop);
         sent(&self.process.wait_success(LIMIT)?)

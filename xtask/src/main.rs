@@ -118,7 +118,7 @@ enum Task {
     },
     /// Show a capture: two pods, real traffic, a Falco alert, the packets
     Demo(ProgramArgs),
-    /// Measure what a packet and a trigger cost
+    /// Measure the goals P1 to P9 of the data path beside tcpdump: all, or `bench P1 P5`
     Bench(ProgramArgs),
     /// Generate proto/src/gen from proto/proto
     Codegen {
