@@ -28,7 +28,7 @@ use crate::{
     session::{Driver, DriverHandle, DriverParts, driver},
     sink::{SessionOutputs, Store},
     supervisor::Supervisor,
-    target::{CgroupRoot, LinkWatcher, Resolver},
+    target::{CgroupRoot, LinkWatcher, Modes, Resolver},
     telemetry::{AdminParts, AdminSocket},
     watch::LinkWatch,
     writer::{Consumer, memory::Memory},
@@ -124,7 +124,11 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         driver.run().await;
         Ok(())
     });
-    let links = LinkWatch::new(kernel.clone(), Arc::clone(&resolver));
+    let links = LinkWatch::new(
+        kernel.clone(),
+        Arc::clone(&resolver),
+        Modes::new(args.look_back_mode, args.look_back_rules),
+    );
     let watch = links.clone();
     supervisor
         .spawn_thread("link-watch", move || watch.run(watcher))

@@ -9,6 +9,7 @@
 //! - [`run`], [`wait`], [`signals`]: commands and processes with deadlines; conditions instead of
 //!   sleeps; an orderly end on Ctrl-C.
 //! - [`netns`], [`veth`], [`cgroup`], [`node`]: namespaces, cables, cgroups; nodes and pods of them.
+//! - [`fleet`]: many small pods that come and go.
 //! - [`agent`], [`controller`]: the built programs, started as a user would.
 //! - [`packets`], [`numbered`], [`wire`]: what a file holds, by `pcap-file`, by number, and by
 //!   Wireshark's and tcpdump's own tools.
@@ -26,6 +27,7 @@ pub mod beside;
 pub mod bpf;
 pub mod cgroup;
 pub mod controller;
+pub mod fleet;
 pub mod http;
 pub mod latency;
 pub mod name;

@@ -4,7 +4,7 @@
 //! The layout is `remora_agent_common::look_back`.
 
 use remora_agent_common::{
-    look_back::{HEAD_BYTES, PAGE_BYTES, PAGE_SHIFT, RECORD_MAX, RingHead},
+    look_back::{HEAD_BYTES, LOOK_BACK_CAPLEN_MAX, PAGE_BYTES, PAGE_SHIFT, RECORD_MAX, RingHead},
     record::HEADER_LEN,
 };
 
@@ -58,6 +58,15 @@ pub struct Recorded<'a> {
     pub flow: u32,
     /// Packets of the flow's direction that the cutoff left out right before it.
     pub left_out: u32,
+}
+
+impl Recorded<'_> {
+    /// Its tap was recorded in the mode `headers`, and it had more than those.
+    #[must_use]
+    pub fn is_headers_only(&self) -> bool {
+        let wanted = self.packet.header.origlen.min(LOOK_BACK_CAPLEN_MAX);
+        self.packet.data.len() < wanted as usize
+    }
 }
 
 impl Copied {

@@ -61,7 +61,7 @@ const ARROWS: [(&str, &[&str]); 13] = [
     ("app", &EVERYTHING),
     ("doctor", &EVERYTHING),
     // Types that flags are parsed into.
-    ("args", &["kernel", "telemetry"]),
+    ("args", &["kernel", "target", "telemetry"]),
     ("api", &["session", "supervisor"]),
     ("telemetry", &["session", "sink", "supervisor", "writer"]),
     // These implement the traits that session and writer define.
