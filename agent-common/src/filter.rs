@@ -29,7 +29,7 @@ pub const fn has_ports(protocol: u8) -> bool {
 }
 
 /// IPv6 fragment header.
-const PROTOCOL_FRAGMENT: u8 = 44;
+pub(crate) const PROTOCOL_FRAGMENT: u8 = 44;
 
 /// The term looks at the source.
 pub const SIDE_SOURCE: u8 = 1;
@@ -120,8 +120,8 @@ pub trait NetworkBytes {
 
 /// EtherTypes, host byte order.
 pub const ETHERTYPE_IPV4: u16 = 0x0800;
-const ETHERTYPE_ARP: u16 = 0x0806;
-const ETHERTYPE_RARP: u16 = 0x8035;
+pub const ETHERTYPE_ARP: u16 = 0x0806;
+pub const ETHERTYPE_RARP: u16 = 0x8035;
 pub const ETHERTYPE_IPV6: u16 = 0x86dd;
 
 impl Flow {

@@ -1,7 +1,7 @@
 //! The look-back ring of a tap: the last packets, in the kernel, overwriting the oldest.
 //!
 //! A ring is an array map of 1 to [`PAGES_MAX`] pages. `LOOK_BACK` has it by its slot, and
-//! `LOOK_BACK_TAPS` a tap's slot. A record starts at a *position*: the bytes ever written before it. It lies in one piece:
+//! `LOOK_BACK_TAPS` a tap's slot, with [`HEADERS_ONLY`]. A record starts at a *position*: the bytes ever written before it. It lies in one piece:
 //!
 //! ```text
 //! page (position / PAGE_BYTES) % pages, at HEAD_BYTES + position % PAGE_BYTES
@@ -25,6 +25,7 @@
 use crate::{
     TAP_SLOTS,
     filter::{ETHERTYPE_IPV4, has_ports},
+    record::HEADER_LEN,
 };
 
 /// Bytes of a page in which records start.
@@ -42,6 +43,14 @@ pub const PAGES_MAX: u32 = 64;
 
 /// Slots for rings; slot 0 is none.
 pub const RING_SLOTS: u32 = TAP_SLOTS;
+/// Beside a tap's slot: its packets are recorded up to the end of their headers
+/// ([`crate::headers`]).
+pub const HEADERS_ONLY: u32 = 1 << 31;
+
+const _: () = assert!(RING_SLOTS <= HEADERS_ONLY);
+
+/// Most bytes that are kept of a packet.
+pub const LOOK_BACK_CAPLEN_MAX: u32 = RECORD_MAX - HEADER_LEN as u32;
 
 /// Flows that are followed at a time, of all rings together.
 pub const FLOWS: u32 = 1 << 14;
@@ -63,11 +72,12 @@ pub struct RingHead {
     /// Bytes kept of a packet, 1 to [`RECORD_MAX`] less the header.
     pub snaplen: u32,
     pub reserved: u32,
+    /// Records begun.
     pub packets: u64,
     /// Left out by the flow cutoff.
     pub cut_packets: u64,
     pub cut_bytes: u64,
-    /// Packets whose bytes could not be read.
+    /// Records of packets whose bytes could not be read; they are among `packets`.
     pub copy_errors: u64,
     /// The position at which a program found that the ring had gone once around while it wrote.
     pub overrun: u64,

@@ -19,7 +19,7 @@ pub const WORK_SESSIONS: usize = 0;
 pub const WORK_TAP: usize = 2;
 /// `record::HOOK_*`.
 pub const WORK_HOOK: usize = 3;
-/// Slot of the tap's look-back ring.
+/// Slot of the tap's look-back ring, with `look_back::HEADERS_ONLY`.
 pub const WORK_RING: usize = 4;
 
 /// Program array index: filters.
@@ -28,5 +28,7 @@ pub const STAGE_DECIDE: u32 = 0;
 pub const STAGE_CAPTURE: u32 = 1;
 /// Program array index, of TC alone: the tap's look-back ring.
 pub const STAGE_LOOK_BACK: u32 = 2;
+/// Program array index, of TC alone: the same, headers only.
+pub const STAGE_LOOK_BACK_HEADERS: u32 = 3;
 /// Entries of a stage array.
-pub const STAGES: u32 = 3;
+pub const STAGES: u32 = 4;

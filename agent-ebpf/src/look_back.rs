@@ -5,11 +5,12 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use remora_agent_common::{
     filter::ETHERTYPE_IPV6,
+    headers::headers_len,
     look_back::{
-        FLOW_BYTES, FLOW_BYTES_IPV6, FlowState, HEAD_BYTES, PAGE_BYTES, PAGE_SHIFT, RECORD_MAX,
-        RingHead, flow_hash, flow_hash_ipv6, flow_index, flow_tag,
+        FLOW_BYTES, FLOW_BYTES_IPV6, FlowState, HEAD_BYTES, LOOK_BACK_CAPLEN_MAX, PAGE_BYTES,
+        PAGE_SHIFT, RING_SLOTS, RingHead, flow_hash, flow_hash_ipv6, flow_index, flow_tag,
     },
-    record::{HEADER_LEN, HOOK_CGROUP_INGRESS, HOOK_TCX_INGRESS, KIND_LOOK_BACK},
+    record::{ETHERNET_HEADER, HEADER_LEN, HOOK_CGROUP_INGRESS, HOOK_TCX_INGRESS, KIND_LOOK_BACK},
     session::{DIRECTION_EGRESS, DIRECTION_INGRESS},
     stage::{WORK_HOOK, WORK_RING, WORK_TAP},
     tap::{TAP_FLIP, Tap},
@@ -23,14 +24,14 @@ use crate::{
     table,
 };
 
-const CAPLEN_MAX: u32 = RECORD_MAX - HEADER_LEN as u32;
 /// Word of a record's header that is written last, see `look_back`.
 const CHECK: usize = 3;
 
-/// Writes a packet into its tap's ring, if the flow cutoff lets it.
+/// Writes a packet, or its headers, into its tap's ring, if the flow cutoff lets it.
 #[inline(always)]
-pub(crate) fn record<const L3: bool>(skb: Skb) {
-    let Some(ring) = table::map(&maps::LOOK_BACK, skb.cb(WORK_RING)) else {
+pub(crate) fn record<const L3: bool, const HEADERS_ONLY: bool>(skb: Skb) {
+    let slot = skb.cb(WORK_RING) & (RING_SLOTS - 1);
+    let Some(ring) = table::map(&maps::LOOK_BACK, slot) else {
         return;
     };
     let Some(head) = table::inner::<RingHead>(ring, 0) else {
@@ -43,7 +44,7 @@ pub(crate) fn record<const L3: bool>(skb: Skb) {
     let s = unsafe { &mut *scratch };
     describe(skb, s);
     if is_kept::<L3>(skb, head, s) {
-        write::<L3>(skb, ring, head, s);
+        write::<L3, HEADERS_ONLY>(skb, ring, head, s);
     }
     scratch::give_back::<L3>(scratch);
 }
@@ -139,11 +140,31 @@ fn is_kept<const L3: bool>(skb: Skb, head: *mut RingHead, s: &mut Scratch) -> bo
     true
 }
 
+/// Bytes of the packet up to the end of its headers, by way of the scratch.
 #[inline(always)]
-fn write<const L3: bool>(skb: Skb, ring: *mut c_void, head: *mut RingHead, s: &mut Scratch) {
+fn headers<const L3: bool>(skb: Skb, s: &mut Scratch) -> u32 {
+    let link = if L3 { 0 } else { ETHERNET_HEADER };
+    // SAFETY: the scratch is the caller's.
+    let packet = unsafe { InScratch::of::<L3>(skb, s) };
+    link + headers_len(skb.ethertype(), &packet)
+}
+
+#[inline(always)]
+fn write<const L3: bool, const HEADERS_ONLY: bool>(
+    skb: Skb,
+    ring: *mut c_void,
+    head: *mut RingHead,
+    s: &mut Scratch,
+) {
     // SAFETY: `head` points into a map value, as do all pointers below.
     let snaplen = unsafe { (*head).snaplen };
     let mut caplen = skb.len();
+    if HEADERS_ONLY {
+        let headers = headers::<L3>(skb, s);
+        if caplen > headers {
+            caplen = headers;
+        }
+    }
     if caplen > snaplen {
         caplen = snaplen;
     }
@@ -154,12 +175,16 @@ fn write<const L3: bool>(skb: Skb, ring: *mut c_void, head: *mut RingHead, s: &m
     if caplen < 2 {
         caplen = 1;
     }
-    if caplen > CAPLEN_MAX {
-        caplen = CAPLEN_MAX;
+    if caplen > LOOK_BACK_CAPLEN_MAX {
+        caplen = LOOK_BACK_CAPLEN_MAX;
     }
     let size = (u64::from(caplen) + HEADER_LEN as u64 + 7) & !7;
     // SAFETY: as above.
-    let position = unsafe { fetch_add(&raw mut (*head).position, size) };
+    let position = unsafe {
+        // Before the record, whose memory is cold: a locked addition waits for all writes before it.
+        fetch_add(&raw mut (*head).packets, 1);
+        fetch_add(&raw mut (*head).position, size)
+    };
     // Kept in the scratch, and what the head has is read again: registers that are needed after the
     // helpers below would be spilled to the stack, which is slow (see `crate::table`).
     // SAFETY: as above, and a field of a live reference.
@@ -188,7 +213,6 @@ fn write<const L3: bool>(skb: Skb, ring: *mut c_void, head: *mut RingHead, s: &m
         to.cast::<u64>()
             .add(CHECK)
             .write_volatile(position ^ cookie);
-        fetch_add(&raw mut (*head).packets, 1);
         // Whoever is held up for a whole round of the ring has written over newer records.
         let now = (&raw const (*head).position).read_volatile();
         let pages = (&raw const (*head).pages).read_volatile();

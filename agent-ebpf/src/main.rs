@@ -7,7 +7,7 @@
 //!
 //! gate: nothing armed? leave ─▶ tap look-up ─▶ sessions of the tap? none: leave
 //!   ─▶ tc_decide, cgroup_decide, or the tap's own program ─▶ tc_capture, cgroup_capture
-//! a recorded tap: ─▶ tc_look_back ─▶ the same, if it has sessions
+//! a recorded tap: ─▶ tc_look_back, tc_look_back_headers ─▶ the same, if it has sessions
 //! ```
 //! - [`taps`]: which tap a packet belongs to, and which hook owns it.
 //! - [`stage`]: from one program to the next.
@@ -78,11 +78,13 @@ pub(crate) fn cgroup_egress(ctx: SkBuffContext) -> i32 {
 
 #[classifier]
 pub(crate) fn tc_look_back(ctx: TcContext) -> i32 {
-    let skb = Skb::of(&ctx);
-    look_back::record::<false>(skb);
-    if skb.sessions() != 0 {
-        stage::decide_on::<false>(&ctx, skb);
-    }
+    look_back::<false>(&ctx);
+    TCX_NEXT
+}
+
+#[classifier]
+pub(crate) fn tc_look_back_headers(ctx: TcContext) -> i32 {
+    look_back::<true>(&ctx);
     TCX_NEXT
 }
 
@@ -165,6 +167,15 @@ fn cgroup<const HOOK: u8>(ctx: &SkBuffContext) {
                 hook: u32::from(HOOK),
             },
         );
+    }
+}
+
+#[inline(always)]
+fn look_back<const HEADERS_ONLY: bool>(ctx: &TcContext) {
+    let skb = Skb::of(ctx);
+    look_back::record::<false, HEADERS_ONLY>(skb);
+    if skb.sessions() != 0 {
+        stage::decide_on::<false>(ctx, skb);
     }
 }
 

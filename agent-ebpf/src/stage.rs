@@ -1,8 +1,12 @@
 //! From one program to the next: see `remora_agent_common::stage`.
 
 use aya_ebpf::{EbpfContext, maps::ProgramArray};
-use remora_agent_common::stage::{
-    STAGE_CAPTURE, STAGE_DECIDE, STAGE_LOOK_BACK, WORK_HOOK, WORK_RING, WORK_SESSIONS, WORK_TAP,
+use remora_agent_common::{
+    look_back::HEADERS_ONLY,
+    stage::{
+        STAGE_CAPTURE, STAGE_DECIDE, STAGE_LOOK_BACK, STAGE_LOOK_BACK_HEADERS, WORK_HOOK,
+        WORK_RING, WORK_SESSIONS, WORK_TAP,
+    },
 };
 
 use crate::{maps, skb::Skb, table};
@@ -105,8 +109,14 @@ fn is_covered(skb: Skb, tap: u32, sessions: u64) -> bool {
 pub(crate) fn look_back(ctx: &impl EbpfContext, skb: Skb, work: Work, ring: u32) {
     work.set(skb);
     skb.set_cb(WORK_RING, ring);
-    // SAFETY: nothing here needs to be dropped.
-    unsafe { stages::<false>().tail_call(ctx, STAGE_LOOK_BACK) };
+    // Two calls, for the verifier takes only a constant for one that it makes a jump of.
+    let stages = stages::<false>();
+    // SAFETY (both): nothing here needs to be dropped.
+    if ring & HEADERS_ONLY == 0 {
+        unsafe { stages.tail_call(ctx, STAGE_LOOK_BACK) };
+    } else {
+        unsafe { stages.tail_call(ctx, STAGE_LOOK_BACK_HEADERS) };
+    }
 }
 
 /// Hands a packet on for the sessions that take it.

@@ -68,7 +68,7 @@ pub(crate) fn of_interface(ifindex: u32) -> Option<u32> {
     if tap == 0 { None } else { Some(tap) }
 }
 
-/// The slot of a tap's look-back ring, or 0.
+/// The slot of a tap's look-back ring, with `look_back::HEADERS_ONLY`, or 0.
 #[inline(always)]
 pub(crate) fn ring(tap: u32) -> u32 {
     match table::array_mut(&maps::LOOK_BACK_TAPS, tap) {

@@ -33,7 +33,7 @@ use crate::{
     session::{Driver, DriverHandle, DriverParts, Standing, driver},
     sink::{SessionOutputs, Store, outputs::Pinned},
     supervisor::Supervisor,
-    target::{CgroupRoot, LinkWatcher, Resolver},
+    target::{CgroupRoot, LinkWatcher, Modes, Resolver},
     telemetry::{AdminParts, AdminSocket},
     watch::LinkWatch,
     writer::{Consumer, memory::Memory},
@@ -148,7 +148,11 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         driver.run().await;
         Ok(())
     });
-    let links = LinkWatch::new(kernel.clone(), Arc::clone(&resolver));
+    let links = LinkWatch::new(
+        kernel.clone(),
+        Arc::clone(&resolver),
+        Modes::new(args.look_back_mode, args.look_back_rules),
+    );
     let watch = links.clone();
     supervisor
         .spawn_thread("link-watch", move || watch.run(watcher))

@@ -4,8 +4,11 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use remora_capture::session::LookBackMode;
+
 use crate::{
     kernel::{InterfaceHook, pins::PIN_DIRECTORY},
+    target::ModeRule,
     telemetry::AdminAddress,
 };
 
@@ -29,7 +32,7 @@ pub struct Cli {
 pub enum Command {
     /// Run the agent in the foreground
     #[command(after_help = RUN_HELP)]
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Remove what an agent with `--pin` left in the kernel
     Cleanup(CleanupArgs),
     /// Say what this kernel and these rights allow, and what to do about the rest
@@ -75,6 +78,17 @@ pub struct RunArgs {
     /// goes; 0 for none
     #[arg(long, value_name = "SECONDS", default_value = "120", value_parser = parse_keep)]
     pub look_back_keep: u64,
+
+    /// How much of its packets look-back keeps of a pod: payload (all), headers (up to the end of the
+    /// transport header), off
+    #[arg(long, value_name = "MODE", default_value = "payload")]
+    pub look_back_mode: LookBackMode,
+
+    /// Another mode for cgroups whose path, or that of one around them, fits PATTERN (`*`: any
+    /// characters); the first that fits counts. Until it is known who is behind an interface, the
+    /// strictest of all modes holds
+    #[arg(long = "look-back-rule", value_name = "PATTERN=MODE")]
+    pub look_back_rules: Vec<ModeRule>,
 
     /// Bytes of each flow's direction that look-back keeps, so that a bulk transfer does not push
     /// the rest out; 0 keeps all

@@ -1,7 +1,11 @@
 //! The kernel's clock against UTC.
 //!
 //! Packets are stamped with CLOCK_MONOTONIC (`bpf_ktime_get_ns`). Its distance to CLOCK_REALTIME
-//! changes only when somebody sets the clock: slewing (adjtime, NTP) moves both alike.
+//! changes only when somebody sets the clock: slewing (adjtime, NTP) moves both alike. So the agent
+//! goes by one measurement until another contradicts it, and a packet has the same time to the
+//! nanosecond in the files of all sessions that took it.
+
+use std::sync::{Mutex, PoisonError};
 
 use nix::time::{ClockId, clock_gettime};
 
@@ -16,10 +20,38 @@ pub struct ClockOffset {
     pub error_ns: i64,
 }
 
+/// What the agent goes by.
+static KNOWN: Mutex<Option<ClockOffset>> = Mutex::new(None);
+
 impl ClockOffset {
+    /// The offset that the agent goes by: the one from before, unless the clock was set.
+    #[must_use]
+    pub fn known() -> Self {
+        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        let measured = Self::measure();
+        let now = known.map_or(measured, |known| known.confirmed_by(measured));
+        *known = Some(now);
+        now
+    }
+
+    /// This one, if both measurements can be right; else the later.
+    fn confirmed_by(self, measured: Self) -> Self {
+        let apart = self.offset_ns.abs_diff(measured.offset_ns);
+        if apart
+            <= self
+                .error_ns
+                .saturating_add(measured.error_ns)
+                .unsigned_abs()
+        {
+            self
+        } else {
+            measured
+        }
+    }
+
     /// Measures it: REALTIME between two readings of MONOTONIC.
     #[must_use]
-    pub fn measure() -> Self {
+    fn measure() -> Self {
         (0..SAMPLES)
             .map(|_| {
                 let before = read(ClockId::CLOCK_MONOTONIC);
@@ -62,6 +94,22 @@ fn read(clock: ClockId) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_offset_is_kept_until_the_clock_was_set() {
+        let offset = |offset_ns, error_ns| ClockOffset {
+            offset_ns,
+            error_ns,
+        };
+        let known = offset(1000, 10);
+        assert_eq!(known.confirmed_by(offset(1015, 5)), known);
+        assert_eq!(known.confirmed_by(offset(985, 5)), known);
+        let set = offset(1016, 5);
+        assert_eq!(known.confirmed_by(set), set);
+        let extreme = offset(i64::MIN, 1);
+        assert_eq!(offset(i64::MAX, 1).confirmed_by(extreme), extreme);
+        assert_eq!(ClockOffset::known(), ClockOffset::known());
+    }
 
     #[test]
     fn the_offset_leads_from_the_kernels_clock_to_utc() {

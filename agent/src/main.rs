@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     let outcome = match command {
         Command::Run(args) => tokio::runtime::Runtime::new()
             .map_err(anyhow::Error::from)
-            .and_then(|runtime| runtime.block_on(app::run(args)))
+            .and_then(|runtime| runtime.block_on(app::run(*args)))
             .map(|()| ExitCode::SUCCESS),
         Command::Cleanup(args) => cleanup::run(&args),
         Command::Doctor(args) => doctor::run(&args),

@@ -11,10 +11,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use remora_capture::session::LookBackMode;
+
 use crate::{
     kernel::KernelSide,
-    session::LinkEnd,
-    target::{Among, Census, Interface, LinkEvent, LinkWatcher, Resolver, link_end},
+    session::{LinkEnd, TapId},
+    target::{Among, Census, Interface, LinkEvent, LinkWatcher, Modes, Resolver, link_end},
 };
 
 /// How often it looks whether the agent is ending.
@@ -30,15 +32,17 @@ pub struct LinkWatch {
     ending: Arc<AtomicBool>,
     kernel: KernelSide,
     resolver: Arc<Resolver>,
+    modes: Arc<Modes>,
 }
 
 impl LinkWatch {
     #[must_use]
-    pub fn new(kernel: KernelSide, resolver: Arc<Resolver>) -> Self {
+    pub fn new(kernel: KernelSide, resolver: Arc<Resolver>, modes: Modes) -> Self {
         Self {
             ending: Arc::default(),
             kernel,
             resolver,
+            modes: Arc::new(modes),
         }
     }
 
@@ -75,7 +79,7 @@ impl LinkWatch {
             if matches!(event, LinkEvent::Up(_) | LinkEvent::Changed(_)) {
                 census.arrived(Instant::now());
             }
-            link_event(&self.kernel, event);
+            link_event(&self.kernel, event, self.modes.unknown());
         }
         // One that came may have taken the memory of one that is gone.
         if any {
@@ -103,10 +107,23 @@ impl LinkWatch {
         });
         if events.len() < EVENTS_MAX {
             self.resolver.remember(learned);
+            self.set_modes(&recorded);
         }
         let unknown = self.resolver.has_unknown(&recorded);
         census.looked(among, begun.elapsed(), unknown, Instant::now());
         self.handle(events, census);
+    }
+
+    fn set_modes(&self, recorded: &[(TapId, u32)]) {
+        if self.modes.is_uniform() {
+            return;
+        }
+        for &(tap, ifindex) in recorded {
+            let mode = self.resolver.mode(tap, &self.modes);
+            if let Err(error) = self.kernel.set_look_back_mode(tap, mode) {
+                tracing::error!(ifindex, %mode, %error, "failed to set a look-back mode");
+            }
+        }
     }
 }
 
@@ -138,14 +155,14 @@ fn is_other(event: &LinkEvent, ifindex: u32) -> bool {
     }
 }
 
-fn link_event(kernel: &KernelSide, event: LinkEvent) {
+fn link_event(kernel: &KernelSide, event: LinkEvent, mode: LookBackMode) {
     match event {
-        LinkEvent::Up(interface) => attach(kernel, &interface),
+        LinkEvent::Up(interface) => attach(kernel, &interface, mode),
         // Another name is harmless, but the other end may be in another pod now: whoever captures
         // here is told that its tap is gone, and the interface is bound anew.
         LinkEvent::Changed(interface) => {
             kernel.interface_gone(interface.ifindex);
-            attach(kernel, &interface);
+            attach(kernel, &interface, mode);
         }
         LinkEvent::Gone { ifindex } => kernel.interface_gone(ifindex),
         // Any of them may be another device now; those that are there are told as up again.
@@ -158,14 +175,14 @@ fn link_event(kernel: &KernelSide, event: LinkEvent) {
     }
 }
 
-fn attach(kernel: &KernelSide, interface: &Interface) {
+fn attach(kernel: &KernelSide, interface: &Interface, mode: LookBackMode) {
     let end = link_end(interface.kind);
     if end != LinkEnd::VethHost {
         return;
     }
     let attached = kernel
         .ensure_interface(interface.ifindex, &interface.name, end)
-        .and_then(|()| kernel.record(interface.ifindex));
+        .and_then(|()| kernel.record(interface.ifindex, mode));
     if let Err(error) = attached {
         tracing::debug!(interface = %interface.name, %error, "not attached");
     }

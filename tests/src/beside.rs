@@ -147,29 +147,9 @@ impl All {
     /// It is not; with the first packet that differs.
     pub fn confirm(&self, ours: &[Packet], theirs: &[Packet], snaplen: usize) -> Result<usize> {
         let wanted = self.within(theirs);
-        let before = |packet: &&Packet| packet.time < self.from;
-        let first = theirs.iter().take_while(before).count();
-        let same = |ours: &Packet, theirs: &Packet| {
-            ours.original_len == theirs.original_len
-                && ours.data == theirs.data[..theirs.data.len().min(snaplen)]
-        };
-        // The capture began at one of the packets before the marker, or at the first after it.
-        let equal = |begin: usize| {
-            let theirs = theirs.get(begin..).unwrap_or_default();
-            let pairs = ours.iter().zip(theirs);
-            pairs
-                .take_while(|(ours, theirs)| same(ours, theirs))
-                .count()
-        };
-        let (begin, equal) = (0..=first)
-            .map(|begin| (begin, equal(begin)))
-            .max_by_key(|(_, equal)| *equal)
-            .context("no packets")?;
-        let shown = |packet: Option<&Packet>| {
-            packet.map_or_else(|| "none".into(), |packet| packets::shown(&packet.data))
-        };
+        let (begin, equal) = self.place(ours, theirs, snaplen)?;
         ensure!(
-            equal == ours.len() && begin + equal >= first + wanted,
+            equal == ours.len() && begin + equal >= self.before(theirs) + wanted,
             "{} packets, it should be {wanted} between the markers; after {equal} that are equal \
              there is {}\nwhere there should be {}",
             ours.len(),
@@ -178,6 +158,52 @@ impl All {
         );
         Ok(wanted)
     }
+
+    /// Where in `theirs` it is that `ours` begins, and how many packets are equal from there on.
+    ///
+    /// # Errors
+    /// There are no packets.
+    pub fn place(
+        &self,
+        ours: &[Packet],
+        theirs: &[Packet],
+        snaplen: usize,
+    ) -> Result<(usize, usize)> {
+        let equal = |begin: usize| {
+            let theirs = theirs.get(begin..).unwrap_or_default();
+            let pairs = ours.iter().zip(theirs);
+            pairs
+                .take_while(|(ours, theirs)| is_cut(ours, theirs, snaplen))
+                .count()
+        };
+        // The capture began at one of the packets before the marker, or at the first after it.
+        (0..=self.before(theirs))
+            .map(|begin| (begin, equal(begin)))
+            .max_by_key(|(_, equal)| *equal)
+            .context("no packets")
+    }
+
+    /// How many of these, which are in the order of time, came before the first marker.
+    fn before(&self, packets: &[Packet]) -> usize {
+        let before = |packet: &&Packet| packet.time < self.from;
+        packets.iter().take_while(before).count()
+    }
+}
+
+/// `ours` is `whole`, cut to `snaplen` bytes.
+#[must_use]
+pub fn is_cut(ours: &Packet, whole: &Packet, snaplen: usize) -> bool {
+    ours.time == whole.time
+        && ours.original_len == whole.original_len
+        && ours.data == whole.data[..whole.data.len().min(snaplen)]
+}
+
+/// A packet in an error message.
+fn shown(packet: Option<&Packet>) -> String {
+    packet.map_or_else(
+        || "none".into(),
+        |packet| format!("{:?}, {}", packet.time, packets::shown(&packet.data)),
+    )
 }
 
 /// Stops captures; their packets, of which none was lost.

@@ -9,10 +9,12 @@
 //! - [`run`], [`wait`], [`signals`]: commands and processes with deadlines; conditions instead of
 //!   sleeps; an orderly end on Ctrl-C.
 //! - [`netns`], [`veth`], [`cgroup`], [`node`]: namespaces, cables, cgroups; nodes and pods of them.
+//! - [`fleet`]: many small pods that come and go.
 //! - [`agent`], [`controller`]: the built programs, started as a user would.
 //! - [`packets`], [`numbered`], [`wire`]: what a file holds, by `pcap-file`, by number, and by
 //!   Wireshark's and tcpdump's own tools.
 //! - [`beside`]: captures with filters beside one of all, of the same traffic.
+//! - [`latency`]: how long a trigger takes, and tcpdump for the same.
 //! - [`proof`]: the conservation law over the file, the sidecar, the API and the metrics.
 //! - [`bpf`]: kernel objects of a process, and foreign programs on interfaces.
 //!
@@ -25,7 +27,9 @@ pub mod beside;
 pub mod bpf;
 pub mod cgroup;
 pub mod controller;
+pub mod fleet;
 pub mod http;
+pub mod latency;
 pub mod name;
 pub mod netns;
 pub mod node;

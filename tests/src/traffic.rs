@@ -36,6 +36,8 @@ pub struct Stream {
     pub rate: u64,
     /// Stands in each payload.
     pub run: u16,
+    /// Where it runs; anywhere if it is not said.
+    pub cpu: Option<usize>,
 }
 
 impl Stream {
@@ -48,6 +50,7 @@ impl Stream {
             count,
             rate: 0,
             run: 1,
+            cpu: None,
         }
     }
 
@@ -63,6 +66,9 @@ impl Stream {
             .args(["--count", &self.count.to_string()])
             .args(["--rate", &self.rate.to_string()])
             .args(["--run", &self.run.to_string()]);
+        if let Some(cpu) = self.cpu {
+            command.args(["--cpu", &cpu.to_string()]);
+        }
         Ok(command)
     }
 
@@ -71,7 +77,7 @@ impl Stream {
     /// # Errors
     /// The generator fails.
     pub fn send(&self, place: impl FnOnce(&Path) -> Command) -> Result<u64> {
-        sent(&run::output(&mut self.command(place)?)?)
+        Ok(sent(&run::output(&mut self.command(place)?)?)?.packets)
     }
 
     /// Sends until [`Sender::stop`].
@@ -96,12 +102,24 @@ impl Stream {
     }
 }
 
-fn sent(output: &str) -> Result<u64> {
+/// What a generator did.
+#[derive(Clone, Copy, Debug)]
+pub struct Sent {
+    /// Packets that the kernel took.
+    pub packets: u64,
+    pub seconds: f64,
+}
+
+fn sent(output: &str) -> Result<Sent> {
     let value: serde_json::Value =
         serde_json::from_str(output.trim()).with_context(|| format!("udpgen printed {output}"))?;
-    value["sent"]
-        .as_u64()
-        .context("udpgen did not say how many it sent")
+    let sent = || {
+        Some(Sent {
+            packets: value["sent"].as_u64()?,
+            seconds: value["seconds"].as_f64()?,
+        })
+    };
+    sent().context("udpgen did not say how many it sent, and how long")
 }
 
 /// A generator that runs until it is told to stop.
@@ -116,7 +134,15 @@ impl Sender {
     ///
     /// # Errors
     /// It failed.
-    pub fn stop(mut self) -> Result<u64> {
+    pub fn stop(self) -> Result<u64> {
+        Ok(self.stop_timed()?.packets)
+    }
+
+    /// Stops it; answers also how long it sent.
+    ///
+    /// # Errors
+    /// It failed.
+    pub fn stop_timed(mut self) -> Result<Sent> {
         self.stop.write_all(b"\n")?;
         drop(self.stop);
         sent(&self.process.wait_success(LIMIT)?)

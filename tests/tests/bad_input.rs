@@ -1,7 +1,7 @@
 //! Bad input gets a clear message and the right code; it arms nothing, loses nothing, writes
 //! nothing outside the data directory, and brings no escape sequence to a terminal or a file name.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path, time::Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use remora_proto::v1::{self, target::Target};
@@ -229,6 +229,57 @@ fn bad_targets_are_refused() -> Result<()> {
     witness.assert_undisturbed(&agent, &node, &web, &api)
 }
 
+/// Classic BPF that a kernel must not run, and what the refusal says of it.
+fn harmful_programs() -> Vec<(&'static str, Vec<u8>, &'static str)> {
+    // Code, jt, jf, k (linux/bpf_common.h).
+    let bytes = |program: &[(u16, u8, u8, u32)]| {
+        let instruction = |&(code, jt, jf, k): &(u16, u8, u8, u32)| {
+            [&code.to_le_bytes()[..], &[jt, jf], &k.to_le_bytes()].concat()
+        };
+        program.iter().flat_map(instruction).collect::<Vec<u8>>()
+    };
+    const TAKE: (u16, u8, u8, u32) = (6, 0, 0, 255);
+    let backward = |by: i32| bytes(&[TAKE, (5, 0, 0, by.cast_unsigned()), TAKE]);
+    vec![
+        ("a jump to itself", backward(-1), "jumps out"),
+        ("a jump backward", backward(-2), "jumps out"),
+        (
+            "a jump beyond the end",
+            bytes(&[(0x15, 0, 1, 0), TAKE]),
+            "jumps out",
+        ),
+        (
+            "a division by zero",
+            bytes(&[(0x34, 0, 0, 0), TAKE]),
+            "divides by zero",
+        ),
+        (
+            "a remainder by zero",
+            bytes(&[(0x94, 0, 0, 0), TAKE]),
+            "divides by zero",
+        ),
+        (
+            "scratch cell 16",
+            bytes(&[(2, 0, 0, 16), TAKE]),
+            "scratch cell 16",
+        ),
+        (
+            "a cell never written",
+            bytes(&[(0x60, 0, 0, 3), TAKE]),
+            "not set",
+        ),
+        (
+            "Linux' own offsets",
+            bytes(&[(0x20, 0, 0, 0xffff_f038), TAKE]),
+            "negative offset",
+        ),
+        ("4097 instructions", bytes(&[TAKE; 4097]), "4097"),
+        ("no return", bytes(&[(0x20, 0, 0, 0)]), "return"),
+        ("eBPF", bytes(&[(0x85, 0, 0, 1), TAKE]), "unknown code"),
+        ("half an instruction", vec![6; 12], "8 bytes an instruction"),
+    ]
+}
+
 #[test]
 fn bad_filters_are_refused_at_the_word() -> Result<()> {
     let node = Node::new()?;
@@ -260,24 +311,40 @@ fn bad_filters_are_refused_at_the_word() -> Result<()> {
         println!("{filter}: {message}");
     }
     // Hostile: deep, long for libpcap's optimiser.
-    let deep = format!("{}tcp{} or udp", "(".repeat(2000), ")".repeat(2000));
-    let ports = (1..300)
-        .map(|port| format!("port {port}"))
-        .collect::<Vec<_>>();
-    for filter in [deep, ports.join(" or "), "!".repeat(4000)] {
+    let brackets = |count: usize| format!("{}tcp{} or udp", "(".repeat(count), ")".repeat(count));
+    let ports = |count: usize| {
+        let ports: Vec<_> = (1..=count).map(|port| format!("port {port}")).collect();
+        ports.join(" or ")
+    };
+    for (case, filter) in [
+        ("2000 brackets", brackets(2000)),
+        ("10 000 brackets", brackets(10_000)),
+        ("300 ports", ports(300)),
+        ("5000 ports", ports(5000)),
+        ("4000 times not", "!".repeat(4000)),
+        ("a NUL", "tcp or not port 80\0".to_owned()),
+    ] {
+        let asked = Instant::now();
         let answer = agent.capture(of_pod_filtered(&web, &filter));
-        assert_refused("hostile", answer, Code::InvalidArgument, "invalid_filter")?;
+        let took = asked.elapsed();
+        let message = assert_refused(case, answer, Code::InvalidArgument, "invalid_filter")?;
+        println!("{case}: refused after {took:?}: {message}");
     }
-    // Programs are checked as they come in: this one jumps back to itself.
-    let answer = agent.capture(v1::CaptureSpec {
-        programs: Some(v1::FilterPrograms {
-            ethernet: vec![5, 0, 0, 0, 0xff, 0xff, 0xff, 0xff].into(),
-            raw: Default::default(),
-        }),
-        ..of_pod_filtered(&web, "host c2.example")
-    });
-    let message = assert_refused("a loop", answer, Code::InvalidArgument, "invalid_filter")?;
-    ensure!(message.contains("jumps out"), "{message}");
+    for (case, program, problem) in harmful_programs() {
+        let spec = |ethernet: &[u8], raw: &[u8]| v1::CaptureSpec {
+            programs: Some(v1::FilterPrograms {
+                ethernet: ethernet.to_vec().into(),
+                raw: raw.to_vec().into(),
+            }),
+            ..of_pod_filtered(&web, "host c2.example")
+        };
+        const TAKE_ALL: [u8; 8] = [6, 0, 0, 0, 0xff, 0, 0, 0];
+        for spec in [spec(&program, &[]), spec(&TAKE_ALL, &program)] {
+            let answer = agent.capture(spec);
+            let message = assert_refused(case, answer, Code::InvalidArgument, "invalid_filter")?;
+            ensure!(message.contains(problem), "{case}: {message}");
+        }
+    }
     for filter in ["tcp\x1b[31m port 80", "tcp port 80\u{202e}", "tcp\0"] {
         let answer = agent.capture(of_pod_filtered(&web, filter));
         assert_refused(filter, answer, Code::InvalidArgument, "invalid_filter")?;
@@ -292,10 +359,10 @@ fn bad_filters_are_refused_at_the_word() -> Result<()> {
     )?;
     // Larger than a request may be: refused before it is read, by gRPC itself.
     let megabyte = "x".repeat(1 << 20);
-    let status = agent
-        .capture(of_pod_filtered(&web, &megabyte))
-        .err()
-        .context("was taken")?;
+    let asked = Instant::now();
+    let answer = agent.capture(of_pod_filtered(&web, &megabyte));
+    println!("1 MiB: refused after {:?}", asked.elapsed());
+    let status = answer.err().context("was taken")?;
     assert!(
         matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted),
         "{:?}: {}",

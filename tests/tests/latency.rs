@@ -2,20 +2,15 @@
 //!
 //! Times are those of a shared machine: they are shown, not asserted (but for being there at all).
 
-use std::{
-    net::SocketAddr,
-    thread,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
-};
+use std::{net::SocketAddr, thread, time::Duration};
 
 use anyhow::{Context as _, Result};
 use remora_proto::v1;
 use remora_tests::{
     agent::{TestAgent, of_pod_filtered},
     controller::{self, C2_RULES, TestController, c2_alert},
+    latency::{self, Triggers},
     node::Node,
-    packets::Capture,
-    run::Proc,
     traffic::{self, Stream},
     wait,
 };
@@ -27,12 +22,8 @@ const RATE: u64 = 20_000;
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// One row: what was measured, from how many, p50, p99 and the largest, in milliseconds.
-fn row(what: &str, mut times: Vec<Duration>) {
-    times.sort_unstable();
-    let at = |share: f64| {
-        let index = ((times.len() - 1) as f64 * share).round() as usize;
-        times[index].as_secs_f64() * 1e3
-    };
+fn row(what: &str, times: &[Duration]) {
+    let at = |share: f64| latency::quantile(times, share).as_secs_f64() * 1e3;
     println!(
         "{what:<56} {:>5} {:>9.3} {:>9.3} {:>9.3}",
         times.len(),
@@ -40,20 +31,6 @@ fn row(what: &str, mut times: Vec<Duration>) {
         at(0.99),
         at(1.0)
     );
-}
-
-fn now() -> Result<Duration> {
-    Ok(SystemTime::now().duration_since(UNIX_EPOCH)?)
-}
-
-/// A capture's first packet, in time since the epoch.
-fn first_packet(agent: &TestAgent<'_>, id: &str) -> Result<Duration> {
-    let state = agent.wait_state(id, "a first packet", |state| state.first_packet.is_some())?;
-    let time = state.first_packet.context("no packet")?;
-    Ok(Duration::new(
-        time.seconds.try_into()?,
-        time.nanos.try_into()?,
-    ))
 }
 
 #[test]
@@ -69,19 +46,15 @@ fn two_hundred_triggers_beside_tcpdump() -> Result<()> {
     };
     let sender = stream.send_until_stopped(node.directory(), |tool| web.command(tool))?;
 
-    let (mut armed, mut to_first) = (Vec::new(), Vec::new());
+    let mut started = Triggers::default();
     for _ in 0..TRIGGERS {
-        let asked = now()?;
-        let begun = Instant::now();
-        let state = agent.capture(of_pod_filtered(&web, "udp port 9000"))?;
-        armed.push(begun.elapsed());
-        to_first.push(first_packet(&agent, &state.id)?.saturating_sub(asked));
-        agent.stop(&state.id)?;
+        let spec = of_pod_filtered(&web, "udp port 9000");
+        started.add(&agent, || Ok(agent.capture(spec)?.id))?;
     }
 
     // The alert of a connection to the stream's endpoint; each with a port of its own, for the
     // same alert twice is the same capture.
-    let (mut answered, mut alert_to_first) = (Vec::new(), Vec::new());
+    let mut alerted = Triggers::default();
     for number in 0..TRIGGERS {
         let mut alert = c2_alert(
             &web,
@@ -91,65 +64,38 @@ fn two_hundred_triggers_beside_tcpdump() -> Result<()> {
         alert["output_fields"]["fd.l4proto"] = "udp".into();
         alert["uuid"] = format!("00000000-0000-4000-8000-{number:012}").into();
         let body = serde_json::to_vec(&alert)?;
-        let asked = now()?;
-        let begun = Instant::now();
-        let answer = controller.post(&body)?;
-        answered.push(begun.elapsed());
-        let id = controller::capture_id(&answer)?;
-        alert_to_first.push(first_packet(&agent, &id)?.saturating_sub(asked));
-        agent.stop(&id)?;
+        alerted.add(&agent, || controller::capture_id(&controller.post(&body)?))?;
     }
 
-    let mut spawned = Vec::new();
-    for _ in 0..TCPDUMPS {
-        let file = node.directory().join("spawned.pcap");
-        let _ = std::fs::remove_file(&file);
-        let asked = now()?;
-        let mut command = node.command("tcpdump");
-        command
-            .args([
-                "-i",
-                web.interface(),
-                "-n",
-                "-U",
-                "--immediate-mode",
-                "-c",
-                "1",
-                "-Z",
-                "root",
-            ])
-            .arg("-w")
-            .arg(&file)
-            .arg("udp port 9000");
-        let mut process = Proc::spawn(&mut command, node.directory(), "spawned")?;
-        process.wait_success(LIMIT)?;
-        let capture = Capture::read(&file)?;
-        let first = capture
-            .packets
-            .first()
-            .context("tcpdump has no packet")?
-            .time;
-        spawned.push(first.saturating_sub(asked));
-    }
+    let spawned = (0..TCPDUMPS)
+        .map(|_| {
+            let place = |program: &str| node.command(program);
+            let directory = node.directory();
+            latency::spawned_tcpdump(place, web.interface(), "udp port 9000", directory)
+        })
+        .collect::<Result<Vec<_>>>()?;
     sender.stop()?;
 
     println!(
         "{:<56} {:>5} {:>9} {:>9} {:>9}",
         "milliseconds", "n", "p50", "p99", "max"
     );
-    row("Start sent -> answered, armed", armed);
-    row("Start sent -> first packet's kernel time", to_first);
+    row("Start sent -> answered, armed", &started.answered);
+    row(
+        "Start sent -> first packet's kernel time",
+        &started.to_first,
+    );
     row(
         "alert POST sent -> answered with the capture's id",
-        answered,
+        &alerted.answered,
     );
     row(
         "alert POST sent -> first packet's kernel time",
-        alert_to_first,
+        &alerted.to_first,
     );
     row(
         "tcpdump -U --immediate-mode spawned -> first packet",
-        spawned,
+        &spawned,
     );
     Ok(())
 }

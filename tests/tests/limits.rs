@@ -1,14 +1,20 @@
 //! A capture ends by itself, exactly where its limits say.
 
-use std::{thread, time::Duration};
+#[path = "../../capture/tests/support/frames.rs"]
+#[allow(dead_code, reason = "random numbers alone are used here")]
+mod frames;
 
-use anyhow::{Context as _, Result};
+use std::{fs, path::Path, thread, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use frames::Random;
+use remora_capture::pcapng::STATISTICS_BYTES_MAX;
 use remora_proto::v1;
 use remora_tests::{
     agent::{TestAgent, of_pod_filtered},
-    node::Node,
-    numbered::Numbers,
-    packets::Capture,
+    node::{Node, Pod},
+    numbered::{Number, Numbers},
+    packets::{Capture, Packet},
     proof, run,
     traffic::{self, Stream},
 };
@@ -68,7 +74,7 @@ fn a_file_never_outgrows_its_limit_and_comes_close_to_it() -> Result<()> {
         let state = agent.wait_final(&state.id, LIMIT)?;
         assert_eq!(state.stop_reason(), v1::StopReason::FileBytes);
         let proven = proof::prove(&agent, &state)?;
-        let len = std::fs::metadata(&proven.path)?.len();
+        let len = fs::metadata(&proven.path)?.len();
         println!(
             "limit {file_bytes}, file {len}, {} packets",
             proven.counts.written
@@ -221,5 +227,200 @@ fn two_agents_on_a_node_do_not_disturb_each_other() -> Result<()> {
         Numbers::collect(2, proven.capture.frames()).missing(more),
         []
     );
+    Ok(())
+}
+
+/// Captures beside each other, so that both senders' CPUs count in the budgets of all of them.
+const AT_ONCE: usize = 50;
+const ROUNDS: usize = 20;
+/// Bytes of the frames of the sender on CPU 0, and of the one on CPU 1.
+const SIZES: [usize; 2] = [64, 700];
+
+#[derive(Clone, Copy, Debug)]
+struct Limited {
+    /// 0: not limited; so for `file_bytes`, of which there is at least one.
+    packets: u64,
+    file_bytes: u64,
+    snaplen: u32,
+}
+
+impl Limited {
+    /// Small ones more often.
+    fn random(random: &mut Random) -> Self {
+        let mut up_to = |most: usize| {
+            let most = 1 + random.below(most);
+            1 + random.below(most) as u64
+        };
+        let (packets, file_bytes) = (up_to(2000), 2500 + up_to(300_000));
+        let (packets, file_bytes) = match random.below(4) {
+            0 => (packets, file_bytes),
+            1 => (0, file_bytes),
+            _ => (packets, 0),
+        };
+        let snaplen = match random.below(2) {
+            0 => 0,
+            _ => 1 + random.below(800) as u32,
+        };
+        Self {
+            packets,
+            file_bytes,
+            snaplen,
+        }
+    }
+
+    fn spec(&self, pod: &Pod) -> v1::CaptureSpec {
+        v1::CaptureSpec {
+            limits: Some(v1::Limits {
+                packets: self.packets,
+                file_bytes: self.file_bytes,
+                duration: None,
+            }),
+            snaplen: self.snaplen,
+            ..of_pod_filtered(pod, "udp")
+        }
+    }
+
+    /// Bytes that a packet of `len` bytes takes in the file at the most: its block with flags, drop
+    /// count, packet id and the end of options (pcapng draft-05, section 4.3), in words of 4 bytes.
+    fn cost(&self, len: usize) -> u64 {
+        let kept = match self.snaplen {
+            0 => len,
+            snaplen => len.min(snaplen as usize),
+        };
+        (32 + 8 + 12 + 12 + 4 + kept.next_multiple_of(4)) as u64
+    }
+
+    /// The capture ended where its limits say; its packets.
+    fn confirm(&self, agent: &TestAgent<'_>, state: &v1::CaptureState) -> Result<Vec<Packet>> {
+        let counts = state.counts.unwrap_or_default();
+        proof::law(&counts)?;
+        let path = agent.file(state);
+        let packets = Capture::read(&path)?.packets;
+        let written = packets.len() as u64;
+        ensure!(
+            counts.written == written && counts.submitted == written,
+            "{written} in the file"
+        );
+        let len = fs::metadata(&path)?.len();
+        match state.stop_reason() {
+            v1::StopReason::Packets => ensure!(written == self.packets, "{written} packets"),
+            v1::StopReason::FileBytes => {
+                let room = (self.file_bytes - STATISTICS_BYTES_MAX as u64)
+                    .saturating_sub(before_packets(&path)?);
+                let costs: u64 = packets
+                    .iter()
+                    .map(|packet| self.cost(packet.data.len()))
+                    .sum();
+                // Refused was one that did not fit, while the other CPU had at most one in hand.
+                let beyond = costs + 2 * self.cost(SIZES[1]);
+                ensure!(
+                    (costs..beyond).contains(&room),
+                    "room for {room} bytes, packets take {costs}"
+                );
+            }
+            other => anyhow::bail!("ended by {other:?}: {}", state.message),
+        }
+        ensure!(
+            self.packets == 0 || written <= self.packets,
+            "{written} packets"
+        );
+        ensure!(
+            self.file_bytes == 0 || len <= self.file_bytes,
+            "{len} bytes"
+        );
+        if self.file_bytes == 0 {
+            // What each CPU got in before the last packet has no gap.
+            for run in [1, 2] {
+                let numbers = numbers_of(run, &packets);
+                let gaps = numbers.windows(2).filter(|pair| pair[1] != pair[0] + 1);
+                ensure!(gaps.count() == 0, "run {run} has gaps");
+            }
+        }
+        Ok(packets)
+    }
+}
+
+/// Bytes of a pcapng file before its first packet.
+fn before_packets(path: &Path) -> Result<u64> {
+    const ENHANCED_PACKET: u32 = 6;
+    let bytes = fs::read(path)?;
+    let word = |at: usize| {
+        let word = bytes.get(at..).and_then(<[u8]>::first_chunk);
+        word.map(|word| u32::from_le_bytes(*word))
+    };
+    let mut at = 0;
+    while word(at).is_some_and(|kind| kind != ENHANCED_PACKET) {
+        at += word(at + 4).context("a torn block")? as usize;
+    }
+    Ok(at as u64)
+}
+
+/// The numbers of one sender's packets, in their order in the file.
+fn numbers_of(run: u16, packets: &[Packet]) -> Vec<u64> {
+    let numbers = packets.iter().filter_map(|packet| {
+        let size = SIZES[usize::from(run) - 1] as u32;
+        // A short snaplen leaves no number; the length tells whose it is.
+        (packet.original_len == size)
+            .then(|| Number::of_frame(&packet.data))
+            .flatten()
+    });
+    numbers.map(|number| number.sequence).collect()
+}
+
+#[test]
+fn a_thousand_random_limits_are_exact_while_two_cpus_send_at_full_rate() -> Result<()> {
+    let node = Node::new()?;
+    let (web, api) = (node.pod("web")?, node.pod("api")?);
+    let agent = TestAgent::start(&node)?;
+    let _sink = traffic::sink(9000, node.directory(), |tool| api.command(tool))?;
+    let senders = [1, 2].map(|run: u16| {
+        let at = usize::from(run) - 1;
+        let stream = Stream {
+            run,
+            size: SIZES[at],
+            cpu: Some(at),
+            ..Stream::new(api.ipv4(), 9000, 0)
+        };
+        stream.send_until_stopped(node.directory(), |tool| web.command(tool))
+    });
+    let mut random = Random(1000);
+    let (mut by_packets, mut by_bytes, mut by_both_cpus, mut packets) = (0, 0, 0, 0);
+    let (mut over_budget, mut lost) = (0, 0);
+    for round in 0..ROUNDS {
+        let captures = (0..AT_ONCE)
+            .map(|_| {
+                let limited = Limited::random(&mut random);
+                Ok((limited, agent.capture(limited.spec(&web))?.id))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        for (limited, id) in captures {
+            let state = agent.wait_final(&id, LIMIT)?;
+            let found = limited
+                .confirm(&agent, &state)
+                .with_context(|| format!("round {round}, {limited:?}, {:?}", state.counts))?;
+            match state.stop_reason() {
+                v1::StopReason::Packets => by_packets += 1,
+                _ => by_bytes += 1,
+            }
+            let of_size = |size| found.iter().any(|p| p.original_len as usize == size);
+            by_both_cpus += usize::from(SIZES.into_iter().all(of_size));
+            packets += found.len();
+            let counts = state.counts.unwrap_or_default();
+            over_budget += counts.over_budget;
+            lost += counts.lost;
+            fs::remove_file(agent.file(&state))?;
+        }
+    }
+    let sent = senders
+        .into_iter()
+        .map(|sender| sender?.stop())
+        .sum::<Result<u64>>()?;
+    println!(
+        "{by_packets} ended by packets, {by_bytes} by bytes, {by_both_cpus} with packets of both \
+         CPUs; {sent} sent, {packets} in files, {over_budget} over budget, {lost} lost"
+    );
+    assert_eq!(by_packets + by_bytes, ROUNDS * AT_ONCE);
+    // Otherwise nothing was contended.
+    assert!(by_both_cpus > ROUNDS * AT_ONCE / 4, "{by_both_cpus}");
     Ok(())
 }

@@ -321,8 +321,38 @@ fn what_was_never_recorded_is_said() -> Result<()> {
         state.message
     );
     assert_eq!(state.phase(), v1::Phase::Finished);
-    let small = TestAgent::start_with(&node, options(&["--look-back-memory", "100KiB"]));
-    let error = format!("{:?}", small.err().context("it started")?);
-    assert!(error.contains("too few for one look-back ring"), "{error}");
     Ok(())
+}
+
+#[test]
+fn memory_for_less_than_one_pod_is_refused_and_for_one_is_enough() -> Result<()> {
+    let node = Node::new()?;
+    // A page takes 144 KiB, and two rings lie ready.
+    for (memory, pod, refused) in [
+        ("100KiB", "1MiB", "too few for one pod's look-back ring"),
+        ("300KiB", "1MiB", "use 442752 or more"),
+        ("64MiB", "100KiB", "100KiB a pod"),
+    ] {
+        let arguments = ["--look-back-memory", memory, "--look-back-pod", pod];
+        let agent = TestAgent::start_with(&node, options(&arguments));
+        let error = format!("{:?}", agent.err().context("it started")?);
+        let refused = refused.replace("100KiB", "102400 bytes");
+        assert!(error.contains(&refused), "{error}");
+    }
+    let web = node.pod("web")?;
+    let agent = TestAgent::start_with(&node, options(&["--look-back-memory", "433KiB"]))?;
+    recorded(&agent, &[&web])?;
+    // A second one has no room, and the first keeps its own.
+    let api = node.pod("api")?;
+    wait::until(LIMIT, "the second pod's tap", || {
+        Ok(agent.status()?.taps.len() == 2)
+    })?;
+    let state = agent.capture(back(of_pod_filtered(&api, FILTER), 5))?;
+    let state = agent.stop(&state.id)?;
+    assert!(
+        state.message.contains("nothing was recorded"),
+        "{}",
+        state.message
+    );
+    recorded(&agent, &[&web])
 }

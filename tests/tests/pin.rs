@@ -374,6 +374,25 @@ fn what_ends_a_capture_while_no_agent_is_there_ends_it_to_the_packet() -> Result
 }
 
 #[test]
+fn a_compressed_capture_is_refused_and_leaves_nothing() -> Result<()> {
+    let node = Node::new()?;
+    let bed = Bed::new(&node)?;
+    let refused = bed.agent.capture(v1::CaptureSpec {
+        writing: Some(v1::Writing {
+            compression: v1::Compression::Zstd.into(),
+            ..v1::Writing::default()
+        }),
+        ..of_pod_filtered(&bed.web, FILTER)
+    });
+    let said = format!("{:#}", refused.err().context("it was started")?);
+    assert!(said.contains("leave out --compress"), "{said}");
+    for entry in fs::read_dir(bed.agent.data_dir())? {
+        assert_eq!(entry?.file_name(), "lock");
+    }
+    Ok(())
+}
+
+#[test]
 fn traffic_passes_unharmed_while_no_agent_is_there() -> Result<()> {
     let node = Node::new()?;
     let mut bed = Bed::new(&node)?;

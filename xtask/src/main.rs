@@ -5,10 +5,12 @@
 //! - [`lint`]: format, clippy, the arrows between crates and modules, generated code, licences.
 //! - [`test`]: every layer of tests this machine can run.
 //! - [`kernels`]: the kernel tests on other kernels, in virtual machines.
+//! - [`fuzz`]: the fuzz targets, by libFuzzer.
 //! - [`run`]: the demo and the benchmark.
 #![forbid(unsafe_code)]
 
 mod build;
+mod fuzz;
 mod kernels;
 mod lint;
 mod process;
@@ -23,6 +25,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::build::Profile;
+use crate::fuzz::Finds;
 use crate::setup::{Installing, Purpose};
 use crate::test::Scope;
 
@@ -99,9 +102,23 @@ enum Task {
         #[command(flatten)]
         install: InstallArgs,
     },
+    /// Run the fuzz targets, each for a while, by libFuzzer
+    ///
+    /// Needs a C++ compiler, for libFuzzer. What reaches new code stays in target/fuzz/corpus for
+    /// the next run; `cargo xtask test` runs the inputs of tests/fuzz/corpus.
+    Fuzz {
+        /// The targets (tests/fuzz/fuzz_targets) [default: all]
+        targets: Vec<String>,
+        /// How long each runs
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+        /// Then replace the target's inputs in tests/fuzz/corpus by the fewest that reach as much
+        #[arg(long)]
+        keep: bool,
+    },
     /// Show a capture: two pods, real traffic, a Falco alert, the packets
     Demo(ProgramArgs),
-    /// Measure what a packet and a trigger cost
+    /// Measure the goals P1 to P9 of the data path beside tcpdump: all, or `bench P1 P5`
     Bench(ProgramArgs),
     /// Generate proto/src/gen from proto/proto
     Codegen {
@@ -184,6 +201,14 @@ fn perform(task: Task) -> anyhow::Result<()> {
             update_budget,
             install,
         } => kernels::kernels(&series, update_budget, install.policy()),
+        Task::Fuzz {
+            targets,
+            seconds,
+            keep,
+        } => {
+            let finds = if keep { Finds::Kept } else { Finds::Local };
+            fuzz::fuzz(&targets, seconds, finds)
+        }
         Task::Demo(demo) => run::run("demo", &demo.args, demo.install.policy()),
         Task::Bench(bench) => run::run("bench", &bench.args, bench.install.policy()),
         Task::Codegen { check } => process::run(&mut lint::codegen(check)),

@@ -3,7 +3,7 @@
 //! | layer | what | rights |
 //! |---|---|---|
 //! | lint | `cargo xtask lint`, a check counts as a test | - |
-//! | unit | unit, property and doc tests of every crate but `tests` | - |
+//! | unit | unit, property and doc tests of every crate but `tests`; what fuzzing has found | - |
 //! | kernel | test programs `kernel*` of `tests`, and its support library's own | root |
 //! | end to end | the other test programs of `tests` | root |
 //! | other kernels | `cargo xtask kernels 6.1 6.12`, if all is asked for | - |
@@ -124,9 +124,13 @@ fn unit(filter: Option<&str>) -> anyhow::Result<Tally> {
         cargo.arg("test").args(args);
         cargo
     };
+    let corpus = ["--package", "remora-fuzz", "--lib"];
     // Built in sight, run in dots.
     run(&mut test(&["--no-run"]))?;
-    run_tests(test(&["--quiet", "--no-fail-fast"]).args(filter))
+    run(test(&["--no-run"]).args(corpus))?;
+    let quiet = ["--quiet", "--no-fail-fast"];
+    let units = run_tests(test(&quiet).args(filter))?;
+    Ok(units.plus(run_tests(test(&quiet).args(corpus).args(filter))?))
 }
 
 /// Builds the test programs of the `tests` crate; those of the kernel layer, and the others.

@@ -39,7 +39,7 @@ impl Node for NodeService {
             .iter()
             .filter(|state| !state.phase.is_final())
             .count();
-        let clock = ClockOffset::measure();
+        let clock = ClockOffset::known();
         let StatusSource {
             node,
             started,

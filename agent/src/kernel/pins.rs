@@ -1,7 +1,8 @@
 //! Maps and links in a directory of a bpffs, where they outlive the agent (`--pin`).
 //!
 //! ```text
-//! DIR/EVENTS, SESSIONS, …         every map but those of the programs' log and constants
+//! DIR/EVENTS, SESSIONS, …         every map but those of look-back, which begins anew, and of the
+//!                                 programs' log and constants
 //! DIR/cgroup_ingress, …_egress    links at the cgroup2 root
 //! DIR/tcx_ingress_7, tcx_egress_7 links of interface 7
 //! ```
@@ -41,7 +42,9 @@ const DIRECTORY_MODE: u32 = 0o700;
 
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_LINK_UPDATE: libc::c_int = 29;
-const BPF_MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
+
+/// How the names of maps begin that go with their programs.
+const NOT_PINNED: [&str; 3] = [".", "AYA_LOG", "LOOK_BACK"];
 
 /// Without these there is nothing to go on with: an agent was killed when it had just begun.
 const NEEDED: [&str; 2] = ["CHECKPOINT", "EVENTS"];
@@ -197,7 +200,7 @@ impl Pins {
         let maps: BTreeMap<_, _> = object
             .maps
             .iter()
-            .filter(|(name, _)| !name.starts_with('.') && !name.starts_with("AYA_LOG"))
+            .filter(|(name, _)| !NOT_PINNED.iter().any(|start| name.starts_with(start)))
             .collect();
         let there = self.names()?;
         for (name, map) in &maps {
@@ -209,15 +212,11 @@ impl Pins {
                 source: Box::new(source),
             })?;
             let found = (found.key_size(), found.value_size(), found.max_entries());
-            let value = match map.map_type() {
-                BPF_MAP_TYPE_ARRAY_OF_MAPS => 4,
-                _ => map.value_size(),
-            };
             let entries = match name.as_str() {
                 "EVENTS" => ring_bytes,
                 _ => map.max_entries(),
             };
-            let wanted = (map.key_size(), value, entries);
+            let wanted = (map.key_size(), map.value_size(), entries);
             if found == wanted {
                 continue;
             }
@@ -225,8 +224,8 @@ impl Pins {
                 "EVENTS" => format!("a ring of {} bytes, not {ring_bytes}", found.2),
                 "ABI" => format!("ABI version {}, not {entries}", found.2),
                 _ => format!(
-                    "`{name}` with {} values of {} bytes, not {entries} of {value}",
-                    found.2, found.1
+                    "`{name}` with {} values of {} bytes, not {entries} of {}",
+                    found.2, found.1, wanted.1
                 ),
             };
             return Err(KernelError::Layout {

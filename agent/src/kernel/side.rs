@@ -6,11 +6,11 @@ use std::{
 };
 
 use remora_agent_common::look_back::FlowState;
-use remora_capture::session::{LookBackRing, TapInfo};
+use remora_capture::session::{LookBackMode, LookBackRing, TapInfo};
 
 use super::{
     FilterTables, InterfaceHook, KernelError, LookBack, LookBackOptions, Programs, Tables, Upgrade,
-    look_back::LookBackMaps,
+    grace, look_back::LookBackMaps,
 };
 use crate::{
     record::look_back::Reading,
@@ -67,7 +67,8 @@ impl KernelSide {
         standing: Vec<Standing>,
         interfaces: &BTreeSet<u32>,
     ) -> Result<Vec<Standing>, KernelError> {
-        self.look_back.forget_all()?;
+        // The programs of that agent, which were replaced a moment ago, look into its own rings.
+        grace::wait();
         let standing = self.tables.restore(standing, interfaces)?;
         for session in &standing {
             self.upgrade.look_at(&session.taps);
@@ -95,15 +96,23 @@ impl KernelSide {
         self.tables.bind_interface(ifindex, end)
     }
 
-    /// Begins to record an interface that is bound. Blocks for some milliseconds.
+    /// Begins to record an interface that is bound.
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn record(&self, ifindex: u32) -> Result<(), KernelError> {
+    pub fn record(&self, ifindex: u32, mode: LookBackMode) -> Result<(), KernelError> {
         match self.tables.interface(ifindex) {
-            Some((tap, LinkEnd::VethHost)) => self.look_back.begin(tap),
+            Some((tap, LinkEnd::VethHost)) => self.look_back.begin(tap, mode),
             _ => Ok(()),
         }
+    }
+
+    /// Records a tap in this mode from now on. What a less strict one has kept of it is thrown away.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn set_look_back_mode(&self, tap: TapId, mode: LookBackMode) -> Result<(), KernelError> {
+        self.look_back.set_mode(tap, mode)
     }
 
     /// The look-back rings, by ifindex. Copies them all: for a person or a scrape.
@@ -137,9 +146,9 @@ impl KernelSide {
         programs.interface_gone(ifindex);
     }
 
-    /// Taps that are recorded now, with their ifindexes.
+    /// Taps that are recorded, or will be, with their ifindexes.
     pub fn recorded(&self) -> Vec<(TapId, u32)> {
-        let recorded = self.look_back.recorded();
+        let recorded = self.look_back.followed();
         let interfaces = self.tables.interfaces().into_iter();
         interfaces
             .filter_map(|(ifindex, _)| Some((self.tables.interface(ifindex)?.0, ifindex)))

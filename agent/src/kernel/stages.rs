@@ -9,7 +9,12 @@ use remora_agent_common::stage::STAGES;
 use super::{KernelError, load::take_map, program::CallTable};
 
 /// By their index in the stage arrays.
-pub(super) const TC_STAGES: [&str; STAGES as usize] = ["tc_decide", "tc_capture", "tc_look_back"];
+pub(super) const TC_STAGES: [&str; STAGES as usize] = [
+    "tc_decide",
+    "tc_capture",
+    "tc_look_back",
+    "tc_look_back_headers",
+];
 pub(super) const CGROUP_STAGES: [&str; 2] = ["cgroup_decide", "cgroup_capture"];
 
 /// The arrays.

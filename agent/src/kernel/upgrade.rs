@@ -13,10 +13,11 @@
 //!   covered is never another session than the program's.
 //! - Entry reads a packet's sessions before what is covered, and that before the array.
 //!
-//! One thread does it, never the trigger's. A session with terms keeps its tap with the `decide`
-//! stage: that compares them without a program.
+//! One thread does it, never the trigger's. Terms are compared without a program, at first; here they
+//! become programs as well, by libpcap. A build without it leaves their taps with the `decide` stage.
 
 use std::{
+    borrow::Cow,
     collections::BTreeSet,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
@@ -29,7 +30,7 @@ use std::{
 use aya::Ebpf;
 use remora_agent_common::stage::STAGE_CAPTURE;
 use remora_capture::filter::{
-    Meaning,
+    Meaning, Names, compiler,
     program::{Program as Classic, Programs},
 };
 
@@ -222,16 +223,19 @@ impl Shared {
 }
 
 impl TapFilters {
-    /// Whether there is a program now; not if a session has terms.
+    /// Whether there is a program now; not if a session's filter has none.
     fn put(&self, tables: &FilterTables, taps: &Tables) -> Result<bool, NotUpgraded> {
         let (calls, link, kind, pass) = match self.hook {
             TapHook::Tc => (&tables.tc, Link::Ethernet, Kind::Classifier, TC_NEXT),
             TapHook::Cgroup => (&tables.cgroup, Link::Ip, Kind::CgroupIngress, CGROUP_PASS),
         };
-        let all = Classic::take_all();
-        let Some(programs) = self.programs(link, &all) else {
+        let Some(programs) = self.programs(link) else {
             return Ok(false);
         };
+        let programs: Vec<_> = programs
+            .iter()
+            .map(|(slot, program)| (*slot, program.as_ref()))
+            .collect();
         let code = translate(&programs, link, &epilogue(calls.stages.number(), pass))?;
         let program = Program::load(kind, "remora_filter", c"Dual MIT/GPL", &code)?;
         calls
@@ -249,16 +253,25 @@ impl TapFilters {
     }
 
     /// By their slots; a session that takes nothing at this hook has none.
-    fn programs<'a>(&'a self, link: Link, all: &'a Classic) -> Option<Vec<(u8, &'a Classic)>> {
+    fn programs(&self, link: Link) -> Option<Vec<(u8, Cow<'_, Classic>)>> {
         let mut programs = Vec::new();
         for ArmedFilter { slot, spec, .. } in &self.sessions {
             let program = match spec.filter.meaning() {
                 Meaning::Programs(Programs { ethernet, raw }) => match link {
-                    Link::Ethernet => Some(ethernet),
-                    Link::Ip => raw.as_ref(),
+                    Link::Ethernet => Some(Cow::Borrowed(ethernet)),
+                    Link::Ip => raw.as_ref().map(Cow::Borrowed),
                 },
-                Meaning::Terms(terms) if terms.is_empty() => Some(all),
-                Meaning::Terms(_) | Meaning::Unread => return None,
+                Meaning::Terms(terms) if terms.is_empty() => Some(Cow::Owned(Classic::take_all())),
+                Meaning::Terms(_) => {
+                    let Programs { ethernet, raw } =
+                        Programs::compile(spec.filter.text(), compiler(Names::Refused)).ok()?;
+                    let program = match link {
+                        Link::Ethernet => Some(ethernet),
+                        Link::Ip => raw,
+                    };
+                    program.map(Cow::Owned)
+                }
+                Meaning::Unread => return None,
             };
             // One of 64.
             programs.extend(program.map(|program| (*slot as u8, program)));

@@ -4,7 +4,7 @@
 //! The layout is `remora_agent_common::look_back`.
 
 use remora_agent_common::{
-    look_back::{HEAD_BYTES, PAGE_BYTES, PAGE_SHIFT, RECORD_MAX, RingHead},
+    look_back::{HEAD_BYTES, LOOK_BACK_CAPLEN_MAX, PAGE_BYTES, PAGE_SHIFT, RECORD_MAX, RingHead},
     record::HEADER_LEN,
 };
 
@@ -60,21 +60,32 @@ pub struct Recorded<'a> {
     pub left_out: u32,
 }
 
+impl Recorded<'_> {
+    /// Its tap was recorded in the mode `headers`, and it had more than those.
+    #[must_use]
+    pub fn is_headers_only(&self) -> bool {
+        let wanted = self.packet.header.origlen.min(LOOK_BACK_CAPLEN_MAX);
+        self.packet.data.len() < wanted as usize
+    }
+}
+
 impl Copied {
-    /// Its packets, oldest first by their place in the ring.
+    /// Its packets, oldest first by their place in the ring. Looks at most once at each place,
+    /// whatever the heads say.
     #[must_use]
     pub fn packets(&self) -> Vec<Recorded<'_>> {
         let mut packets = Vec::new();
-        let end = self.before.position;
+        // A head that goes backward is not one that the kernel side wrote.
+        let end = self.before.position.min(self.after.position);
         let mut at = self.oldest();
         while at < end {
             match self.record(at) {
                 Some((recorded, size)) => {
                     packets.push(recorded);
-                    at += size;
+                    at = at.saturating_add(size);
                 }
                 // Where an older record was partly written over, or bytes could not be read.
-                None => at += ALIGNMENT,
+                None => at = at.saturating_add(ALIGNMENT),
             }
         }
         packets
@@ -83,7 +94,7 @@ impl Copied {
     /// Bytes of records that the ring holds.
     #[must_use]
     pub fn capacity(&self) -> u64 {
-        self.after.pages << PAGE_SHIFT
+        (self.pages.len() as u64) << PAGE_SHIFT
     }
 
     /// Records from here on were not written over when the last page was copied.
@@ -92,13 +103,15 @@ impl Copied {
         if self.after.overrun > 0 {
             // Two programs may have been held up, and the position be the earlier one's: a round
             // more covers both.
-            oldest = oldest.max(self.after.overrun + self.capacity());
+            oldest = oldest.max(self.after.overrun.saturating_add(self.capacity()));
         }
-        oldest.next_multiple_of(ALIGNMENT)
+        oldest
+            .checked_next_multiple_of(ALIGNMENT)
+            .unwrap_or(u64::MAX)
     }
 
     fn record(&self, position: u64) -> Option<(Recorded<'_>, u64)> {
-        let page = (position >> PAGE_SHIFT).checked_rem(self.after.pages)?;
+        let page = (position >> PAGE_SHIFT).checked_rem(self.pages.len() as u64)?;
         let page = self.pages.get(usize::try_from(page).ok()?)?;
         let offset = HEAD_BYTES as usize + (position % u64::from(PAGE_BYTES)) as usize;
         let bytes = page.get(offset..)?;
@@ -259,15 +272,19 @@ mod tests {
         #[test]
         fn any_bytes_are_read_to_the_end(
             seed in prop::collection::vec(any::<u8>(), 64..512),
-            position in any::<u64>(), pages in 0u64..3, overrun in any::<bool>(),
+            position in any::<u64>(), before in any::<i16>(), pages in 0usize..3,
+            near in any::<bool>(), overrun in prop::option::of(any::<u64>()),
         ) {
-            let position = position % (1 << 20);
+            let position = if near { position % (1 << 20) } else { position };
             let page: Box<[u8]> = seed.iter().copied().cycle().take(PAGE_VALUE).collect();
-            let head = RingHead {
-                position, pages, cookie: 0, overrun: u64::from(overrun), ..RingHead::default()
+            let after = RingHead {
+                position, pages: pages as u64, overrun: overrun.unwrap_or(0), ..RingHead::default()
             };
-            let copied = Copied { before: head, after: head, pages: vec![page] };
-            prop_assert!(copied.packets().len() <= (1 << 20) / 64);
+            let before = RingHead {
+                position: position.saturating_add_signed(i64::from(before) << 40), ..after
+            };
+            let copied = Copied { before, after, pages: vec![page; pages] };
+            prop_assert!(copied.packets().len() <= pages * PAGE_BYTES as usize / 64);
         }
     }
 }

@@ -103,11 +103,11 @@ impl FileSink {
         let reserve = Reserve::keep(reserve, bytes).ok();
         let Writing {
             rotation,
-            compression,
             durability,
+            compression: _,
         } = writing;
         let sink = Self {
-            files: FileSet::go_on(shelf, rotation, compression, start_ns, header, so_far)?,
+            files: FileSet::go_on(shelf, rotation, start_ns, header, so_far),
             growth,
             durability,
             unsynced: Unsynced::default(),

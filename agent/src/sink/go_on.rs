@@ -21,7 +21,7 @@ use std::{
 use remora_agent_common::checkpoint::SessionMark;
 use remora_capture::{
     filter::{self, Meaning, Names},
-    pcapng::{self, Reopened, SetSoFar},
+    pcapng::{self, Scan, SetSoFar},
     session::{CaptureId, Compression, Durability, Removed, SuperPackets},
     sidecar::CaptureFile,
 };
@@ -117,20 +117,22 @@ impl Store {
         let state = &standing.state;
         let writing = state.spec.writing;
         let id = state.id;
+        if writing.compression != Compression::None {
+            return Err(io::Error::other("compressed files are not gone on with"));
+        }
         let mut paths = capture_files(&self.directory, id)?;
         let unsure = (state.spec.super_packets == SuperPackets::Segmented).then_some(next_id);
-        let (last, file, reopened) = loop {
+        let (last, file, scan) = loop {
             let last = paths
                 .pop()
                 .ok_or_else(|| io::Error::other("it has no file with a whole header"))?;
-            let (last, file, reopened) = self.reopen_one(&last, writing.compression, unsure)?;
-            let interfaces = reopened.scan.interface_packets.len();
+            let (last, file, scan) = self.reopen_one(&last, unsure)?;
+            let interfaces = scan.interface_packets.len();
             // The one before it stays the last until this one has a packet.
-            if interfaces == standing.taps.len() && (reopened.scan.packets > 0 || paths.is_empty())
-            {
-                break (last, file, reopened);
+            if interfaces == standing.taps.len() && (scan.packets > 0 || paths.is_empty()) {
+                break (last, file, scan);
             }
-            self.usage().give_back(reopened.scan.whole_bytes);
+            self.usage().give_back(scan.whole_bytes);
             fs::remove_file(&last)?;
         };
         let mut held = Held {
@@ -140,12 +142,7 @@ impl Store {
         let mut closed = Vec::new();
         let mut removed = None;
         for path in &paths {
-            let file = File::open(path)?;
-            let scan = if writing.compression == Compression::Zstd {
-                pcapng::scan(pcapng::Unpacked::new(file)?)?
-            } else {
-                pcapng::scan(file)?
-            };
+            let scan = pcapng::scan(File::open(path)?)?;
             held.add(&scan);
             removed.get_or_insert(scan.place.map_or_else(Removed::default, |p| p.removed()));
             closed.push(CaptureFile {
@@ -155,15 +152,15 @@ impl Store {
                 name: self.close_name(path)?,
             });
         }
-        held.add(&reopened.scan);
-        let place = reopened.scan.place;
+        held.add(&scan);
+        let place = scan.place;
         let removed =
             removed.unwrap_or_else(|| place.map_or_else(Removed::default, |p| p.removed()));
         held.live += removed.packets;
         if removed.files > 0 {
             held.past = None;
         }
-        let (usage, bytes) = (self.usage(), reopened.scan.whole_bytes);
+        let (usage, bytes) = (self.usage(), scan.whole_bytes);
         let shelf = StoreShelf {
             directory: self.directory.clone(),
             id,
@@ -177,7 +174,7 @@ impl Store {
             removed,
             name: closed_name(file_name(&last)).to_owned(),
             last: StoreFile::go_on(file, bytes, usage),
-            reopened,
+            scan,
         };
         let reserve = (self.file(id, RESERVE), self.reserve_bytes(state));
         let start_ns = u64::try_from(state.started.as_nanosecond()).unwrap_or(0);
@@ -187,12 +184,7 @@ impl Store {
 
     /// Cuts a file to what stays. It is not closed any more: its capture may have been killed between
     /// its end and its account.
-    fn reopen_one(
-        &self,
-        path: &Path,
-        compression: Compression,
-        unsure: Option<u64>,
-    ) -> io::Result<(PathBuf, File, Reopened)> {
+    fn reopen_one(&self, path: &Path, unsure: Option<u64>) -> io::Result<(PathBuf, File, Scan)> {
         let open = match file_name(path) {
             name if name.ends_with(PART) => path.to_owned(),
             name => self.directory.join(format!("{name}{PART}")),
@@ -200,10 +192,10 @@ impl Store {
         fs::rename(path, &open)?;
         let mut file = File::options().read(true).write(true).open(&open)?;
         let before = file.metadata()?.len();
-        let reopened = pcapng::reopen(&mut file, compression == Compression::Zstd, unsure)?;
-        let cut = before.saturating_sub(reopened.scan.whole_bytes);
+        let scan = pcapng::reopen(&mut file, unsure)?;
+        let cut = before.saturating_sub(scan.whole_bytes);
         self.usage().give_back(cut);
-        Ok((open, file, reopened))
+        Ok((open, file, scan))
     }
 
     /// A file that is complete gets the name that says so: it was killed between the two.
@@ -219,7 +211,7 @@ fn file_name(path: &Path) -> &str {
 }
 
 impl Held {
-    fn add(&mut self, scan: &pcapng::Scan) {
+    fn add(&mut self, scan: &Scan) {
         self.live += scan.numbered;
         if let Some(past) = &mut self.past {
             *past += scan.packets - scan.numbered;

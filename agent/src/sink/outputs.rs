@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use remora_agent_common::checkpoint::{Checkpoint, SessionMark};
 use remora_capture::{
     pcapng::{self, Finished, Interface, Section},
-    session::{CaptureId, CaptureState, Destination, Target},
+    session::{CaptureId, CaptureState, Compression, Destination, SpecError, Target},
 };
 use tokio::{
     runtime::Handle,
@@ -164,6 +164,11 @@ const LOOK_BACK_TORN: &str = "look-back: the agent died while it wrote what came
 const STREAM_GONE: &str = "the agent died, and with it the connection of this stream; what was sent \
     in its last moments may have arrived, and is counted as dropped all the same";
 
+/// A frame that was open when its agent was killed cannot be gone on with.
+const COMPRESSED_PINNED: &str = "this agent runs with --pin, whose captures outlive it, and a \
+    compressed file cannot be gone on with: leave out --compress, or compress the file when it is \
+    done";
+
 impl Outputs for SessionOutputs {
     fn open(&self, opening: Opening<'_>) -> Result<Box<dyn Output>, StartError> {
         let Opening {
@@ -176,7 +181,10 @@ impl Outputs for SessionOutputs {
             confirm,
             mut standing,
         } = opening;
-        let clock = ClockOffset::measure();
+        if self.pinned.is_some() && state.spec.writing.compression != Compression::None {
+            return Err(SpecError::Writing(COMPRESSED_PINNED).into());
+        }
+        let clock = ClockOffset::known();
         standing.offset_ns = clock.offset_ns;
         let header = header(state, notes, &self.node);
         let (sink, stream, file, stored): (OpenSink, _, _, _) = match state.spec.destination {

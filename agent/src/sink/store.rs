@@ -283,7 +283,7 @@ impl Store {
     }
 
     fn sidecar(&self, state: &CaptureState, files: &Finished) -> Sidecar {
-        let clock = ClockOffset::measure();
+        let clock = ClockOffset::known();
         let mut sidecar = Sidecar::new(
             account(state),
             state.clone(),

@@ -18,11 +18,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use remora_capture::session::LookBackMode;
+
 use super::{
     cgroup::Cgroup,
     error::{ResolveError, shown},
     links::Interface,
     message::Nsid,
+    modes::Modes,
     procfs::{self, NetnsInode},
     residents::{Named, Resident, Seat},
     resolve::Resolver,
@@ -291,6 +294,15 @@ impl Resolver {
     pub fn who(&self, tap: TapId) -> Option<String> {
         let path = self.residents.seat(tap)?;
         Some(format!("cgroup {}", shown(&path)))
+    }
+
+    /// How much look-back is to keep of those behind a tap.
+    #[must_use]
+    pub fn mode(&self, tap: TapId, modes: &Modes) -> LookBackMode {
+        match self.residents.seats(tap) {
+            Some(paths) => modes.of(&paths),
+            None => modes.unknown(),
+        }
     }
 
     /// Some of these taps are nobody's yet.

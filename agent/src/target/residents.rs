@@ -213,6 +213,26 @@ impl Residents {
         })
     }
 
+    /// Paths of the cgroups that processes behind a tap were seen in, if all are known and some are
+    /// there to stay.
+    pub(super) fn seats(&self, tap: TapId) -> Option<Vec<String>> {
+        self.change(|residents| {
+            let resident = residents.iter().find(|resident| resident.tap == tap)?;
+            if resident.cut || !resident.seats.iter().any(Seat::is_settled) {
+                return None;
+            }
+            let path = |seat: &Seat| {
+                let mut cgroups = resident.cgroups.iter();
+                cgroups.find(|cgroup| cgroup.id == seat.id)
+            };
+            let paths = resident
+                .seats
+                .iter()
+                .map(|seat| Some(path(seat)?.path.clone()));
+            paths.collect()
+        })
+    }
+
     /// Path of the cgroup that processes behind a tap were last seen in.
     pub(super) fn seat(&self, tap: TapId) -> Option<String> {
         self.change(|residents| {

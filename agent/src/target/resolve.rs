@@ -1,5 +1,7 @@
 //! From a user's target to the places where its packets pass.
 
+use std::{thread, time::Duration};
+
 use remora_agent_common::CGROUP_LEVELS;
 use remora_capture::session::Target;
 
@@ -14,6 +16,12 @@ use super::{
     root::CgroupRoot,
     rtnl::RouteSocket,
 };
+
+/// Looks at a cgroup whose processes are in several networks, or whose network is others', too. A
+/// process that is just being started in a pod is in its cgroup before it is in its network, or the
+/// other way around (`kubectl exec`).
+const LOOKS: usize = 5;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
 /// What of a cgroup's packets the cgroup programs take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,8 +208,19 @@ impl Resolver {
         cgroup: Cgroup,
         part: Option<String>,
     ) -> Result<Resolved, ResolveError> {
-        let members = cgroup.members(Monitors::Skipped);
-        let placement = placement_of(&self.root, &cgroup, &members)?;
+        let look = || placement_of(&self.root, &cgroup, &cgroup.members(Monitors::Skipped));
+        let mut placement = look()?;
+        for _ in 1..LOOKS {
+            let passes = matches!(
+                placement,
+                Placement::Mixed { .. } | Placement::Shared { .. }
+            );
+            if !passes {
+                break;
+            }
+            thread::sleep(BETWEEN_LOOKS);
+            placement = look()?;
+        }
         Ok(resolved(cgroup, part, placement))
     }
 }

@@ -11,7 +11,7 @@ use prometheus_client::{
     registry::Registry,
 };
 use remora_agent_common::SESSION_SLOTS;
-use remora_capture::session::CaptureState;
+use remora_capture::session::{CaptureState, LookBackMode};
 
 use crate::node::NodeNumbers;
 
@@ -74,7 +74,8 @@ pub(super) fn render(captures: &[CaptureState], node: &NodeNumbers) -> String {
     let reach = Family::<InterfaceLabels, Gauge<f64, AtomicU64>>::default();
     let look_back_bytes = Family::<InterfaceLabels, Gauge>::default();
     for tap in &node.taps {
-        let Some(ring) = tap.look_back else { continue };
+        let ring = tap.look_back.filter(|ring| ring.mode != LookBackMode::Off);
+        let Some(ring) = ring else { continue };
         let labels = InterfaceLabels {
             interface: tap.interface.clone(),
         };

@@ -140,7 +140,7 @@ impl Encoder {
             direction: Self::direction(packet, interface),
             packet_id: marks.packet_id,
             drop_count: marks.drop_count,
-            original_len: header.origlen + frame.added,
+            original_len: header.origlen.saturating_add(frame.added),
             comment: marks.comment,
         };
         let mut append = |meta: &PacketMeta<'_>, prefix: &[u8], data: &[u8]| {
@@ -177,7 +177,7 @@ impl Encoder {
         let frame = Frame::of(packet);
         let mut bytes = frame.prefix[..frame.prefix_len].to_vec();
         bytes.extend_from_slice(frame.data);
-        (bytes, packet.header.origlen + frame.added)
+        (bytes, packet.header.origlen.saturating_add(frame.added))
     }
 }
 

@@ -97,6 +97,7 @@ struct Taken<'a> {
     interface: FileInterface,
     left_out_before: u64,
     left_out_after: u64,
+    headers_only: bool,
 }
 
 impl Chooser<'_> {
@@ -109,11 +110,19 @@ impl Chooser<'_> {
             .iter()
             .map(|(tap, readings)| (*tap, without_a_hole(readings)))
             .collect();
+        let mut headers_only = 0;
         for (tap, readings) in &taps {
-            self.take(*tap, readings, &mut past, &mut taken);
+            headers_only += self.take(*tap, readings, &mut past, &mut taken);
         }
         past.matched = taken.len() as u64;
         past.notes = self.notes(&taps, &taken);
+        if headers_only > 0 {
+            past.notes.push(format!(
+                "look-back: {headers_only} packets were recorded by their headers alone (look-back \
+                 mode headers): their payload is not here, and a filter that asks for it takes none \
+                 of them"
+            ));
+        }
         taken.sort_by_key(|taken: &Taken<'_>| taken.packet.header.time_ns);
         self.encode(&taken, &mut past);
         past
@@ -124,21 +133,24 @@ impl Chooser<'_> {
         self.armed_ns.saturating_sub(reach)
     }
 
+    /// How many of the packets are there without their payload.
     fn take<'a>(
         &self,
         tap: TapId,
         readings: &'a [Arc<Reading>],
         past: &mut Past,
         taken: &mut Vec<Taken<'a>>,
-    ) {
+    ) -> u64 {
         let since = self.since();
         let mut flows = HashSet::new();
+        let mut headers_only = 0;
         // Newest first: the first that is met of a flow is its last.
         let newest_first = readings
             .iter()
             .rev()
             .flat_map(|reading| reading.copied.packets().into_iter().rev());
         for recorded in newest_first {
+            let is_headers_only = recorded.is_headers_only();
             let Recorded {
                 mut packet,
                 flow,
@@ -151,6 +163,7 @@ impl Chooser<'_> {
                 continue;
             }
             past.seen += 1;
+            headers_only += u64::from(is_headers_only);
             packet.header.tap = tap.index;
             packet.header.tap_generation = tap.generation;
             let Some(interface) = self.encoder.interface(&packet) else {
@@ -172,8 +185,10 @@ impl Chooser<'_> {
                 interface,
                 left_out_before: left_out.into(),
                 left_out_after,
+                headers_only: is_headers_only,
             });
         }
+        headers_only
     }
 
     /// It came after the session was armed, and its programs saw the session: see
@@ -287,6 +302,9 @@ fn without_a_hole(readings: &[Arc<Reading>]) -> &[Arc<Reading>] {
 impl Taken<'_> {
     fn comment(&self) -> String {
         let mut comment = "look-back".to_owned();
+        if self.headers_only {
+            comment += "; headers only";
+        }
         for (left_out, place) in [
             (self.left_out_before, "before"),
             (self.left_out_after, "after"),

@@ -1,5 +1,7 @@
 //! Each rule of where a target's packets pass.
 
+use std::{thread, time::Duration};
+
 use anyhow::{Result, bail, ensure};
 use remora_agent::target::{
     CgroupRoot, CgroupScope, InterfaceKind, ResolveError, Resolved, Resolver, Revisit,
@@ -183,6 +185,37 @@ fn processes_in_several_networks_are_their_sockets() -> Result<()> {
         &resolve(&format!("cgroup:{}", cgroup.path))?,
         "2 network namespaces",
     );
+    Ok(())
+}
+
+#[test]
+fn a_process_that_is_on_its_way_into_a_pod_does_not_hide_its_veth() -> Result<()> {
+    if !enter_own_node()? {
+        return Ok(());
+    }
+    let cgroup = TestCgroup::new()?;
+    let pod = Sleeper::in_own_netns()?;
+    let veth = unique("v");
+    pod.add_veth(&veth)?;
+    cgroup.put(&pod, "")?;
+    let starting = Sleeper::here()?;
+    // It leaves again, which looks the same; on a busy machine perhaps too late for one look.
+    let mut tries = 0;
+    let resolved = loop {
+        tries += 1;
+        cgroup.put(&starting, "")?;
+        let resolved = thread::scope(|scope| {
+            scope.spawn(|| {
+                thread::sleep(Duration::from_millis(10));
+                cgroup.put_into_root(&starting)
+            });
+            resolve(&format!("cgroup:{}", cgroup.path))
+        })?;
+        if !resolved.interfaces.is_empty() || tries == 20 {
+            break resolved;
+        }
+    };
+    assert_behind(&resolved, &[&veth]);
     Ok(())
 }
 

@@ -62,15 +62,13 @@ impl<M: Medium> BlockFile<M> {
         })
     }
 
-    /// A file of `bytes` whole ones, as [`reopen`](super::reopen()) leaves it.
-    ///
-    /// # Errors
-    /// There is no memory for the compressor.
-    pub fn go_on(medium: M, bytes: u64, compressed: bool) -> io::Result<Self> {
-        Ok(Self {
+    /// A plain file of `bytes` whole ones, as [`reopen`](super::reopen()) leaves it.
+    pub fn go_on(medium: M, bytes: u64) -> Self {
+        Self {
+            medium,
             bytes,
-            ..Self::new(medium, compressed)?
-        })
+            compressor: None,
+        }
     }
 
     /// Bytes of the file that stand.

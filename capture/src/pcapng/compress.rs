@@ -238,17 +238,10 @@ impl<R: Read> Read for Unpacked<R> {
 /// # Errors
 /// The file's.
 pub fn repair_compressed(file: &mut File) -> io::Result<Scan> {
-    cut_compressed(file, u64::MAX)
-}
-
-/// The same, and no more than the first `plain` bytes of blocks stay; those must be whole blocks.
-pub(super) fn cut_compressed(file: &mut File, plain: u64) -> io::Result<Scan> {
     file.seek(SeekFrom::Start(0))?;
     let mut unpacked = Unpacked::new(&mut *file)?;
-    let mut scan = scan((&mut unpacked).take(plain))?;
-    // What is beyond was not read, and so goes as what is torn does.
-    let torn = unpacked.is_torn() || unpacked.read(&mut [0])? > 0;
-    let frames = unpacked.frames;
+    let mut scan = scan(&mut unpacked)?;
+    let (torn, frames) = (unpacked.is_torn(), unpacked.frames);
     if torn || scan.tear.is_some() {
         let start = frames
             .into_iter()

@@ -39,7 +39,7 @@ pub use durable::{SYNC_BYTES, SYNC_INTERVAL, Unsynced};
 pub use packet::{PacketDirection, PacketMeta, encode_packet, gso_comment};
 pub use part::{Part, Place, Totals};
 pub use read::{Packet, ReadError, packets, read_packets};
-pub use reopen::{Reopened, reopen};
+pub use reopen::reopen;
 pub use repair::{Scan, count_packets, repair, scan};
 pub use set::{FILES_MAX, FileSet, Finished, SetSoFar, Shelf};
 pub use whole::{PacketRun, Run, Whole, runs, whole_blocks};

@@ -11,36 +11,21 @@ use std::{
 
 use super::{
     blocks::{Block, BlockKind, Blocks},
-    compress::{Unpacked, cut_compressed},
     packet::OPTION_PACKET_ID,
     repair::{READ_BYTES, Scan, repair},
 };
 
-/// A file that more can be appended to, at its end.
-#[derive(Debug)]
-pub struct Reopened {
-    /// What it holds; [`Scan::whole_bytes`] are the file's.
-    pub scan: Scan,
-    /// Bytes of its blocks before compression.
-    pub plain_bytes: u64,
-}
-
-/// Cuts `file` (open for reading and writing). Packets with an id of `unsure` and more may have been
-/// torn between two segments; `None`: packets have none.
+/// Cuts a plain `file` (open for reading and writing) and says what it holds; its position is its
+/// end. Packets with an id of `unsure` and more may have been torn between two segments; `None`:
+/// packets have none.
 ///
 /// # Errors
 /// The file's.
-pub fn reopen(file: &mut File, compressed: bool, unsure: Option<u64>) -> io::Result<Reopened> {
+pub fn reopen(file: &mut File, unsure: Option<u64>) -> io::Result<Scan> {
     file.seek(SeekFrom::Start(0))?;
-    let (plain_bytes, scan) = if compressed {
-        let end = end(Unpacked::new(&mut *file)?, unsure)?;
-        (end, cut_compressed(file, end)?)
-    } else {
-        let end = end(&mut *file, unsure)?;
-        file.set_len(end)?;
-        (end, repair(file)?)
-    };
-    Ok(Reopened { scan, plain_bytes })
+    let end = end(&mut *file, unsure)?;
+    file.set_len(end)?;
+    repair(file)
 }
 
 /// Where the last block ends that stays.
@@ -81,7 +66,7 @@ mod tests {
 
     use super::*;
     use crate::pcapng::{
-        Interface, PacketDirection, PacketMeta, Section, Statistics, encode_packet, frame,
+        Interface, PacketDirection, PacketMeta, Section, Statistics, encode_packet,
         interface_description, interface_statistics, section_header,
     };
 
@@ -118,10 +103,10 @@ mod tests {
         (blocks, ends)
     }
 
-    fn reopened(bytes: &[u8], compressed: bool, unsure: Option<u64>) -> (Reopened, u64) {
+    fn reopened(bytes: &[u8], unsure: Option<u64>) -> (Scan, u64) {
         let mut file = tempfile::tempfile().expect("a file");
         file.write_all(bytes).expect("room");
-        let reopened = reopen(&mut file, compressed, unsure).expect("read");
+        let reopened = reopen(&mut file, unsure).expect("read");
         (reopened, file.metadata().expect("a file").len())
     }
 
@@ -134,40 +119,19 @@ mod tests {
                 .rev()
                 .find(|end| **end <= cut)
                 .expect("one");
-            let (file, len) = reopened(&blocks[..cut], false, None);
-            assert_eq!((file.plain_bytes, len), (*whole as u64, *whole as u64));
-            assert_eq!(file.scan.whole_bytes, len);
-            assert_eq!((file.scan.tear, file.scan.statistics), (None, 0));
+            let (file, len) = reopened(&blocks[..cut], None);
+            assert_eq!((file.whole_bytes, len), (*whole as u64, *whole as u64));
+            assert_eq!((file.tear, file.statistics), (None, 0));
 
             // Segments of packet 2 may be missing.
-            let (file, _) = reopened(&blocks[..cut], false, Some(2));
+            let (file, _) = reopened(&blocks[..cut], Some(2));
             let whole = ends[..3]
                 .iter()
                 .rev()
                 .find(|end| **end <= cut)
                 .expect("one");
-            assert_eq!(file.plain_bytes, *whole as u64);
-            assert!(file.scan.last_packet_id < Some(2));
-        }
-    }
-
-    #[test]
-    fn of_a_compressed_file_the_same_stays() {
-        let (blocks, ends) = blocks();
-        for (bytes, unsure, end) in [
-            (&blocks[..], None, ends[5]),
-            (&blocks[..], Some(1), ends[2]),
-            (&blocks[..ends[4] + 9], None, ends[4]),
-        ] {
-            let packed = frame(bytes).expect("memory");
-            for cut in [0, 3, 9] {
-                let (file, len) = reopened(&packed[..packed.len() - cut], true, unsure);
-                assert_eq!(file.scan.whole_bytes, len);
-                if cut <= 3 {
-                    assert_eq!(file.plain_bytes, end as u64, "cut {cut}");
-                }
-                assert_eq!(file.scan.statistics, 0);
-            }
+            assert_eq!(file.whole_bytes, *whole as u64);
+            assert!(file.last_packet_id < Some(2));
         }
     }
 }

@@ -19,7 +19,7 @@ use super::{
     blocks::{INTERFACE_DESCRIPTION, INTERFACE_STATISTICS, NAME_RESOLUTION, SECTION_HEADER},
     cold::{STATISTICS_BYTES_MAX, part_statistics, set_delivered, with_comment},
     part::{Part, Place, Totals},
-    reopen::Reopened,
+    repair::Scan,
     whole::{PacketRun, Run, Whole, runs, whole_blocks},
 };
 use crate::{
@@ -73,7 +73,8 @@ pub struct SetSoFar<M> {
     pub name: String,
     /// The last one, at its end.
     pub last: M,
-    pub reopened: Reopened,
+    /// What it holds.
+    pub scan: Scan,
 }
 
 /// The open set.
@@ -138,27 +139,22 @@ impl<S: Shelf> FileSet<S> {
         Ok(set)
     }
 
-    /// Goes on with a set that another process was killed over. `header`: what each file begins
-    /// with.
-    ///
-    /// # Errors
-    /// There is no memory for a compressor.
+    /// Goes on with a set of plain files that another process was killed over. `header`: what each
+    /// file begins with.
     pub fn go_on(
         shelf: S,
         rotation: Rotation,
-        compression: Compression,
         start_ns: u64,
         header: Vec<u8>,
         so_far: SetSoFar<S::File>,
-    ) -> io::Result<Self> {
+    ) -> Self {
         let SetSoFar {
             closed,
             removed,
             name,
             last,
-            reopened: Reopened { scan, plain_bytes },
+            scan,
         } = so_far;
-        let compressed = compression == Compression::Zstd;
         let time_ns = scan.first_packet_ns.unwrap_or(start_ns);
         let counted = Whole {
             bytes: 0,
@@ -168,7 +164,7 @@ impl<S: Shelf> FileSet<S> {
         let mut set = Self {
             shelf,
             rotation,
-            compressed,
+            compressed: false,
             start_ns,
             header,
             current: None,
@@ -189,18 +185,18 @@ impl<S: Shelf> FileSet<S> {
         let last_ns = scan.last_packet_ns.unwrap_or(time_ns);
         set.current = Some(Current {
             name,
-            file: BlockFile::go_on(last, scan.whole_bytes, compressed)?,
+            file: BlockFile::go_on(last, scan.whole_bytes),
             part: Part {
                 number: scan.place.map_or(1, |place| place.number),
                 time_ns,
             },
-            plain: plain_bytes,
+            plain: scan.whole_bytes,
             counted,
             dropped: scan.dropped,
             last_ns,
             period: set.period(last_ns),
         });
-        Ok(set)
+        set
     }
 
     #[must_use]

@@ -7,12 +7,14 @@
 //! ```
 
 mod counts;
+mod look_back;
 mod spec;
 mod state;
 mod target;
 mod writing;
 
 pub use counts::Counts;
+pub use look_back::{LookBackMode, NoMode};
 pub use spec::{
     Destination, Direction, LABELS_MAX, Limits, NAMES_MAX, NameHint, SNAPLEN_MAX, SessionSpec,
     Snaplen, SpecError, Trigger,

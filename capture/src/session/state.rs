@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Counts, SessionSpec};
+use super::{Counts, LookBackMode, SessionSpec};
 
 /// Name of a capture: a ULID in its canonical 26 characters, so ids sort by time and are safe in
 /// a file name.
@@ -140,6 +140,8 @@ pub struct TapInfo {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LookBackRing {
+    /// What goes into it; of one that is off there is nothing.
+    pub mode: LookBackMode,
     /// Memory it takes.
     pub bytes: u64,
     /// How far back it reaches, in milliseconds.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use remora_capture::session::TapInfo;
+use remora_capture::session::{LookBackMode, TapInfo};
 use remora_proto::{client::AgentAddress, v1};
 use serde::Serialize;
 
@@ -144,19 +144,24 @@ fn describe(agent: &AgentAddress, status: &NodeStatus) -> String {
         .iter()
         .filter_map(|tap| Some((tap, tap.look_back?)))
         .collect();
-    rows.push(vec!["Look-back:".into(), format!("{} rings", rings.len())]);
+    let on = rings
+        .iter()
+        .filter(|(_, ring)| ring.mode != LookBackMode::Off);
+    rows.push(vec!["Look-back:".into(), format!("{} rings", on.count())]);
     rows.extend(rings.into_iter().map(|(tap, ring)| {
-        vec![
-            String::new(),
-            format!(
-                "{}: {:.1} s back in {}; the flow cutoff left out {} of {} packets",
-                shown(&tap.interface),
+        let interface = shown(&tap.interface);
+        let text = match ring.mode {
+            LookBackMode::Off => format!("{interface}: off"),
+            LookBackMode::Payload | LookBackMode::Headers => format!(
+                "{interface}: {}, {:.1} s back in {}; the flow cutoff left out {} of {} packets",
+                ring.mode,
                 Duration::from_millis(ring.reach_ms).as_secs_f64(),
                 unit::bytes(ring.bytes),
                 ring.cut_packets,
                 ring.cut_packets.saturating_add(ring.packets),
             ),
-        ]
+        };
+        vec![String::new(), text]
     }));
     columns(&rows)
 }

@@ -1,7 +1,7 @@
 //! A capture as the agent tells it.
 
 use remora_capture::session::{
-    CaptureState, Counts, Files, LookBackRing, Phase, StopReason, TapInfo,
+    CaptureState, Counts, Files, LookBackMode, LookBackRing, Phase, StopReason, TapInfo,
 };
 
 use super::{ConvertError, Problem, invalid, known, required, time};
@@ -247,8 +247,10 @@ impl From<v1::LookBackRing> for LookBackRing {
             packets,
             cut_packets,
             cut_bytes,
+            mode: _,
         } = ring;
         Self {
+            mode: ring.mode().into(),
             bytes,
             reach_ms,
             packets,
@@ -261,6 +263,7 @@ impl From<v1::LookBackRing> for LookBackRing {
 impl From<LookBackRing> for v1::LookBackRing {
     fn from(ring: LookBackRing) -> Self {
         let LookBackRing {
+            mode,
             bytes,
             reach_ms,
             packets,
@@ -268,11 +271,32 @@ impl From<LookBackRing> for v1::LookBackRing {
             cut_bytes,
         } = ring;
         Self {
+            mode: v1::LookBackMode::from(mode).into(),
             bytes,
             reach_ms,
             packets,
             cut_packets,
             cut_bytes,
+        }
+    }
+}
+
+impl From<v1::LookBackMode> for LookBackMode {
+    fn from(mode: v1::LookBackMode) -> Self {
+        match mode {
+            v1::LookBackMode::Unspecified | v1::LookBackMode::Payload => Self::Payload,
+            v1::LookBackMode::Headers => Self::Headers,
+            v1::LookBackMode::Off => Self::Off,
+        }
+    }
+}
+
+impl From<LookBackMode> for v1::LookBackMode {
+    fn from(mode: LookBackMode) -> Self {
+        match mode {
+            LookBackMode::Payload => Self::Payload,
+            LookBackMode::Headers => Self::Headers,
+            LookBackMode::Off => Self::Off,
         }
     }
 }

@@ -14,8 +14,8 @@ use remora_capture::{
     },
     session::{
         CaptureId, CaptureState, Compression, Counts, Destination, Direction, Durability, Files,
-        Limits, LookBackRing, NameHint, Phase, Removed, Rotation, SessionSpec, Snaplen, StopReason,
-        SuperPackets, TapInfo, Target, Trigger, Writing,
+        Limits, LookBackMode, LookBackRing, NameHint, Phase, Removed, Rotation, SessionSpec,
+        Snaplen, StopReason, SuperPackets, TapInfo, Target, Trigger, Writing,
     },
 };
 use tonic::{Code, Status};
@@ -478,7 +478,12 @@ fn counts() -> impl Strategy<Value = Counts> {
 }
 
 fn tap() -> impl Strategy<Value = TapInfo> {
-    let ring = proptest::option::of(any::<[u64; 5]>());
+    let modes = [
+        LookBackMode::Payload,
+        LookBackMode::Headers,
+        LookBackMode::Off,
+    ];
+    let ring = option::of((any::<[u64; 5]>(), proptest::sample::select(modes.to_vec())));
     (
         ".{0,20}",
         ".{0,15}",
@@ -494,8 +499,10 @@ fn tap() -> impl Strategy<Value = TapInfo> {
                 ifindex,
                 cgroup_id,
                 description,
-                look_back: ring.map(|[bytes, reach_ms, packets, cut_packets, cut_bytes]| {
+                look_back: ring.map(|(numbers, mode)| {
+                    let [bytes, reach_ms, packets, cut_packets, cut_bytes] = numbers;
                     LookBackRing {
+                        mode,
                         bytes,
                         reach_ms,
                         packets,

@@ -320,6 +320,9 @@ pub struct LookBackRing {
     pub cut_packets: u64,
     #[prost(uint64, tag = "5")]
     pub cut_bytes: u64,
+    /// What goes into it; of one that is off there is nothing.
+    #[prost(enumeration = "LookBackMode", tag = "6")]
+    pub mode: i32,
 }
 /// What a finished capture's packets went into, beside its counts.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -657,6 +660,43 @@ impl StopReason {
             "STOP_REASON_IO_ERROR" => Some(Self::IoError),
             "STOP_REASON_SHUTDOWN" => Some(Self::Shutdown),
             "STOP_REASON_CRASH_RECOVERED" => Some(Self::CrashRecovered),
+            _ => None,
+        }
+    }
+}
+/// How much of its packets look-back keeps of a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum LookBackMode {
+    /// payload
+    Unspecified = 0,
+    /// whole packets
+    Payload = 1,
+    /// up to the end of the transport header
+    Headers = 2,
+    /// nothing
+    Off = 3,
+}
+impl LookBackMode {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "LOOK_BACK_MODE_UNSPECIFIED",
+            Self::Payload => "LOOK_BACK_MODE_PAYLOAD",
+            Self::Headers => "LOOK_BACK_MODE_HEADERS",
+            Self::Off => "LOOK_BACK_MODE_OFF",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "LOOK_BACK_MODE_UNSPECIFIED" => Some(Self::Unspecified),
+            "LOOK_BACK_MODE_PAYLOAD" => Some(Self::Payload),
+            "LOOK_BACK_MODE_HEADERS" => Some(Self::Headers),
+            "LOOK_BACK_MODE_OFF" => Some(Self::Off),
             _ => None,
         }
     }

@@ -20,7 +20,9 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use nix::{
     errno::Errno,
+    sched::{CpuSet, sched_setaffinity},
     sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, sendmmsg},
+    unistd::Pid,
 };
 use remora_tests::numbered::{HEADERS, Number, PAYLOAD_MIN};
 
@@ -51,6 +53,9 @@ struct Args {
     /// Number of this run, in each payload
     #[arg(long, default_value_t = 1)]
     run: u16,
+    /// Run on this CPU alone
+    #[arg(long)]
+    cpu: Option<usize>,
 }
 
 fn main() -> Result<()> {
@@ -62,6 +67,12 @@ fn main() -> Result<()> {
         HEADERS + PAYLOAD_MAX
     );
     ensure!(args.ports > 0, "--ports must be 1 or more");
+    if let Some(cpu) = args.cpu {
+        let mut cpus = CpuSet::new();
+        cpus.set(cpu)?;
+        sched_setaffinity(Pid::from_raw(0), &cpus)
+            .with_context(|| format!("cannot run on CPU {cpu}"))?;
+    }
     let socket = UdpSocket::bind(SocketAddr::V4(args.from)).context("failed to bind")?;
 
     let stop = Arc::new(AtomicBool::new(false));

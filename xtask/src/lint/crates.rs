@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use serde_json::Value;
 
 /// A crate, and the crates of the workspace that it may depend on.
-const ARROWS: [(&str, &[&str]); 10] = [
+const ARROWS: [(&str, &[&str]); 11] = [
     ("remora-agent-common", &[]),
     ("remora-agent-ebpf", &["remora-agent-common"]),
     ("remora-capture", &[]),
@@ -17,6 +17,15 @@ const ARROWS: [(&str, &[&str]); 10] = [
     ),
     ("remora-controller", &["remora-capture", "remora-proto"]),
     ("remora-cli", &["remora-capture", "remora-proto"]),
+    (
+        "remora-fuzz",
+        &[
+            "remora-agent",
+            "remora-agent-common",
+            "remora-capture",
+            "remora-controller",
+        ],
+    ),
     ("xtask", &[]),
     ("xtask-codegen", &[]),
     (
@@ -60,11 +69,13 @@ const IMPURE: [&str; 8] = [
     "tonic",
 ];
 
-/// Where unsafe code may be: the eBPF programs, and the agent's kernel module ([`super::modules`]
-/// sees to the latter, so the agent denies what the others forbid).
-const UNSAFE: [(&str, &str); 2] = [
-    ("remora-agent-ebpf", ""),
-    ("remora-agent", "#![deny(unsafe_code)]"),
+/// Where unsafe code may be, by crate and kind of target, and what the root says instead: the eBPF
+/// programs, the agent's kernel module ([`super::modules`] sees to that, so the agent denies what
+/// the others forbid), and the fuzz targets, which are a line of libFuzzer's macro each.
+const UNSAFE: [(&str, &str, &str); 3] = [
+    ("remora-agent-ebpf", "bin", ""),
+    ("remora-agent", "lib", "#![deny(unsafe_code)]"),
+    ("remora-fuzz", "bin", ""),
 ];
 const FORBID: &str = "#![forbid(unsafe_code)]";
 
@@ -127,8 +138,8 @@ fn may_use(from: &str, name: &str) -> bool {
 fn unsafe_code(package: &Value, kind: &str, source: &str) -> Option<String> {
     let exception = UNSAFE
         .iter()
-        .find(|(name, _)| package == name && (kind == "lib" || *name != "remora-agent"));
-    let wanted = exception.map_or(FORBID, |(_, attribute)| attribute);
+        .find(|(name, of, _)| package == name && kind == *of);
+    let wanted = exception.map_or(FORBID, |(_, _, attribute)| attribute);
     (!source.contains(wanted)).then(|| format!("has no `{wanted}`"))
 }
 

@@ -62,7 +62,7 @@ const ARROWS: [(&str, &[&str]); 14] = [
     ("doctor", &EVERYTHING),
     ("cleanup", &["args", "kernel"]),
     // Types that flags are parsed into.
-    ("args", &["kernel", "telemetry"]),
+    ("args", &["kernel", "target", "telemetry"]),
     ("api", &["session", "supervisor"]),
     ("telemetry", &["session", "sink", "supervisor", "writer"]),
     // These implement the traits that session and writer define.

@@ -5,6 +5,14 @@ use remora_agent_common::look_back::{PAGE_VALUE, PAGES_MAX};
 /// Memory of a page, in bytes.
 const PAGE: u64 = PAGE_VALUE as u64;
 
+/// Rings that lie ready to take the place of frozen ones: a part of the node's memory, as those of
+/// pods are.
+pub(super) const SPARES: usize = 2;
+/// Pages of the smallest budget: one pod's ring, and the spares.
+const PAGES_MIN: u64 = 1 + SPARES as u64;
+/// The same in bytes.
+const NODE_MIN: u64 = PAGES_MIN * PAGE;
+
 /// What the node gives, and the most that one pod gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
@@ -12,25 +20,43 @@ pub struct Budget {
     pod_pages: u32,
 }
 
-/// It is not enough for one ring.
+/// It is not enough for one pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0} bytes are too few for one look-back ring; use {PAGE} or more, or 0 for none")]
-pub struct TooSmall(u64);
+pub enum TooSmall {
+    #[error(
+        "{0} bytes a node are too few for one pod's look-back ring and {SPARES} spare ones; use \
+         {NODE_MIN} or more, or 0 for none"
+    )]
+    Node(u64),
+    #[error(
+        "{0} bytes a pod are too few for one look-back ring; use {PAGE} or more, or 0 for none"
+    )]
+    Pod(u64),
+}
 
 impl Budget {
     /// In bytes. 0 for the node: no look-back.
     ///
     /// # Errors
-    /// It is too small for one ring.
+    /// It is too small for one pod.
     pub fn new(node_bytes: u64, pod_bytes: u64) -> Result<Self, TooSmall> {
-        let pages = |bytes: u64| match bytes / PAGE {
-            0 if bytes > 0 => Err(TooSmall(bytes)),
-            pages => Ok(pages),
+        let off = Self {
+            pages: 0,
+            pod_pages: 0,
         };
-        let pod = pages(pod_bytes)?.min(u64::from(PAGES_MAX));
+        if node_bytes == 0 || pod_bytes == 0 {
+            return Ok(off);
+        }
+        let (node, pod) = (node_bytes / PAGE, pod_bytes / PAGE);
+        if node < PAGES_MIN {
+            return Err(TooSmall::Node(node_bytes));
+        }
+        if pod == 0 {
+            return Err(TooSmall::Pod(pod_bytes));
+        }
         Ok(Self {
-            pages: if pod == 0 { 0 } else { pages(node_bytes)? },
-            pod_pages: pod as u32,
+            pages: node,
+            pod_pages: pod.min(PAGES_MAX.into()) as u32,
         })
     }
 
@@ -46,16 +72,28 @@ impl Budget {
         self.pages * PAGE
     }
 
-    /// Bytes of a ring.
+    /// The same in pages.
     #[must_use]
-    pub fn bytes(pages: u32) -> u64 {
-        u64::from(pages) * PAGE
+    pub fn pages(&self) -> u64 {
+        self.pages
     }
 
-    /// Pages of each ring when there are `rings`; 0 when there is not even one for each.
+    /// Bytes of so many pages.
     #[must_use]
-    pub fn share(&self, rings: usize) -> u32 {
-        let each = self.pages / (rings.max(1) as u64);
+    pub fn bytes(pages: u64) -> u64 {
+        pages * PAGE
+    }
+
+    /// There is room for a ring beside those that are there.
+    #[must_use]
+    pub fn has_room(&self, pages: u64, ring: u32) -> bool {
+        pages + u64::from(ring) <= self.pages
+    }
+
+    /// Pages of each ring when so many pods are recorded; 0 when there is not even one for each.
+    #[must_use]
+    pub fn share(&self, pods: usize) -> u32 {
+        let each = self.pages / (pods.max(1) + SPARES) as u64;
         u32::try_from(each).map_or(self.pod_pages, |each| each.min(self.pod_pages))
     }
 
@@ -75,11 +113,13 @@ mod tests {
 
     #[test]
     fn a_budget_that_is_too_small_for_one_pod_is_refused() {
-        assert_eq!(Budget::new(PAGE - 1, PAGE), Err(TooSmall(PAGE - 1)));
-        assert_eq!(Budget::new(PAGE, 5), Err(TooSmall(5)));
+        for node in [1, PAGE, 3 * PAGE - 1] {
+            assert_eq!(Budget::new(node, PAGE), Err(TooSmall::Node(node)));
+        }
+        assert_eq!(Budget::new(3 * PAGE, 5), Err(TooSmall::Pod(5)));
         assert!(Budget::new(0, PAGE).unwrap().is_off());
         assert!(Budget::new(PAGE, 0).unwrap().is_off());
-        assert_eq!(Budget::new(PAGE, PAGE).unwrap().share(1), 1);
+        assert_eq!(Budget::new(3 * PAGE, PAGE).unwrap().share(1), 1);
     }
 
     proptest! {
@@ -89,8 +129,9 @@ mod tests {
         ) {
             if let Ok(budget) = Budget::new(node, pod) {
                 let share = budget.share(pods);
-                prop_assert!(u64::from(share) * PAGE * pods as u64 <= node);
+                prop_assert!(u64::from(share) * PAGE * (pods + SPARES) as u64 <= node);
                 prop_assert!(u64::from(share) * PAGE <= pod);
+                prop_assert!(budget.share(1) > 0);
                 prop_assert!(budget.share(pods + 1) <= share && !Budget::is_wrong(share.max(1), share.max(1)));
             }
         }

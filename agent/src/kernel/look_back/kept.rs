@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::ring::{Frozen, Ring};
+use super::ring::Frozen;
 use crate::{clock, session::TapId};
 
 /// Rings that are kept at the most, however little is in them.
@@ -33,10 +33,10 @@ impl Kept {
         }
     }
 
-    pub(super) fn push(&mut self, tap: TapId, ring: Ring) {
+    pub(super) fn push(&mut self, tap: TapId, frozen: Arc<Frozen>) {
         self.rings.push(Old {
             tap,
-            frozen: Frozen::new(ring),
+            frozen,
             frozen_ns: clock::monotonic_ns(),
             until: Instant::now() + self.keep,
         });
@@ -44,12 +44,6 @@ impl Kept {
 
     pub(super) fn taps(&self) -> impl Iterator<Item = TapId> {
         self.rings.iter().map(|old| old.tap)
-    }
-
-    /// A tap's, oldest first.
-    pub(super) fn of(&self, tap: TapId) -> Vec<Arc<Frozen>> {
-        let rings = self.rings.iter().filter(|old| old.tap == tap);
-        rings.map(|old| Arc::clone(&old.frozen)).collect()
     }
 
     /// A tap's up to the first that was frozen at `armed_ns` (kernel time) or later, and whether there
@@ -64,38 +58,35 @@ impl Kept {
         (frozen, last.is_some())
     }
 
-    /// Takes out those whose time is over.
-    pub(super) fn expire(&mut self, now: Instant) -> Vec<Arc<Frozen>> {
-        let over = self.rings.extract_if(.., |old| old.until <= now);
-        over.map(|old| old.frozen).collect()
+    /// Forgets copies whose time is over.
+    pub(super) fn expire(&mut self, now: Instant) {
+        self.rings
+            .retain(|old| old.until > now || !old.frozen.is_copied());
     }
 
-    /// Takes out as many that the rest has at most `bytes`: first the oldest of taps that are gone,
+    /// Forgets as many that the rest has at most `bytes`: first the oldest of taps that are gone,
     /// then the oldest copies of the others.
-    pub(super) fn shrink(
-        &mut self,
-        bytes: u64,
-        is_live: impl Fn(TapId) -> bool,
-    ) -> Vec<Arc<Frozen>> {
+    pub(super) fn shrink(&mut self, bytes: u64, is_live: impl Fn(TapId) -> bool) {
         let mut held: u64 = self.rings.iter().map(|old| old.frozen.bytes()).sum();
         let mut count = self.rings.len();
-        let mut out = Vec::new();
         for of_the_living in [false, true] {
-            let one_out = self.rings.extract_if(.., |old| {
-                let size = old.frozen.bytes();
+            self.rings.retain(|old| {
                 // What is not copied yet somebody is about to read.
                 let goes = (held > bytes || count > KEPT_MAX)
-                    && size > 0
+                    && old.frozen.is_copied()
                     && is_live(old.tap) == of_the_living;
                 if goes {
-                    held -= size;
+                    held -= old.frozen.bytes();
                     count -= 1;
                 }
-                goes
+                !goes
             });
-            out.extend(one_out.map(|old| old.frozen));
         }
-        out
+    }
+
+    /// Forgets all of a tap.
+    pub(super) fn forget(&mut self, tap: TapId) {
+        self.rings.retain(|old| old.tap != tap);
     }
 
     /// Forgets a tap's oldest copies where those after them hold `bytes`.

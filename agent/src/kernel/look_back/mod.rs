@@ -1,27 +1,32 @@
-//! The look-back rings of the taps: made, frozen, read, grown and shrunk.
+//! The look-back rings of the taps.
 //!
 //! ```text
-//! tap bound ─▶ current ring ─ a session that looks back is armed ─▶ frozen: a spare takes its place
-//!                                    └─ the programs that had found it have ended ─▶ copied
-//! tap gone  ─▶ frozen, too
+//!             tap bound: a ready ring takes its place            tap gone, or armed by a session
+//!   ready ────────────────────────────────────────────▶ current ─────────────────────▶ frozen
+//!     ▲                                                                                  │ grace
+//!     └──── emptied: new cookie, no byte of the one before ──── used ◀──── copied ───────┘ period
 //! ```
-//! At full rate a ring goes around in less time than those programs take to end: so it is frozen in
-//! the same breath as the session is armed, and what was in it is there when it is copied. The copies
-//! stay readable until those after them hold as much, and those of a tap that is gone until its time
-//! is over or a living one needs their memory: the oldest go first ([`kept`]).
+//! At full rate a ring goes around in less time than the programs that have found it take to end: so it
+//! is frozen in the same breath as a session that looks back is armed, and what was in it is there when
+//! it is copied. The copies stay readable until those after them hold as much, and those of a tap that
+//! is gone until its time is over or a living one needs their memory: the oldest go first ([`kept`]).
 //!
-//! Putting a ring into its slot takes milliseconds (the kernel waits for the programs that run), and
-//! is done without the lock that arming takes.
+//! What takes milliseconds is done by a thread ([`worker`]): the kernel waits for the programs that run
+//! whenever a map is put into its slot, so a ring keeps its slot, and one grace period serves all
+//! rings that wait for it. Neither a pod that comes nor one that goes waits for it, nor arming.
+
 mod budget;
 mod kept;
 mod ring;
+mod worker;
 
 pub use budget::Budget;
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -29,11 +34,8 @@ use aya::{
     Ebpf,
     maps::{Array, ArrayOfMaps, MapData},
 };
-use remora_agent_common::{
-    TAP_SLOTS,
-    look_back::{FlowState, PAGE_SHIFT, PAGE_VALUE, RING_SLOTS},
-};
-use remora_capture::session::LookBackRing;
+use remora_agent_common::look_back::{FlowState, HEADERS_ONLY, PAGE_SHIFT, RING_SLOTS};
+use remora_capture::session::{LookBackMode, LookBackRing};
 
 use super::{
     KernelError, Tables, grace,
@@ -41,8 +43,9 @@ use super::{
     tables::{failed, typed},
 };
 use crate::{clock, record::look_back::Reading, session::TapId};
+use budget::SPARES;
 use kept::Kept;
-use ring::{Frozen, GivenBack, Ring, RingMap, empty, made};
+use ring::{Frozen, Ring, RingMap, empty};
 
 /// How rings are made.
 #[derive(Clone, Copy, Debug)]
@@ -54,44 +57,61 @@ pub struct LookBackOptions {
     pub keep: Duration,
 }
 
-/// Rings that lie ready, in their slots, to take the place of frozen ones.
-const SPARES: usize = 2;
-
-/// A recorded tap.
-struct Live {
-    tap: TapId,
-    current: Ring,
+/// All rings, and the thread that makes them.
+pub struct LookBack {
+    shared: Arc<Shared>,
+    worker: Option<JoinHandle<()>>,
 }
 
-/// All rings.
-pub struct LookBack {
+struct Shared {
     options: LookBackOptions,
     tables: Arc<Tables>,
+    /// Changed by the worker alone; putting a map into a slot takes milliseconds.
     slots: Mutex<Slots>,
     /// Held for microseconds.
     state: Mutex<State>,
+    /// There is something to do for the worker.
+    came: Condvar,
 }
 
-/// Ring slots; changing one takes milliseconds.
 struct Slots {
     outer: ArrayOfMaps<MapData, RingMap>,
     free: Vec<u32>,
-    /// Put into a slot that is given back, so that the kernel frees its ring.
+    /// Put into a slot whose ring is let go, so that the kernel frees it.
     none: RingMap,
 }
 
 struct State {
     taps: Array<MapData, u32>,
     flows: Array<MapData, Layout<FlowState>>,
-    live: BTreeMap<u32, Live>,
-    spares: Vec<Ring>,
+    /// By index.
+    followed: BTreeMap<u32, Followed>,
+    /// Indices whose earlier tap's programs may still run: what these write is not to go into
+    /// another tap's ring.
+    resting: BTreeSet<u32>,
+    ready: Vec<Ring>,
+    /// In the kernel, for the worker to copy.
+    frozen: Vec<Arc<Frozen>>,
+    /// Copied, for the worker to empty.
+    used: Vec<Ring>,
     kept: Kept,
+    /// Of all rings in the kernel.
+    pages: u64,
+    work: bool,
+    closed: bool,
+}
+
+/// A tap that is recorded as soon as there is a ring for it, unless its mode is off.
+struct Followed {
+    tap: TapId,
+    mode: LookBackMode,
+    ring: Option<Ring>,
 }
 
 impl fmt::Debug for LookBack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LookBack")
-            .field("options", &self.options)
+            .field("options", &self.shared.options)
             .finish_non_exhaustive()
     }
 }
@@ -121,14 +141,14 @@ impl LookBackMaps {
 
 impl LookBack {
     /// # Errors
-    /// The kernel has no memory.
+    /// The kernel has no memory, or there are no threads left.
     pub(super) fn new(
         maps: LookBackMaps,
         options: LookBackOptions,
         tables: Arc<Tables>,
     ) -> Result<Self, KernelError> {
         let LookBackMaps { outer, taps, flows } = maps;
-        Ok(Self {
+        let shared = Arc::new(Shared {
             options,
             tables,
             slots: Mutex::new(Slots {
@@ -139,128 +159,123 @@ impl LookBack {
             state: Mutex::new(State {
                 taps,
                 flows,
-                live: BTreeMap::new(),
-                spares: Vec::new(),
+                followed: BTreeMap::new(),
+                resting: BTreeSet::new(),
+                ready: Vec::new(),
+                frozen: Vec::new(),
+                used: Vec::new(),
                 kept: Kept::new(options.keep),
+                pages: 0,
+                work: false,
+                closed: false,
             }),
+            came: Condvar::new(),
+        });
+        let theirs = Arc::clone(&shared);
+        let worker = thread::Builder::new()
+            .name("look-back".to_owned())
+            .spawn(move || theirs.run())
+            .map_err(|error| KernelError::Io("start a thread", error))?;
+        Ok(Self {
+            shared,
+            worker: Some(worker),
         })
     }
 
-    /// Each method leaves the state whole between any two writes.
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn slots(&self) -> MutexGuard<'_, Slots> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// No tap is recorded: the rings of an agent before this one are read by nobody. Their memory is
-    /// given back when others take their slots.
+    /// Begins to record a tap: at once if there is a ring to spare, else as soon as one is made, which
+    /// takes milliseconds; when the budget is used up, once there is room again. Takes microseconds.
     ///
     /// # Errors
     /// The kernel refuses.
-    pub(super) fn forget_all(&self) -> Result<(), KernelError> {
-        let mut state = self.state();
-        for tap in 1..TAP_SLOTS {
-            let slot = state.taps.get(&tap, 0).map_err(failed("LOOK_BACK_TAPS"))?;
-            if slot != 0 {
-                state.point(tap, 0)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Begins to record a tap. Nothing happens if it is recorded, or the budget is off or used up.
-    /// Blocks for some milliseconds.
-    ///
-    /// # Errors
-    /// The kernel refuses.
-    pub fn begin(&self, tap: TapId) -> Result<(), KernelError> {
-        let rings = {
-            let state = self.state();
-            if state.live(tap).is_some() {
-                return Ok(());
-            }
-            state.live.len() + 1
-        };
-        let share = self.share(rings);
-        if share == 0 {
+    pub fn begin(&self, tap: TapId, mode: LookBackMode) -> Result<(), KernelError> {
+        if self.shared.options.budget.is_off() {
             return Ok(());
         }
-        self.resize(share)?;
-        let ring = self.ring(share)?;
-        let replaced = {
-            let mut state = self.state();
-            state.point(tap.index, ring.slot)?;
-            let live = Live { tap, current: ring };
-            state.live.insert(tap.index, live)
-        };
-        if let Some(live) = replaced {
-            self.state().kept.push(live.tap, live.current);
+        let mut state = self.shared.state();
+        if state.followed(tap).is_some() {
+            return Ok(());
         }
-        self.count()?;
-        self.stock(share)?;
-        self.tidy();
+        state.unfollow(tap.index)?;
+        let ring = None;
+        state
+            .followed
+            .insert(tap.index, Followed { tap, mode, ring });
+        let given = match state.ready.len() > SPARES {
+            true => state.ready.pop(),
+            false => None,
+        };
+        if let Some(ring) = given {
+            self.shared.give(&mut state, ring)?;
+        }
+        self.shared.wake(&mut state);
         Ok(())
     }
 
-    /// A tap is gone: its rings stay readable for a while.
-    pub fn end(&self, tap: TapId) {
-        {
-            let mut state = self.state();
-            if state.live(tap).is_none() {
-                return;
+    /// Records a tap in another mode. If that is stricter, nothing is left to read of what was
+    /// recorded before. Takes microseconds.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn set_mode(&self, tap: TapId, mode: LookBackMode) -> Result<(), KernelError> {
+        let mut state = self.shared.state();
+        let Some(followed) = state.followed_mut(tap) else {
+            return Ok(());
+        };
+        let before = std::mem::replace(&mut followed.mode, mode);
+        if mode > before {
+            let ring = followed.ring.take();
+            state.kept.forget(tap);
+            if let Some(ring) = ring {
+                let pointed = state.point(tap.index, 0);
+                state.frozen.push(Frozen::new(ring));
+                self.shared.count(&state)?;
+                pointed?;
             }
-            log_failure(state.point(tap.index, 0));
-            let live = state.live.remove(&tap.index);
-            if let Some(Live { current, .. }) = live {
-                state.kept.push(tap, current);
-            }
+        } else if let Some(slot) = followed.ring.as_ref().map(|ring| ring.slot) {
+            state.point(tap.index, entry(slot, mode))?;
         }
-        grace::wait();
-        log_failure(self.copy_frozen(&self.frozen(tap)).map(drop));
-        log_failure(self.count());
-        let taps = self.state().live.len();
-        log_failure(self.resize(self.share(taps)));
-        self.tidy();
+        self.shared.wake(&mut state);
+        Ok(())
+    }
+
+    /// A tap is gone: its rings stay readable for a while. Takes microseconds.
+    pub fn end(&self, tap: TapId) {
+        let mut state = self.shared.state();
+        if state.followed(tap).is_some() {
+            log_failure(state.unfollow(tap.index));
+            log_failure(self.shared.count(&state));
+            self.shared.wake(&mut state);
+        }
     }
 
     /// Lets go of what was kept for its time, or is more than the budget has beside the rings that
-    /// are written.
+    /// are in the kernel.
     pub fn tidy(&self) {
-        let gone = {
-            let mut state = self.state();
-            let State {
-                live, spares, kept, ..
-            } = &mut *state;
-            let written: u64 = live
-                .values()
-                .map(|live| &live.current)
-                .chain(&*spares)
-                .map(|ring| Budget::bytes(ring.pages))
-                .sum();
-            let room = self.options.budget.all().saturating_sub(written);
-            let is_live = |tap: TapId| live.get(&tap.index).is_some_and(|live| live.tap == tap);
-            let mut gone = kept.expire(Instant::now());
-            gone.extend(kept.shrink(room, is_live));
-            gone
-        };
-        // One that nobody copied still has its slot.
-        log_failure(self.copy_frozen(&gone).map(drop));
+        let mut state = self.shared.state();
+        let room = self.shared.options.budget.all();
+        let room = room.saturating_sub(Budget::bytes(state.pages));
+        let State { followed, kept, .. } = &mut *state;
+        let is_live = |tap: TapId| followed.get(&tap.index).is_some_and(|f| f.tap == tap);
+        kept.expire(Instant::now());
+        kept.shrink(room, is_live);
+        self.shared.wake(&mut state);
     }
 
-    /// Taps that have a ring, or had one that is still kept.
+    /// Taps that have a ring, or shall have one, or had one that is still kept.
     pub fn taps(&self) -> HashSet<TapId> {
-        let state = self.state();
-        let live = state.live.values().map(|live| live.tap);
-        live.chain(state.kept.taps()).collect()
+        let state = self.shared.state();
+        let followed = state.followed.values().map(|followed| followed.tap);
+        followed.chain(state.kept.taps()).collect()
     }
 
-    /// Taps whose rings are written now.
-    pub fn recorded(&self) -> HashSet<TapId> {
-        let state = self.state();
-        state.live.values().map(|live| live.tap).collect()
+    /// Taps whose rings are written now, or will be.
+    pub fn followed(&self) -> HashSet<TapId> {
+        let state = self.shared.state();
+        state
+            .followed
+            .values()
+            .map(|followed| followed.tap)
+            .collect()
     }
 
     /// A session that looks back was armed on a tap a moment ago: what is in its ring stays there.
@@ -270,15 +285,15 @@ impl LookBack {
     /// # Errors
     /// The kernel refuses.
     pub fn freeze(&self, tap: TapId) -> Result<(), KernelError> {
-        let mut state = self.state();
-        if state.live(tap).is_none() {
+        let mut state = self.shared.state();
+        if state.current(tap).is_none() {
             return Ok(());
         }
-        let Some(next) = state.spares.pop() else {
+        let Some(next) = state.ready.pop() else {
             return Ok(());
         };
-        let before = state.replace(tap, next)?;
-        state.kept.push(tap, before);
+        state.replace(tap, next)?;
+        self.shared.wake(&mut state);
         Ok(())
     }
 
@@ -289,35 +304,19 @@ impl LookBack {
     /// # Errors
     /// The kernel refuses.
     pub fn read(&self, tap: TapId, armed_ns: u64) -> Result<Vec<Arc<Reading>>, KernelError> {
-        let (frozen, is_frozen_for_it) = self.state().kept.until(tap, armed_ns);
+        let (frozen, is_frozen_for_it) = self.shared.state().kept.until(tap, armed_ns);
         grace::wait();
-        let mut readings = self.copy_frozen(&frozen)?;
-        let mut state = self.state();
-        if let Some(live) = state.live(tap) {
-            let capacity = u64::from(live.current.pages) << PAGE_SHIFT;
-            if !is_frozen_for_it {
-                readings.push(Arc::new(live.current.reading()?));
-            }
-            state.kept.forget_beyond(tap, capacity);
-        }
-        Ok(readings)
-    }
-
-    /// A tap's rings that programs do not find any more, oldest first.
-    fn frozen(&self, tap: TapId) -> Vec<Arc<Frozen>> {
-        self.state().kept.of(tap)
-    }
-
-    /// Copies rings that no program has any more, and gives their slots back.
-    fn copy_frozen(&self, frozen: &[Arc<Frozen>]) -> Result<Vec<Arc<Reading>>, KernelError> {
         let mut readings = Vec::new();
         for frozen in frozen {
-            let (reading, given_back) = frozen.copy()?;
-            readings.push(reading);
-            if let Some(GivenBack { slot, pages }) = given_back {
-                self.give_back(slot);
-                log_failure(self.stock(pages));
+            readings.push(self.shared.copy(&frozen)?);
+        }
+        let mut state = self.shared.state();
+        if let Some(current) = state.current(tap) {
+            let capacity = u64::from(current.pages) << PAGE_SHIFT;
+            if !is_frozen_for_it {
+                readings.push(Arc::new(current.reading()?));
             }
+            state.kept.forget_beyond(tap, capacity);
         }
         Ok(readings)
     }
@@ -328,6 +327,7 @@ impl LookBack {
     /// The kernel refuses.
     pub fn flow(&self, index: u32) -> Result<FlowState, KernelError> {
         let Layout(flow) = self
+            .shared
             .state()
             .flows
             .get(&index, 0)
@@ -340,128 +340,160 @@ impl LookBack {
     /// # Errors
     /// The kernel refuses.
     pub fn facts(&self) -> Result<Vec<(TapId, LookBackRing)>, KernelError> {
-        let state = self.state();
+        let state = self.shared.state();
         let now = clock::monotonic_ns();
-        let rings = state.live.values().map(|live| {
-            let reading = live.current.reading()?;
-            let head = reading.copied.after;
-            let reach = Duration::from_nanos(now.saturating_sub(reading.reaches_ns()));
-            let facts = LookBackRing {
-                bytes: u64::from(live.current.pages) * PAGE_VALUE as u64,
-                reach_ms: u64::try_from(reach.as_millis()).unwrap_or(u64::MAX),
-                packets: head.packets,
-                cut_packets: head.cut_packets,
-                cut_bytes: head.cut_bytes,
-            };
-            Ok((live.tap, facts))
-        });
-        rings.collect()
-    }
-
-    /// Pages of each ring; the spares take a share, too.
-    fn share(&self, taps: usize) -> u32 {
-        self.options.budget.share(taps + SPARES)
-    }
-
-    /// The gate lets packets through while there is a tap to record.
-    fn count(&self) -> Result<(), KernelError> {
-        let taps = self.state().live.len();
-        self.tables
-            .set_recorded(u32::try_from(taps).unwrap_or(u32::MAX))
-    }
-
-    /// Makes sure of the spare rings.
-    fn stock(&self, pages: u32) -> Result<(), KernelError> {
-        while self.state().spares.len() < SPARES {
-            let ring = self.ring(pages)?;
-            self.state().spares.push(ring);
-        }
-        Ok(())
-    }
-
-    /// Gives taps whose ring has the wrong size another one. The old one is kept only if that leaves
-    /// the budget whole.
-    fn resize(&self, share: u32) -> Result<(), KernelError> {
-        let (wrong, spares) = {
-            let mut state = self.state();
-            let wrong = state
-                .live
-                .values()
-                .filter(|live| share > 0 && Budget::is_wrong(live.current.pages, share))
-                .map(|live| live.tap)
-                .collect::<Vec<_>>();
-            let spares = state.spares.extract_if(.., |ring| ring.pages > share);
-            (wrong, spares.collect::<Vec<_>>())
+        let off = LookBackRing {
+            mode: LookBackMode::Off,
+            ..LookBackRing::default()
         };
-        for ring in spares {
-            self.give_back(ring.slot);
-        }
-        for tap in wrong {
-            let ring = self.ring(share)?;
-            let mut state = self.state();
-            let before = state.replace(tap, ring)?;
-            if before.pages <= share {
-                state.kept.push(tap, before);
-                continue;
+        let facts = state.followed.values().filter_map(|followed| {
+            let Followed { tap, mode, ring } = followed;
+            match (mode, ring) {
+                (LookBackMode::Off, _) => Some(Ok((*tap, off))),
+                (_, None) => None,
+                (_, Some(ring)) => Some(fact(ring, *mode, now).map(|facts| (*tap, facts))),
             }
-            drop(state);
-            self.give_back(before.slot);
+        });
+        facts.collect()
+    }
+}
+
+fn fact(ring: &Ring, mode: LookBackMode, now: u64) -> Result<LookBackRing, KernelError> {
+    let reading = ring.reading()?;
+    let head = reading.copied.after;
+    let reach = Duration::from_nanos(now.saturating_sub(reading.reaches_ns()));
+    Ok(LookBackRing {
+        mode,
+        bytes: Budget::bytes(ring.pages.into()),
+        reach_ms: u64::try_from(reach.as_millis()).unwrap_or(u64::MAX),
+        packets: head.packets.saturating_sub(head.copy_errors),
+        cut_packets: head.cut_packets,
+        cut_bytes: head.cut_bytes,
+    })
+}
+
+impl Drop for LookBack {
+    fn drop(&mut self) {
+        self.shared.state().closed = true;
+        self.shared.came.notify_all();
+        if let Some(worker) = self.worker.take() {
+            let _ = worker.join();
         }
-        Ok(())
+    }
+}
+
+impl Shared {
+    /// Each method leaves the state whole between any two writes.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Empties a slot. Afterwards no program has its ring.
-    fn give_back(&self, slot: u32) {
-        let mut slots = self.slots();
-        let Slots { outer, none, free } = &mut *slots;
-        match outer.set(slot, none, 0) {
-            Ok(()) => free.push(slot),
-            Err(error) => tracing::error!(%error, "failed to free a look-back ring"),
-        }
+    fn wake(&self, state: &mut State) {
+        state.work = true;
+        self.came.notify_all();
     }
 
-    /// A new ring in a slot of its own.
-    fn ring(&self, pages: u32) -> Result<Ring, KernelError> {
-        let map = made(pages, self.options.flow_cutoff)?;
-        let mut slots = self.slots();
-        let slot = slots
-            .free
-            .pop()
-            .ok_or_else(|| KernelError::Scope("all look-back slots are in use".to_owned()))?;
-        if let Err(error) = slots.outer.set(slot, &map, 0) {
-            slots.free.push(slot);
-            return Err(failed("LOOK_BACK")(error));
+    /// Gives a ring that nobody has to a tap that waits for one, else it lies ready.
+    fn give(&self, state: &mut State, ring: Ring) -> Result<(), KernelError> {
+        let Some(tap) = state.waiting() else {
+            state.ready.push(ring);
+            return Ok(());
+        };
+        state.replace(tap, ring)?;
+        self.count(state)
+    }
+
+    /// The gate lets packets through while there is a tap to record. Under the state's lock, so that
+    /// the last number is the right one.
+    fn count(&self, state: &State) -> Result<(), KernelError> {
+        let rings = state.followed.values().filter(|f| f.ring.is_some()).count();
+        self.tables
+            .set_recorded(u32::try_from(rings).unwrap_or(u32::MAX))
+    }
+
+    /// The copy of a frozen ring, after its grace period.
+    fn copy(&self, frozen: &Frozen) -> Result<Arc<Reading>, KernelError> {
+        let (reading, ring) = frozen.copy()?;
+        if let Some(ring) = ring {
+            let mut state = self.state();
+            state.used.push(ring);
+            self.wake(&mut state);
         }
-        Ok(Ring {
-            map,
-            slot,
-            pages,
-            begun_ns: clock::monotonic_ns(),
-        })
+        Ok(reading)
     }
 }
 
 impl State {
-    fn live(&self, tap: TapId) -> Option<&Live> {
-        self.live.get(&tap.index).filter(|live| live.tap == tap)
+    fn followed(&self, tap: TapId) -> Option<&Followed> {
+        self.followed.get(&tap.index).filter(|f| f.tap == tap)
     }
 
-    fn point(&mut self, tap: u32, slot: u32) -> Result<(), KernelError> {
+    fn current(&self, tap: TapId) -> Option<&Ring> {
+        self.followed(tap)?.ring.as_ref()
+    }
+
+    fn followed_mut(&mut self, tap: TapId) -> Option<&mut Followed> {
+        self.followed.get_mut(&tap.index).filter(|f| f.tap == tap)
+    }
+
+    /// The first tap that has no ring and may have one.
+    fn waiting(&self) -> Option<TapId> {
+        let waiting = |f: &&Followed| {
+            f.ring.is_none() && f.mode != LookBackMode::Off && !self.resting.contains(&f.tap.index)
+        };
+        self.followed.values().find(waiting).map(|f| f.tap)
+    }
+
+    fn point(&mut self, tap: u32, entry: u32) -> Result<(), KernelError> {
         self.taps
-            .set(tap, slot, 0)
+            .set(tap, entry, 0)
             .map_err(failed("LOOK_BACK_TAPS"))
     }
 
-    /// Gives a tap another ring; the one it had, or the new one if the tap is gone.
-    fn replace(&mut self, tap: TapId, ring: Ring) -> Result<Ring, KernelError> {
-        if self.live(tap).is_none() {
-            return Ok(ring);
+    /// Gives a tap another ring, or its first; the one it had is frozen. If the tap is gone, the
+    /// new one lies ready.
+    fn replace(&mut self, tap: TapId, mut ring: Ring) -> Result<(), KernelError> {
+        let Some(mode) = self.followed(tap).map(|followed| followed.mode) else {
+            self.ready.push(ring);
+            return Ok(());
+        };
+        if let Err(error) = self.point(tap.index, entry(ring.slot, mode)) {
+            self.ready.push(ring);
+            return Err(error);
         }
-        self.point(tap.index, ring.slot)?;
-        Ok(match self.live.get_mut(&tap.index) {
-            Some(live) => std::mem::replace(&mut live.current, ring),
-            None => ring,
-        })
+        ring.begun_ns = clock::monotonic_ns();
+        let followed = self.followed_mut(tap);
+        if let Some(before) = followed.and_then(|f| f.ring.replace(ring)) {
+            self.keep(tap, before);
+        }
+        Ok(())
+    }
+
+    /// Nobody is recorded at that index any more.
+    fn unfollow(&mut self, index: u32) -> Result<(), KernelError> {
+        let Some(Followed { tap, ring, .. }) = self.followed.remove(&index) else {
+            return Ok(());
+        };
+        let Some(ring) = ring else { return Ok(()) };
+        let pointed = self.point(index, 0);
+        self.resting.insert(index);
+        self.keep(tap, ring);
+        pointed
+    }
+
+    fn keep(&mut self, tap: TapId, ring: Ring) {
+        let frozen = Frozen::new(ring);
+        self.frozen.push(Arc::clone(&frozen));
+        self.kept.push(tap, frozen);
+    }
+}
+
+/// What a tap's programs are told of its ring.
+fn entry(slot: u32, mode: LookBackMode) -> u32 {
+    match mode {
+        LookBackMode::Payload => slot,
+        LookBackMode::Headers => slot | HEADERS_ONLY,
+        LookBackMode::Off => 0,
     }
 }
 

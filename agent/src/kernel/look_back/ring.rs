@@ -2,7 +2,10 @@
 
 use std::{
     io,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -23,15 +26,39 @@ const FLOW_PAUSE: Duration = Duration::from_secs(2);
 type Page = [u8; PAGE_VALUE];
 pub(super) type RingMap = Array<MapData, Layout<Page>>;
 
-/// In its slot.
+/// A ring in its slot.
 pub(super) struct Ring {
-    pub(super) map: RingMap,
+    map: RingMap,
     pub(super) slot: u32,
     pub(super) pages: u32,
+    /// When its tap's programs began to find it, kernel time.
     pub(super) begun_ns: u64,
 }
 
 impl Ring {
+    /// The ring that `map` is, which lies in `slot`.
+    pub(super) fn new(map: RingMap, slot: u32, pages: u32) -> Self {
+        Self {
+            map,
+            slot,
+            pages,
+            begun_ns: 0,
+        }
+    }
+
+    /// Makes it as if it were new: nothing of the one who had it is left. No program has it.
+    pub(super) fn empty(&mut self, flow_cutoff: u64) -> Result<(), KernelError> {
+        let zeroes = page_of_zeroes();
+        let written = (self.head()?.position >> PAGE_SHIFT) + 1;
+        let pages = u32::try_from(written).map_or(self.pages, |written| written.min(self.pages));
+        for page in 1..pages {
+            self.map
+                .set(page, Box::as_ref(&zeroes), 0)
+                .map_err(failed("LOOK_BACK"))?;
+        }
+        write_head(&mut self.map, self.pages, flow_cutoff)
+    }
+
     pub(super) fn reading(&self) -> Result<Reading, KernelError> {
         Ok(Reading {
             copied: self.copy()?,
@@ -71,14 +98,12 @@ impl Ring {
     }
 }
 
-/// Copied once, by the first who waited until no program writes it any more.
-pub(super) struct Frozen(Mutex<Held>);
-
-/// A slot that a copied ring does not need any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct GivenBack {
-    pub(super) slot: u32,
-    pub(super) pages: u32,
+/// A ring that no program finds any more. It is copied once, by the first who waited until none
+/// writes it.
+pub(super) struct Frozen {
+    held: Mutex<Held>,
+    /// Of the copy; 0 until it is made.
+    bytes: AtomicU64,
 }
 
 enum Held {
@@ -88,43 +113,34 @@ enum Held {
 
 impl Frozen {
     pub(super) fn new(ring: Ring) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(Held::InKernel(ring))))
+        Arc::new(Self {
+            held: Mutex::new(Held::InKernel(ring)),
+            bytes: AtomicU64::new(0),
+        })
     }
 
-    /// Of user space's memory.
+    pub(super) fn is_copied(&self) -> bool {
+        self.bytes() > 0
+    }
+
+    /// Of user space's memory; a copy is never without a byte.
     pub(super) fn bytes(&self) -> u64 {
-        let Self(held) = self;
-        match &*held.lock().unwrap_or_else(PoisonError::into_inner) {
-            Held::InKernel(_) => 0,
-            Held::Copied(reading) => reading
-                .copied
-                .pages
-                .iter()
-                .map(|page| page.len() as u64)
-                .sum(),
-        }
+        self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Copies it, once; with what is given back if this was the time.
-    pub(super) fn copy(&self) -> Result<(Arc<Reading>, Option<GivenBack>), KernelError> {
-        let Self(held) = self;
-        let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
-        let given_back = match &*held {
+    /// The copy; with the ring itself if this was the time that it was made.
+    pub(super) fn copy(&self) -> Result<(Arc<Reading>, Option<Ring>), KernelError> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let reading = match &*held {
             Held::Copied(reading) => return Ok((Arc::clone(reading), None)),
-            Held::InKernel(ring) => GivenBack {
-                slot: ring.slot,
-                pages: ring.pages,
-            },
+            Held::InKernel(ring) => Arc::new(ring.reading()?),
         };
-        let reading = Self::of(&held)?;
-        *held = Held::Copied(Arc::clone(&reading));
-        Ok((reading, Some(given_back)))
-    }
-
-    fn of(held: &Held) -> Result<Arc<Reading>, KernelError> {
-        match held {
-            Held::Copied(reading) => Ok(Arc::clone(reading)),
-            Held::InKernel(ring) => ring.reading().map(Arc::new),
+        let pages = reading.copied.pages.iter();
+        let bytes = pages.map(|page| page.len() as u64).sum();
+        self.bytes.store(bytes, Ordering::Relaxed);
+        match std::mem::replace(&mut *held, Held::Copied(Arc::clone(&reading))) {
+            Held::InKernel(ring) => Ok((reading, Some(ring))),
+            Held::Copied(_) => Ok((reading, None)),
         }
     }
 }
@@ -132,6 +148,11 @@ impl Frozen {
 /// A ring's map, ready to be written. `flow_cutoff` 0: none.
 pub(super) fn made(pages: u32, flow_cutoff: u64) -> Result<RingMap, KernelError> {
     let mut map = empty(pages)?;
+    write_head(&mut map, pages, flow_cutoff)?;
+    Ok(map)
+}
+
+fn write_head(map: &mut RingMap, pages: u32, flow_cutoff: u64) -> Result<(), KernelError> {
     let head = RingHead {
         cookie: random()?,
         pages: pages.into(),
@@ -143,10 +164,14 @@ pub(super) fn made(pages: u32, flow_cutoff: u64) -> Result<RingMap, KernelError>
         snaplen: RECORD_MAX - HEADER_LEN as u32,
         ..RingHead::default()
     };
-    let mut first = Box::new(Layout([0; PAGE_VALUE]));
+    let mut first = page_of_zeroes();
     first.0[..HEAD_BYTES as usize].copy_from_slice(&head_bytes(&head));
-    map.set(0, *first, 0).map_err(failed("LOOK_BACK"))?;
-    Ok(map)
+    map.set(0, Box::as_ref(&first), 0)
+        .map_err(failed("LOOK_BACK"))
+}
+
+fn page_of_zeroes() -> Box<Layout<Page>> {
+    Box::new(Layout([0; PAGE_VALUE]))
 }
 
 pub(super) fn empty(pages: u32) -> Result<RingMap, KernelError> {

@@ -19,6 +19,7 @@ use crate::{
     session::{Slot, driver::signals},
     writer::{
         Consumer, ConsumerHandle, Waker,
+        consumer::Turn,
         encoder::Encoder,
         lane::{LaneParts, LaneStart, ToWriter},
         memory::Memory,
@@ -148,7 +149,8 @@ impl Bed {
     fn packets(&mut self, count: usize) {
         let records = std::iter::repeat_with(record).take(count);
         self.ring.records.lock().expect("no panic").extend(records);
-        self.consumer.turn();
+        // A turn reads a part of the ring.
+        while self.consumer.turn() == Turn::More {}
     }
 
     /// The writer does what it has.

@@ -1,6 +1,6 @@
 //! Two paths that differ in nothing but who looks at them.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{fmt, net::Ipv4Addr, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result};
 use nix::{
@@ -11,7 +11,7 @@ use remora_tests::{
     name,
     node::{Node, Pod},
     run,
-    traffic::{self, Sink},
+    traffic::{self, Sender, Sink, Stream},
     veth::{self, End},
 };
 
@@ -22,17 +22,17 @@ const CAPTURE_CPU: usize = 1;
 /// Before the generator's and the capturer's peers of the machine.
 const TRAFFIC_NICE: &str = "-15";
 const CAPTURE_NICE: &str = "-10";
-const PORT: u16 = 9000;
+pub(crate) const PORT: u16 = 9000;
 const TWIN_NODE: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 1);
 const TWIN_POD: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 10);
 /// Both paths know their neighbours after it.
 const WARM_UP: Duration = Duration::from_millis(100);
 
-/// What one path's packets took.
+/// What one path's packets, or MiBs, took.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Path {
     pub(crate) sent: u64,
-    /// Nanoseconds of a packet: median and lower quartile over all system calls of 64.
+    /// Nanoseconds of a packet, over all system calls of 64, or of a MiB: median, lower quartile.
     pub(crate) median_ns: f64,
     pub(crate) p25_ns: f64,
 }
@@ -60,6 +60,32 @@ impl Way {
         match self {
             Self::In => "into the pod",
             Self::Out => "out of the pod",
+        }
+    }
+}
+
+/// What is sent on both paths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Load {
+    /// Frames of so many bytes, without FCS.
+    Udp { way: Way, size: usize },
+    /// TCP into the pod, in super-packets of up to 64 KiB.
+    Bulk,
+}
+
+impl Load {
+    /// UDP into the pod.
+    pub(crate) const fn udp(size: usize) -> Self {
+        let way = Way::In;
+        Self::Udp { way, size }
+    }
+}
+
+impl fmt::Display for Load {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Udp { way, size } => write!(f, "{size} B, {}", way.name()),
+            Self::Bulk => f.write_str("TCP bulk with GSO, into the pod"),
         }
     }
 }
@@ -128,7 +154,7 @@ impl Bed {
             _logs: logs,
         };
         for way in [Way::In, Way::Out] {
-            bed.run(way, 64, WARM_UP)?;
+            bed.run(Load::Udp { way, size: 64 }, WARM_UP)?;
         }
         Ok(bed)
     }
@@ -143,16 +169,56 @@ impl Bed {
         self.pod.interface()
     }
 
+    /// The pod that is captured.
+    pub(crate) fn pod(&self) -> &Pod {
+        &self.pod
+    }
+
     /// A pod on the same node without traffic.
     pub(crate) fn other(&self) -> &Pod {
         &self.other
     }
 
-    /// Sends on both paths in turn; `size` is the Ethernet frame's without FCS, in bytes.
+    /// Sends on both paths in turn.
     ///
     /// # Errors
     /// The generator fails.
-    pub(crate) fn run(&self, way: Way, size: usize, length: Duration) -> Result<Sample> {
+    pub(crate) fn run(&self, load: Load, length: Duration) -> Result<Sample> {
+        let mut command = match load {
+            Load::Udp { way, size } => {
+                let mut command = self.generator("udptwin", way)?;
+                command.args(["--size", &size.to_string()]);
+                command
+            }
+            Load::Bulk => {
+                let mut command = self.generator("tcptwin", Way::In)?;
+                command.arg("--receiver-netns").arg(self.pod.netns().path());
+                command
+            }
+        };
+        command.args(["--seconds", &length.as_secs_f64().to_string()]);
+        let text = run::output(&mut command)?;
+        let value: serde_json::Value = serde_json::from_str(text.trim())
+            .with_context(|| format!("the generator printed {text}"))?;
+        let path = |name: &str| -> Result<Path> {
+            let path = &value[name];
+            let found = || {
+                Some(Path {
+                    sent: path["sent"].as_u64()?,
+                    median_ns: path["median_ns"].as_f64()?,
+                    p25_ns: path["p25_ns"].as_f64()?,
+                })
+            };
+            found().with_context(|| format!("the generator printed {text}"))
+        };
+        Ok(Sample {
+            captured: path("first")?,
+            twin: path("twin")?,
+        })
+    }
+
+    /// A tool that sends on both paths.
+    fn generator(&self, tool: &str, way: Way) -> Result<Command> {
         let (mut command, ends, netns) = match way {
             Way::In => (
                 self.node.command("nice"),
@@ -165,32 +231,45 @@ impl Bed {
                 [self.pod.netns(), self.pod.netns()],
             ),
         };
-        let text = run::output(
-            command
-                .args(["-n", TRAFFIC_NICE])
-                .arg(run::tool("udptwin")?)
-                .args(ends.map(|end| format!("{end}:{PORT}")))
-                .arg("--first-netns")
-                .arg(netns[0].path())
-                .arg("--twin-netns")
-                .arg(netns[1].path())
-                .args(["--size", &size.to_string()])
-                .args(["--seconds", &length.as_secs_f64().to_string()])
-                .args(["--cpu", TRAFFIC_CPU]),
-        )?;
-        let value: serde_json::Value =
-            serde_json::from_str(text.trim()).with_context(|| format!("udptwin printed {text}"))?;
-        let path = |name: &str| -> Option<Path> {
-            let path = &value[name];
-            Some(Path {
-                sent: path["sent"].as_u64()?,
-                median_ns: path["median_ns"].as_f64()?,
-                p25_ns: path["p25_ns"].as_f64()?,
-            })
+        command
+            .args(["-n", TRAFFIC_NICE])
+            .arg(run::tool(tool)?)
+            .args(ends.map(|end| format!("{end}:{PORT}")))
+            .arg("--first-netns")
+            .arg(netns[0].path())
+            .arg("--twin-netns")
+            .arg(netns[1].path())
+            .args(["--cpu", TRAFFIC_CPU]);
+        Ok(command)
+    }
+
+    /// How many veths the node has: those that the agent must know.
+    ///
+    /// # Errors
+    /// ip fails.
+    pub(crate) fn veths(&self) -> Result<usize> {
+        let links = self.node.netns().ip("-o link show type veth")?;
+        Ok(links.lines().count())
+    }
+
+    /// Sends from the node to a pod, on one CPU, until it is stopped; a rate of 0 is as fast as it
+    /// goes.
+    ///
+    /// # Errors
+    /// The generator does not start.
+    pub(crate) fn send(&self, to: &Pod, cpu: u16, size: usize, rate: u64) -> Result<Sender> {
+        let stream = Stream {
+            size,
+            rate,
+            run: cpu,
+            ..Stream::new(to.ipv4(), PORT, 0)
         };
-        Ok(Sample {
-            captured: path("first").with_context(|| format!("udptwin printed {text}"))?,
-            twin: path("twin").with_context(|| format!("udptwin printed {text}"))?,
+        stream.send_until_stopped(self.node.directory(), |tool| {
+            let mut command = self.node.command("nice");
+            command
+                .args(["-n", TRAFFIC_NICE, "taskset", "-c", &cpu.to_string()])
+                .arg(tool);
+            command
         })
     }
 }

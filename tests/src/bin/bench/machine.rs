@@ -5,7 +5,7 @@ use std::{fmt, fs};
 use anyhow::{Context as _, Result};
 use remora_tests::run;
 
-use crate::tcpdump;
+use crate::peer::Tool;
 
 /// The machine and the sources.
 #[derive(Debug)]
@@ -16,14 +16,15 @@ pub(crate) struct Machine {
     pub(crate) cpu: String,
     pub(crate) cpus: usize,
     pub(crate) kernel: String,
-    pub(crate) tcpdump: String,
+    /// Versions of the capturers that it is compared with.
+    pub(crate) peers: Vec<String>,
     /// Runnable processes, mean of the last minute, when it began.
     pub(crate) load_before: f64,
 }
 
 impl Machine {
     /// # Errors
-    /// There is no tcpdump, or no /proc.
+    /// A peer is not installed, or there is no /proc.
     pub(crate) fn look() -> Result<Self> {
         let cpu = fs::read_to_string("/proc/cpuinfo")?
             .lines()
@@ -47,7 +48,10 @@ impl Machine {
             kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?
                 .trim()
                 .to_owned(),
-            tcpdump: tcpdump::version()?,
+            peers: [Tool::Tcpdump, Tool::Dumpcap, Tool::Tshark]
+                .into_iter()
+                .map(Tool::version)
+                .collect::<Result<_>>()?,
             load_before: load()?,
         })
     }

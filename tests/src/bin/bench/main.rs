@@ -1,5 +1,7 @@
-//! The twin-path benchmark: what a packet of a pod costs while somebody captures, beside a path that
-//! is alike but for the capture.
+//! The benchmark: what Remora costs and how fast it is, by the goals P1 to P9, beside the field's own
+//! tools in the same run.
+//!
+//! Most of it is measured on two paths that are alike but for the capture:
 //!
 //! ```text
 //!                node: agent or tcpdump, of this pod on veth-subject only
@@ -9,19 +11,31 @@
 //!                twin node: nobody looks here
 //! ```
 //! `udptwin` sends on both paths in turn, from the nodes to the pod or the other way, 5 ms each, and
-//! times every `sendmmsg(2)`: the whole way to the socket, which drops it, runs inside the call. Within one run the difference of the two medians is what
-//! the capture adds to a packet, whatever else the machine does meanwhile. The row `control`, with
-//! nothing on either path, says how far that holds.
+//! times every `sendmmsg(2)`: the whole way to the socket, which drops it, runs inside the call.
+//! Within one run the difference of the two medians is what the capture adds to a packet, whatever else
+//! the machine does meanwhile. The row `control`, with nothing on either path, says how far that holds.
 //!
-//! It says what it measured and judges nothing.
+//! - [`bed`]: the two paths. [`subject`]: what can be on them; [`agents`], [`peer`]: how it is run.
+//! - [`twin`]: rounds of runs; [`row`]: what they give.
+//! - [`goals`]: what is measured for each goal; [`outcome`]: a goal and its figures.
+//! - [`table`], [`report`]: how it is told.
+//!
+//! It says what it measured and judges nothing: it ends well when everything could be measured.
 #![forbid(unsafe_code)]
 
+mod agents;
 mod bed;
+mod document;
+mod figures;
+mod goals;
 mod machine;
+mod outcome;
+mod peer;
 mod report;
-mod rounds;
 mod row;
-mod tcpdump;
+mod subject;
+mod table;
+mod twin;
 mod usage;
 
 use std::{
@@ -33,22 +47,29 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use bed::Way;
+use bed::{Bed, Way};
 use clap::Parser;
+use goals::Goal;
 use machine::Machine;
 use remora_tests::{name, signals, wait};
-use report::Report;
-use row::Subject;
+use report::{Measured, Report};
 
 /// Longest single run: what it captures must fit into memory.
 const SECONDS_MAX: f64 = 5.0;
 const RUNS_MAX: usize = 100;
+/// As many as the agent has places for, less those that the bed itself needs.
+const PODS_MAX: usize = 4000;
+/// Where all capturers write, so that no disk is measured.
+const TMPFS: &str = "/dev/shm";
 
-/// Measures what a packet costs while a capture runs, in nanoseconds and against tcpdump
+/// Measures the goals P1 to P9 of Remora's data path against tcpdump and others
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask bench")]
 struct Args {
-    /// 3 runs of 0.6 s a row, into the pod, under a minute in all; without it 5 of 1 s, both ways
+    /// Which goals [default: all]
+    #[arg(value_enum, ignore_case = true)]
+    goals: Vec<Goal>,
+    /// 3 runs of 0.5 s a row, into the pod; without it 5 of 1 s, P1 and P2 both ways
     #[arg(long)]
     quick: bool,
     /// Runs of each row
@@ -57,32 +78,43 @@ struct Args {
     /// Length of each run, at most 5
     #[arg(long, value_name = "S")]
     seconds: Option<f64>,
-    /// Which way the packets go [default: in with --quick, else both]
+    /// Which way the packets of P1 and P2 go [default: in with --quick, else both]
     #[arg(long, value_enum)]
     way: Option<Way>,
-    /// Only rows whose name has this in it, and the control
-    #[arg(long, value_name = "TEXT")]
-    only: Option<String>,
-    /// Print JSON instead of the table
+    /// Pods that the agent of P1 knows, without traffic
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pods: usize,
+    /// Print JSON instead of the tables
     #[arg(long)]
     json: bool,
     /// Write the document with the figures, too
-    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "docs/performance.md")]
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "docs/performance.md")]
     markdown: Option<PathBuf>,
 }
 
 /// How much is measured.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Plan {
+    quick: bool,
+    /// That P1's agent knows.
+    pods: usize,
     ways: &'static [Way],
-    subjects: Vec<Subject>,
     runs: usize,
     length: Duration,
 }
 
+/// What all goals are measured with.
+#[derive(Debug)]
+struct Bench {
+    bed: Bed,
+    plan: Plan,
+    /// On tmpfs.
+    directory: tempfile::TempDir,
+}
+
 impl Args {
     fn plan(&self) -> Result<Plan> {
-        let (runs, seconds) = if self.quick { (3, 0.6) } else { (5, 1.0) };
+        let (runs, seconds) = if self.quick { (3, 0.5) } else { (5, 1.0) };
         let (runs, seconds) = (self.runs.unwrap_or(runs), self.seconds.unwrap_or(seconds));
         ensure!(
             (1..=RUNS_MAX).contains(&runs),
@@ -92,28 +124,26 @@ impl Args {
             (0.05..=SECONDS_MAX).contains(&seconds),
             "--seconds must be 0.05 to {SECONDS_MAX}"
         );
+        ensure!(self.pods <= PODS_MAX, "--pods must be 0 to {PODS_MAX}");
         let ways: &[Way] = match self.way {
             Some(Way::In) => &[Way::In],
             Some(Way::Out) => &[Way::Out],
             None if self.quick => &[Way::In],
             None => &[Way::In, Way::Out],
         };
-        let only = self.only.as_deref().unwrap_or_default();
-        let asked_for = |subject: &Subject| subject.name().contains(only);
-        ensure!(
-            Subject::ALL.iter().any(asked_for),
-            "--only: no row has {only:?} in its name; there are: {}",
-            Subject::ALL.map(Subject::name).join("; ")
-        );
-        let subjects = Subject::ALL
-            .into_iter()
-            .filter(|subject| *subject == Subject::Control || asked_for(subject));
         Ok(Plan {
+            quick: self.quick,
+            pods: self.pods,
             ways,
-            subjects: subjects.collect(),
             runs,
             length: Duration::from_secs_f64(seconds),
         })
+    }
+
+    /// In order, each once.
+    fn goals(&self) -> Vec<Goal> {
+        let wanted = |goal: &Goal| self.goals.is_empty() || self.goals.contains(goal);
+        Goal::ALL.into_iter().filter(wanted).collect()
     }
 }
 
@@ -136,7 +166,7 @@ fn run(args: &Args) -> Result<()> {
     let plan = args.plan()?;
     let machine = Machine::look()?;
     eprintln!("{machine}");
-    let rows = rounds::measure(&plan)?;
+    let measured = measure(args, plan)?;
     let left = name::left();
     ensure!(left.is_empty(), "left behind: {left:?}");
 
@@ -144,13 +174,13 @@ fn run(args: &Args) -> Result<()> {
         machine,
         load_after: machine::load()?,
         plan,
-        rows,
+        measured,
     };
     let json = report.json()?;
     if args.json {
         println!("{json}");
     } else {
-        print!("{}", report.table());
+        print!("{}", report.text());
     }
     let directory = Path::new(&std::env::var_os("REMORA_BIN_DIR").context("no REMORA_BIN_DIR")?)
         .parent()
@@ -164,6 +194,27 @@ fn run(args: &Args) -> Result<()> {
         eprintln!("document: {}", file.display());
     }
     Ok(())
+}
+
+fn measure(args: &Args, plan: Plan) -> Result<Vec<Measured>> {
+    let bench = Bench {
+        bed: Bed::lay()?,
+        plan,
+        directory: tempfile::Builder::new()
+            .prefix("remora-bench-")
+            .tempdir_in(TMPFS)?,
+    };
+    let mut measured = Vec::new();
+    for goal in args.goals() {
+        eprintln!("{}", goal.title());
+        let part = goal.measure(&bench);
+        ensure!(!wait::is_interrupted(), "interrupted");
+        if let Some(problem) = &part.problem {
+            eprintln!("  {problem}");
+        }
+        measured.push(Measured { goal, part });
+    }
+    Ok(measured)
 }
 
 /// Writes a file that belongs to whoever the directory belongs to, not to root.

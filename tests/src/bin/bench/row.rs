@@ -1,58 +1,14 @@
-//! What was measured, by subject and frame size.
+//! What was measured on two paths, by subject and load.
 
 use crate::{
-    bed::{Sample, Way},
+    bed::{Load, Sample},
+    figures::median,
+    subject::Takes,
     usage::Usage,
 };
 
-/// What is on the captured path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Subject {
-    Control,
-    EmptyTcx,
-    AgentIdle,
-    AgentOtherPod,
-    AgentNoMatch,
-    AgentSnap,
-    AgentFull,
-    TcpdumpNoMatch,
-    TcpdumpSnap,
-    TcpdumpFull,
-}
-
-impl Subject {
-    /// In the order of the table.
-    pub(crate) const ALL: [Self; 10] = [
-        Self::Control,
-        Self::EmptyTcx,
-        Self::AgentIdle,
-        Self::AgentOtherPod,
-        Self::AgentNoMatch,
-        Self::AgentSnap,
-        Self::AgentFull,
-        Self::TcpdumpNoMatch,
-        Self::TcpdumpSnap,
-        Self::TcpdumpFull,
-    ];
-
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Control => "control",
-            Self::EmptyTcx => "empty TCX program",
-            Self::AgentIdle => "agent, idle",
-            Self::AgentOtherPod => "agent, session on another pod",
-            Self::AgentNoMatch => "agent, filter takes nothing",
-            Self::AgentSnap => "agent -s 96",
-            Self::AgentFull => "agent, whole packets",
-            Self::TcpdumpNoMatch => "tcpdump, filter takes nothing",
-            Self::TcpdumpSnap => "tcpdump -s 96 -w",
-            Self::TcpdumpFull => "tcpdump -w",
-        }
-    }
-}
-
 /// Where the captured packets went.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Caught {
     /// In the file.
     pub(crate) captured: u64,
@@ -86,23 +42,27 @@ impl Run {
     }
 }
 
-/// All runs of one subject with one frame size; never none.
+/// All runs of one subject with one load; never none.
 #[derive(Clone, Debug)]
 pub(crate) struct Row {
-    pub(crate) way: Way,
-    pub(crate) subject: Subject,
-    /// Bytes of the Ethernet frame without FCS.
-    pub(crate) size: usize,
+    pub(crate) load: Load,
+    pub(crate) subject: String,
+    pub(crate) takes: Takes,
     pub(crate) runs: Vec<Run>,
 }
 
 impl Row {
-    /// Median over the runs.
-    pub(crate) fn median(&self, of: impl Fn(&Run) -> f64) -> f64 {
-        median(self.runs.iter().map(of).collect())
+    /// Of each run, in order.
+    pub(crate) fn each(&self, of: impl Fn(&Run) -> f64) -> Vec<f64> {
+        self.runs.iter().map(of).collect()
     }
 
-    /// Packets sent on the captured path, in all runs.
+    /// Median over the runs.
+    pub(crate) fn median(&self, of: impl Fn(&Run) -> f64) -> f64 {
+        median(&self.each(of))
+    }
+
+    /// Packets (of bulk: transfers) sent on the captured path, in all runs.
     pub(crate) fn sent(&self) -> u64 {
         self.runs.iter().map(|run| run.sample.captured.sent).sum()
     }
@@ -127,41 +87,31 @@ impl Row {
     /// Packets that are in no file and in no count. (A capturer also sees the neighbour discovery
     /// of the path: a few more than were sent.)
     pub(crate) fn unaccounted(&self) -> Option<u64> {
-        let takes_all = !matches!(
-            self.subject,
-            Subject::AgentNoMatch | Subject::TcpdumpNoMatch
-        );
+        let takes_all = self.takes == Takes::All && self.load != Load::Bulk;
         let caught = self.caught().filter(|_| takes_all)?;
         Some(self.sent().saturating_sub(caught.captured + caught.lost))
     }
 
-    /// CPU seconds of the capturer for a million packets of the captured path that it did not
-    /// lose.
-    pub(crate) fn cpu_s_per_million(&self) -> Option<f64> {
-        let cpu: f64 = self
-            .runs
+    /// CPU seconds of the capturer in a run, for a million packets of the captured path that it did
+    /// not lose (of bulk: for a million that it captured).
+    pub(crate) fn cpu_s_per_million(&self) -> Option<Vec<f64>> {
+        self.runs
             .iter()
-            .map(|run| Some(run.usage?.cpu.as_secs_f64()))
-            .sum::<Option<f64>>()?;
-        let lost = self.caught().map_or(0, |caught| caught.lost);
-        Some(cpu * 1e6 / self.sent().saturating_sub(lost).max(1) as f64)
+            .map(|run| {
+                let caught = run.caught.unwrap_or_default();
+                let kept = match self.load {
+                    Load::Udp { .. } => run.sample.captured.sent.saturating_sub(caught.lost),
+                    Load::Bulk => caught.captured,
+                };
+                Some(run.usage?.cpu.as_secs_f64() * 1e6 / kept.max(1) as f64)
+            })
+            .collect()
     }
 
     /// The largest of the runs.
     pub(crate) fn rss_mib(&self) -> Option<f64> {
         let kib = self.runs.iter().map(|run| Some(run.usage?.rss_kib));
         Some(kib.max()?? as f64 / 1024.0)
-    }
-}
-
-/// The value in the middle, or between the two in the middle.
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    if values.len() % 2 == 1 {
-        values[middle]
-    } else {
-        f64::midpoint(values[middle - 1], values[middle])
     }
 }
 
@@ -194,9 +144,9 @@ mod tests {
     #[test]
     fn a_row_tells_medians_of_differences_within_runs_and_sums_of_packets() {
         let row = Row {
-            way: Way::In,
-            subject: Subject::AgentFull,
-            size: 64,
+            load: Load::udp(64),
+            subject: "agent".into(),
+            takes: Takes::All,
             runs: vec![
                 run(1200.0, 1000.0, 1001, 0),
                 run(5000.0, 4000.0, 500, 400),
@@ -209,8 +159,7 @@ mod tests {
         assert_eq!(row.sent(), 3000);
         assert_eq!(row.unaccounted(), Some(99));
         let cpu = row.cpu_s_per_million().unwrap();
-        assert!((cpu - 3e-3 * 1e6 / 2600.0).abs() < 1e-9, "{cpu}");
+        assert!((cpu[1] - 1e-3 * 1e6 / 600.0).abs() < 1e-9, "{cpu:?}");
         assert_eq!(row.rss_mib(), Some(2.0));
-        assert_eq!(median(vec![4.0, 1.0]), 2.5);
     }
 }
