@@ -1,6 +1,6 @@
 //! How much look-back keeps of whom: payload, headers, nothing.
 
-use std::{fs, time::Duration};
+use std::{fs, thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::{Array, Map, MapData};
@@ -20,6 +20,8 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// Starts each numbered payload.
 const MARKER: &[u8] = b"RMRT";
 const PACKETS: u64 = 50;
+/// A page is returned by value; a build without optimization copies it several times.
+const STACK: usize = 16 << 20;
 
 fn started<'a>(node: &'a Node, arguments: &[&str]) -> Result<TestAgent<'a>> {
     let all = ["--flow-cutoff", "0"];
@@ -72,6 +74,16 @@ fn past(agent: &TestAgent<'_>, pod: &Pod, filter: &str) -> Result<(v1::CaptureSt
 
 /// How often the marker is in the memory of all rings that the agent holds.
 fn markers_in_rings(agent: &TestAgent<'_>) -> Result<(usize, usize)> {
+    thread::scope(|scope| {
+        thread::Builder::new()
+            .stack_size(STACK)
+            .spawn_scoped(scope, || find_markers(agent))?
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+fn find_markers(agent: &TestAgent<'_>) -> Result<(usize, usize)> {
     let (mut rings, mut markers) = (0, 0);
     for id in Objects::of_process(agent.pid()?)?.maps {
         let data = MapData::from_id(id)?;
