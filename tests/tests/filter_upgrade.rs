@@ -54,7 +54,7 @@ fn nothing_is_missed_or_doubled_while_programs_are_swapped_a_thousand_times() ->
     })?;
     let mut round = 0;
     // Each round changes the sessions twice; a change may be made into a program with the next.
-    while loaded(&agent)? < TAPS * (1 + SWAPS) {
+    while loaded(&agent)? < TAPS + SWAPS {
         // One that takes all of it, one that takes none, one that takes some; terms among them.
         let others = ["udp port 9000", "tcp", "udp[2:2] = 1", "udp[20] & 1 = 0"];
         let other = others[round % others.len()];
