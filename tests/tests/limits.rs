@@ -373,6 +373,8 @@ fn a_thousand_random_limits_are_exact_while_two_cpus_send_at_full_rate() -> Resu
     let (web, api) = (node.pod("web")?, node.pod("api")?);
     let agent = TestAgent::start(&node)?;
     let _sink = traffic::sink(9000, node.directory(), |tool| api.command(tool))?;
+    // Until the neighbour is known the sender's own stack drops packets.
+    traffic::ping(web.netns(), api.ipv4().into(), 1)?;
     let senders = [1, 2].map(|run: u16| {
         let at = usize::from(run) - 1;
         let stream = Stream {
