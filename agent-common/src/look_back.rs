@@ -1,7 +1,8 @@
 //! The look-back ring of a tap: the last packets, in the kernel, overwriting the oldest.
 //!
 //! A ring is an array map of 1 to [`PAGES_MAX`] pages. `LOOK_BACK` has it by its slot, and
-//! `LOOK_BACK_TAPS` a tap's slot, with [`HEADERS_ONLY`]. A record starts at a *position*: the bytes ever written before it. It lies in one piece:
+//! `LOOK_BACK_TAPS` a tap's slot, with [`HEADERS_ONLY`]. A record starts at a *position*: the bytes ever
+//! written before it. It lies in one piece:
 //!
 //! ```text
 //! page (position / PAGE_BYTES) % pages, at HEAD_BYTES + position % PAGE_BYTES
@@ -113,8 +114,8 @@ pub const FLOW_BYTES: usize = 24;
 /// no IP for its 9th to 24th byte (of ARP: who says it).
 ///
 /// Not the kernel's own hash (`bpf_get_hash_recalc`): to dissect a UDP packet and to hash it safely
-/// took half of the samples (cpu-clock, Linux 6.18) that recording took. `key` is the ring's random number, so
-/// that nobody can know which flows share a place.
+/// took half of the samples (cpu-clock, Linux 6.18) that recording took. `key` is the ring's random
+/// number, so that nobody can know which flows share a place.
 #[must_use]
 #[inline(always)]
 pub const fn flow_hash(ethertype: u16, words: &[u64; FLOW_BYTES / 8], key: u64) -> u32 {

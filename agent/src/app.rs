@@ -31,7 +31,7 @@ use crate::{
     },
     node::{AskNumbers, NodeFacts, NodeNumbers},
     session::{Driver, DriverHandle, DriverParts, Standing, driver},
-    sink::{SessionOutputs, Store, outputs::Pinned},
+    sink::{SessionOutputs, Store},
     supervisor::Supervisor,
     target::{CgroupRoot, LinkWatcher, Modes, Resolver},
     telemetry::{AdminParts, AdminSocket},
@@ -111,7 +111,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let (consumer, mut reader) = Consumer::new(loaded.ring);
     let pinned = loaded.progress.map(|Progress { keep, last }| {
         reader.keep_progress(keep, last.clone());
-        Pinned { last }
+        last
     });
     let watcher = LinkWatcher::new().context("failed to watch the interfaces")?;
     let resolver = Arc::new(Resolver::with_known(root, watcher.known_veths()));

@@ -46,7 +46,8 @@ Rights: CAP_BPF and CAP_NET_ADMIN, nothing else; no root. For example:
     remora-agent run --socket /run/remora/agent.sock --data-dir /var/lib/remora
 
 SIGTERM and SIGINT end it in order: captures are closed with exact counts, or, with --pin, go on
-without it (all but streams) until the next agent. A second one ends it at once. `remora status` asks it how it is.";
+without it (all but streams) until the next agent. A second one ends it at once. `remora status`
+asks it how it is.";
 
 #[derive(Debug, Args)]
 pub struct RunArgs {

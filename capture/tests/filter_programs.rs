@@ -11,10 +11,7 @@ use remora_capture::filter::{
     Filter, FilterErrorKind, Meaning, Names, compiler,
     program::{Frame, LinkType, Program},
 };
-use support::{
-    frames::{self, Random},
-    installed,
-};
+use support::{frames, installed, random::Random};
 
 const LINKS: [(LinkType, &str, Linktype); 2] = [
     (LinkType::Ethernet, "EN10MB", Linktype(1)),

@@ -529,6 +529,15 @@ pub fn spec(target: v1::target::Target) -> v1::CaptureSpec {
     }
 }
 
+/// The same with what came in the seconds before.
+#[must_use]
+pub fn looking_back(spec: v1::CaptureSpec, seconds: i64) -> v1::CaptureSpec {
+    v1::CaptureSpec {
+        look_back: Some(prost_types::Duration { seconds, nanos: 0 }),
+        ..spec
+    }
+}
+
 /// A spec that captures all of a pod.
 #[must_use]
 pub fn of_pod(pod: &Pod) -> v1::CaptureSpec {

@@ -19,6 +19,8 @@ use crate::{netns::Netns, run, wait};
 
 /// How long bpftool may fail to list what is coming and going.
 const LIST_LIMIT: Duration = Duration::from_secs(5);
+/// How long the kernel may take to let go of what nobody holds.
+const GONE_LIMIT: Duration = Duration::from_secs(60);
 
 /// eBPF programs, links and maps by their kernel ids, which are not used twice.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -85,6 +87,20 @@ impl Objects {
             links: both(&self.links, "link")?,
             maps: both(&self.maps, "map")?,
         })
+    }
+
+    /// Waits until the kernel knows none of them any more: it lets go a grace period at a time, which
+    /// takes long on a busy machine.
+    ///
+    /// # Errors
+    /// Some are still there; names them.
+    pub fn gone(&self) -> Result<()> {
+        let mut left = self.clone();
+        wait::until(GONE_LIMIT, "the kernel to let go of everything", || {
+            left = left.still_there()?;
+            Ok(left.is_empty())
+        })
+        .with_context(|| format!("still there: {left:?}"))
     }
 
     #[must_use]

@@ -16,6 +16,7 @@
 //! - [`beside`]: captures with filters beside one of all, of the same traffic.
 //! - [`latency`]: how long a trigger takes, and tcpdump for the same.
 //! - [`proof`]: the conservation law over the file, the sidecar, the API and the metrics.
+//! - [`random`]: the same numbers in each run. [`twin`]: for generators on two paths.
 //! - [`bpf`]: kernel objects of a process, and foreign programs on interfaces.
 //!
 //! Invariants: nothing but the test driver runs in the root network namespace; every object goes
@@ -36,9 +37,12 @@ pub mod node;
 pub mod numbered;
 pub mod packets;
 pub mod proof;
+#[path = "../../capture/tests/support/random.rs"]
+pub mod random;
 pub mod run;
 pub mod signals;
 pub mod traffic;
+pub mod twin;
 pub mod veth;
 pub mod wait;
 pub mod wire;

@@ -16,13 +16,14 @@ use anyhow::{Context as _, Result, ensure};
 use jiff::Timestamp;
 use remora_proto::v1::{self, target::Target};
 use remora_tests::{
-    agent::{Options, TestAgent, spec},
+    agent::{Options, TestAgent, looking_back, spec},
     bpf::Objects,
     fleet::{Fleet, SmallPod},
     node::Node,
     numbered::Number,
     packets::Capture,
     proof,
+    random::Random,
     run::Proc,
     wait,
 };
@@ -89,28 +90,12 @@ impl Held {
     }
 }
 
-/// Numbers that anybody can foretell, and that differ from each other.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        (self.0 >> 33) as usize % end.max(1)
-    }
-}
-
 fn back(target: Target) -> v1::CaptureSpec {
-    v1::CaptureSpec {
-        look_back: Some(prost_types::Duration {
-            seconds: 60,
-            nanos: 0,
-        }),
+    let spec = v1::CaptureSpec {
         filter: "udp port 9000".into(),
         ..spec(target)
-    }
+    };
+    looking_back(spec, 60)
 }
 
 /// What captures showed.
@@ -248,7 +233,7 @@ fn pods_that_come_and_go_by_the_thousand_leave_nothing_to_each_other() -> Result
     let (shown, middle, last) = thread::scope(|scope| {
         let captures = scope.spawn(|| -> Result<Shown> {
             let mut shown = Shown::default();
-            let mut dice = Dice(1);
+            let mut dice = Random(1);
             while !ended.load(Ordering::Relaxed) {
                 let of = {
                     let known = known.lock().unwrap_or_else(PoisonError::into_inner);

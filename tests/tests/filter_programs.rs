@@ -7,7 +7,6 @@ mod frames;
 use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
-use frames::Random;
 use remora_capture::filter::{
     Filter, Names, compiler,
     program::{Frame, Program},
@@ -17,6 +16,7 @@ use remora_tests::{
     agent::{TestAgent, of_pod_filtered},
     beside::{self, BEGIN, Beside, END},
     node::{Node, Pod},
+    random::{self, Random},
     traffic,
 };
 use tonic::Code;

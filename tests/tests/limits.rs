@@ -1,13 +1,8 @@
 //! A capture ends by itself, exactly where its limits say.
 
-#[path = "../../capture/tests/support/frames.rs"]
-#[allow(dead_code, reason = "random numbers alone are used here")]
-mod frames;
-
 use std::{fs, path::Path, thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use frames::Random;
 use remora_capture::pcapng::STATISTICS_BYTES_MAX;
 use remora_proto::v1;
 use remora_tests::{
@@ -15,7 +10,9 @@ use remora_tests::{
     node::{Node, Pod},
     numbered::{Number, Numbers},
     packets::{Capture, Packet},
-    proof, run,
+    proof,
+    random::Random,
+    run,
     traffic::{self, Stream},
 };
 

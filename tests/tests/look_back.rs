@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use remora_proto::v1;
 use remora_tests::{
-    agent::{Options, TestAgent, of_pod_filtered},
+    agent::{Options, TestAgent, looking_back, of_pod_filtered},
     node::{Node, Pod},
     numbered::Number,
     packets::{Capture, Packet},
@@ -18,13 +18,6 @@ const FILTER: &str = "udp port 9000";
 const LIMIT: Duration = Duration::from_secs(20);
 /// Joins at full rate.
 const JOINS: usize = 200;
-
-fn back(spec: v1::CaptureSpec, seconds: i64) -> v1::CaptureSpec {
-    v1::CaptureSpec {
-        look_back: Some(prost_types::Duration { seconds, nanos: 0 }),
-        ..spec
-    }
-}
 
 fn is_past(packet: &Packet) -> bool {
     packet
@@ -97,7 +90,7 @@ fn packets_of_two_hundred_triggers_at_full_rate_join_without_gap_or_duplicate() 
                 packets: 3000,
                 ..Default::default()
             }),
-            ..back(of_pod_filtered(&web, FILTER), 5)
+            ..looking_back(of_pod_filtered(&web, FILTER), 5)
         };
         let state = agent.capture(spec)?;
         let state = agent.wait_final(&state.id, LIMIT)?;
@@ -173,7 +166,7 @@ fn the_flow_cutoff_lets_the_same_memory_reach_further_back_and_says_what_it_left
         };
         let bulk = bulk.send_until_stopped(node.directory(), |tool| web.command(tool))?;
         beacon(&web, &api, 2, 12)?;
-        let state = agent.capture(back(of_pod_filtered(&web, "udp"), 60))?;
+        let state = agent.capture(looking_back(of_pod_filtered(&web, "udp"), 60))?;
         bulk.stop()?;
         let state = agent.stop(&state.id)?;
         let proven = proof::prove(&agent, &state)?;
@@ -232,7 +225,7 @@ fn the_past_is_filtered_directed_and_bounded_as_the_session_is() -> Result<()> {
         stream.send(|tool| web.command(tool))?;
     }
     let captured = |spec: v1::CaptureSpec| -> Result<(v1::CaptureState, Capture)> {
-        let state = agent.capture(back(spec, 60))?;
+        let state = agent.capture(looking_back(spec, 60))?;
         let state = agent.stop(&state.id)?;
         let capture = proof::prove(&agent, &state)?.capture;
         Ok((state, capture))
@@ -290,10 +283,10 @@ fn two_sessions_that_look_back_at_once_and_later_have_all_of_it() -> Result<()> 
         stream.send(|tool| web.command(tool))
     };
     send(1)?;
-    let first = agent.capture(back(of_pod_filtered(&web, FILTER), 60))?;
-    let second = agent.capture(back(of_pod_filtered(&web, FILTER), 60))?;
+    let first = agent.capture(looking_back(of_pod_filtered(&web, FILTER), 60))?;
+    let second = agent.capture(looking_back(of_pod_filtered(&web, FILTER), 60))?;
     send(2)?;
-    let third = agent.capture(back(of_pod_filtered(&web, FILTER), 60))?;
+    let third = agent.capture(looking_back(of_pod_filtered(&web, FILTER), 60))?;
     for (state, past, own) in [(first, 200, 200), (second, 200, 200), (third, 400, 0)] {
         let state = agent.stop(&state.id)?;
         let capture = proof::prove(&agent, &state)?.capture;
@@ -313,7 +306,7 @@ fn what_was_never_recorded_is_said() -> Result<()> {
     let node = Node::new()?;
     let web = node.pod("web")?;
     let agent = TestAgent::start_with(&node, options(&["--look-back-memory", "0"]))?;
-    let state = agent.capture(back(of_pod_filtered(&web, FILTER), 5))?;
+    let state = agent.capture(looking_back(of_pod_filtered(&web, FILTER), 5))?;
     let state = agent.stop(&state.id)?;
     assert!(
         state.message.contains("nothing was recorded"),
@@ -347,7 +340,7 @@ fn memory_for_less_than_one_pod_is_refused_and_for_one_is_enough() -> Result<()>
     wait::until(LIMIT, "the second pod's tap", || {
         Ok(agent.status()?.taps.len() == 2)
     })?;
-    let state = agent.capture(back(of_pod_filtered(&api, FILTER), 5))?;
+    let state = agent.capture(looking_back(of_pod_filtered(&api, FILTER), 5))?;
     let state = agent.stop(&state.id)?;
     assert!(
         state.message.contains("nothing was recorded"),

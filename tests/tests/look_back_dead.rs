@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use remora_proto::v1::{self, target::Target};
 use remora_tests::{
-    agent::{Options, TestAgent, spec},
+    agent::{Options, TestAgent, looking_back, spec},
     node::{Node, Pod},
     numbered::Number,
     packets::{Capture, Packet},
@@ -18,14 +18,11 @@ const LIMIT: Duration = Duration::from_secs(20);
 const PACKETS: u64 = 50;
 
 fn back(target: Target) -> v1::CaptureSpec {
-    v1::CaptureSpec {
-        look_back: Some(prost_types::Duration {
-            seconds: 60,
-            nanos: 0,
-        }),
+    let spec = v1::CaptureSpec {
         filter: "udp port 9000".into(),
         ..spec(target)
-    }
+    };
+    looking_back(spec, 60)
 }
 
 fn numbers(packets: &[Packet]) -> Vec<(u16, u64)> {

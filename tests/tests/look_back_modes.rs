@@ -7,8 +7,9 @@ use aya::maps::{Array, Map, MapData};
 use remora_agent_common::look_back::PAGE_VALUE;
 use remora_proto::v1;
 use remora_tests::{
-    agent::{Options, TestAgent, of_pod_filtered},
+    agent::{Options, TestAgent, looking_back, of_pod_filtered},
     bpf::Objects,
+    cgroup,
     node::{Node, Pod},
     packets::Capture,
     proof, run,
@@ -61,14 +62,7 @@ fn send(from: &Pod, to: &Pod, port: u16) -> Result<()> {
 }
 
 fn past(agent: &TestAgent<'_>, pod: &Pod, filter: &str) -> Result<(v1::CaptureState, Capture)> {
-    let spec = v1::CaptureSpec {
-        look_back: Some(prost_types::Duration {
-            seconds: 60,
-            nanos: 0,
-        }),
-        ..of_pod_filtered(pod, filter)
-    };
-    let state = agent.capture(spec)?;
+    let state = agent.capture(looking_back(of_pod_filtered(pod, filter), 60))?;
     let state = agent.stop(&state.id)?;
     let capture = proof::prove(agent, &state)?.capture;
     Ok((state, capture))
@@ -253,6 +247,17 @@ fn who_turns_out_to_be_private_leaves_nothing_of_what_was_kept_before() -> Resul
     let (_, capture) = past(&agent, &web, "udp port 9000")?;
     assert!(capture.packets.is_empty(), "{:?}", capture.packets);
     Ok(())
+}
+
+#[test]
+fn a_tool_of_the_node_behind_a_veth_has_the_node_s_mode() -> Result<()> {
+    let node = Node::new()?;
+    let web = node.pod("web")?;
+    // As who sets a network up: in the node's own cgroup, in the pod's network.
+    let tool = node.spawn(web.netns().command("sleep").arg("600"), "tool")?;
+    fs::write(cgroup::root()?.join("cgroup.procs"), tool.pid().to_string())?;
+    let agent = started(&node, &["--look-back-rule", "*/secret=headers"])?;
+    wait_for_mode(&agent, &web, v1::LookBackMode::Payload)
 }
 
 #[test]

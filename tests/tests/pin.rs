@@ -14,16 +14,17 @@ use remora_tests::{
     node::{Node, Pod},
     numbered::Numbers,
     packets::Packet,
-    proof, run,
+    proof,
+    random::Random,
+    run,
     traffic::{self, Sink, Stream},
-    veth, wait,
+    veth,
 };
 
 const PORT: u16 = 9000;
 const FILTER: &str = "udp port 9000";
 const LIMIT: Duration = Duration::from_secs(20);
-/// 200 kills, in rounds with captures of their own.
-/// Some 25 s each; another number by the variable: 10 are 200 kills.
+/// Rounds with captures of their own. Some 35 s each; another number by the variable: 10 are 200 kills.
 const ROUNDS: u16 = 2;
 const ROUNDS_VARIABLE: &str = "REMORA_KILL_ROUNDS";
 const KILLS: u32 = 20;
@@ -96,23 +97,17 @@ fn each_once(packets: &[Packet], run: u16, sent: u64, never_there: u64) -> Resul
     Ok(())
 }
 
-/// xorshift64.
-struct Random(u64);
+/// With another seed in each run.
+fn random() -> Result<Random> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    let seed = now.subsec_nanos().into();
+    println!("seed {seed}");
+    Ok(Random(seed))
+}
 
-impl Random {
-    fn new() -> Result<Self> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
-        let seed = u64::from(now.subsec_nanos()) | 1;
-        println!("seed {seed}");
-        Ok(Self(seed))
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
+/// A time below so many microseconds.
+fn moment(random: &mut Random, micros: usize) -> Duration {
+    Duration::from_micros(random.below(micros) as u64)
 }
 
 #[test]
@@ -125,7 +120,7 @@ fn killed_at_random_moments_no_packet_is_lost_or_there_twice() -> Result<()> {
         ..Options::default()
     };
     let mut bed = Bed::with(&node, options)?;
-    let mut random = Random::new()?;
+    let mut random = random()?;
     let rounds = match std::env::var(ROUNDS_VARIABLE) {
         Ok(rounds) => rounds.parse()?,
         Err(_not_set) => ROUNDS,
@@ -166,12 +161,11 @@ fn round(bed: &mut Bed<'_>, random: &mut Random, run: u16) -> Result<u64> {
         .send_until_stopped(bed.agent.node().directory(), |tool| bed.web.command(tool))?;
     for kill in 0..KILLS {
         if kill % 2 == 0 {
-            thread::sleep(Duration::from_micros(random.below(60_000)));
+            thread::sleep(moment(random, 60_000));
             bed.kill()?;
-            thread::sleep(Duration::from_micros(random.below(50_000)));
+            thread::sleep(moment(random, 50_000));
         } else {
-            bed.agent
-                .start_and_kill(Duration::from_micros(random.below(600_000)))?;
+            bed.agent.start_and_kill(moment(random, 600_000))?;
             bed.agent.start_again()?;
         }
     }
@@ -325,9 +319,7 @@ fn cleanup_refuses_beside_an_agent_and_leaves_nothing_behind_a_dead_one() -> Res
         "{said}"
     );
     assert!(!fs::exists(bed.agent.pins())?);
-    wait::until(LIMIT, "the kernel to let go of everything", || {
-        Ok(objects.still_there()?.is_empty())
-    })?;
+    objects.gone()?;
     let again = bed.agent.run(&["cleanup", "--pin", &pins])?;
     assert!(again.status.success());
 

@@ -11,7 +11,7 @@ use remora_tests::{
     node::{Node, Pod},
     packets::Capture,
     run::{self, Proc},
-    traffic, wait,
+    traffic,
 };
 
 const GIGABYTE: u64 = 1 << 30;
@@ -72,20 +72,7 @@ fn a_gigabyte_survives(signal: Signal) -> Result<()> {
     agent.end_by(signal)?;
     let captured = transfer.finish()?;
     println!("1 GiB took {uncaptured:.2} s alone, {captured:.2} s with {signal} in the middle");
-    nothing_is_left(&objects)
-}
-
-fn nothing_is_left(objects: &Objects) -> Result<()> {
-    let mut left = Objects::default();
-    let gone = wait::until(
-        Duration::from_secs(20),
-        "the agent's kernel objects to go",
-        || {
-            left = objects.still_there()?;
-            Ok(left.is_empty())
-        },
-    );
-    gone.with_context(|| format!("left: {left:?}"))
+    objects.gone()
 }
 
 #[test]
@@ -119,7 +106,7 @@ fn fifty_rounds_of_start_and_kill_leave_nothing_in_the_kernel() -> Result<()> {
         "{} programs",
         all.programs.len()
     );
-    nothing_is_left(&all)?;
+    all.gone()?;
     // Each round's capture was closed at the next start, but for the last one.
     agent.start_again()?;
     let captures = agent.list(true)?;

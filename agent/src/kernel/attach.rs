@@ -1,8 +1,8 @@
 //! Programs on interfaces and at the cgroup root.
 //!
 //! On interfaces by TCX where the kernel has it (6.6), else by [clsact](super::clsact). Links close
-//! with [`Programs`] unless they are pinned, so a dead agent leaves nothing attached; filters of clsact stay, and the next
-//! agent removes them ([`remove_leftovers`]).
+//! with [`Programs`] unless they are pinned, so a dead agent leaves nothing attached; filters of clsact
+//! stay, and the next agent removes them ([`remove_leftovers`]).
 
 use std::{
     collections::{BTreeSet, HashMap},

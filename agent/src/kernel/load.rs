@@ -213,13 +213,13 @@ pub fn load(options: LoadOptions<'_>) -> Result<Loaded, KernelError> {
     }
     let wake_bytes = u64::from(ring_bytes / WAKE_PARTS);
     let log_level = options.log as u8;
-    let pinned = match options.pins {
-        Some(pins) => pins.check(OBJECT, ring_bytes)?,
-        None => Vec::new(),
-    };
+    let pinned;
     let mut loader = EbpfLoader::new();
-    for (name, pins) in pinned.iter().zip(std::iter::repeat(options.pins).flatten()) {
-        loader.map_pin_path(name, pins.path(name));
+    if let Some(pins) = options.pins {
+        pinned = pins.check(OBJECT, ring_bytes)?;
+        for name in &pinned {
+            loader.map_pin_path(name, pins.path(name));
+        }
     }
     let mut ebpf = loader
         .map_max_entries("EVENTS", ring_bytes)

@@ -138,11 +138,6 @@ impl Pins {
         self.left
     }
 
-    #[must_use]
-    pub fn directory(&self) -> &Path {
-        &self.directory
-    }
-
     /// Removes all that is in the directory.
     ///
     /// # Errors

@@ -288,7 +288,6 @@ pub trait Targets: Send + Sync + 'static {
 }
 
 /// All that an output needs to begin.
-#[derive(Debug)]
 pub struct Opening<'a> {
     pub slot: Slot,
     pub generation: u32,
@@ -298,8 +297,8 @@ pub struct Opening<'a> {
     pub notes: &'a [String],
     pub meter: Arc<Meter>,
     pub confirm: Confirm,
-    /// How it is gone on with when the agent dies.
-    pub standing: Standing,
+    /// How it is gone on with when the agent dies, for outputs that outlive it.
+    pub standing: &'a dyn Fn() -> Standing,
 }
 
 /// To be called before anything is written, on a thread that may block: packets that came meanwhile

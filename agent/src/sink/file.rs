@@ -9,7 +9,10 @@ use remora_capture::{
 };
 use tokio::sync::watch;
 
-use super::shelf::{StoreFile, StoreShelf, create};
+use super::{
+    shelf::{StoreFile, StoreShelf, create},
+    store::remove_if_there,
+};
 use crate::{
     session::Growth,
     writer::{AppendError, Blocks, Sink},
@@ -82,10 +85,11 @@ impl FileSink {
         Ok(sink)
     }
 
-    /// Goes on with the files of an agent that is gone.
+    /// Goes on with the files of an agent that is gone. `reserve`: where disk space for the end is kept,
+    /// and its bytes.
     ///
     /// # Errors
-    /// The reserve cannot be made.
+    /// That agent's reserve cannot be removed.
     pub(super) fn go_on(
         shelf: StoreShelf,
         writing: Writing,
@@ -95,10 +99,7 @@ impl FileSink {
         (reserve, bytes): (PathBuf, u64),
         growth: watch::Sender<Growth>,
     ) -> io::Result<Self> {
-        match fs::remove_file(&reserve) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        remove_if_there(&reserve)?;
         // A full disk is no reason to end it: that is found out by who writes.
         let reserve = Reserve::keep(reserve, bytes).ok();
         let Writing {

@@ -13,7 +13,7 @@
 use std::{
     ffi::OsStr,
     fs::{self, File},
-    io::{self, Read as _, Write as _},
+    io::{self, Read as _},
     path::{Path, PathBuf},
     sync::atomic::Ordering::Relaxed,
 };
@@ -22,15 +22,15 @@ use remora_agent_common::checkpoint::SessionMark;
 use remora_capture::{
     filter::{self, Meaning, Names},
     pcapng::{self, Scan, SetSoFar},
-    session::{CaptureId, Compression, Durability, Removed, SuperPackets},
+    session::{CaptureId, Compression, Removed, SuperPackets},
     sidecar::CaptureFile,
 };
 use tokio::sync::watch;
 
 use super::{
     file::FileSink,
-    shelf::{PART, StoreFile, StoreShelf, create},
-    store::{PINNED, RESERVE, Store, StoreError, capture_files, closed_name},
+    shelf::{PART, StoreFile},
+    store::{PINNED, RESERVE, Store, StoreError, capture_files, closed_name, write_anew},
 };
 use crate::{
     session::{Growth, Meter, Standing},
@@ -61,11 +61,7 @@ impl Store {
     pub fn keep_standing(&self, standing: &Standing) -> io::Result<()> {
         let id = standing.state.id;
         let (path, aside) = (self.file(id, PINNED), self.file(id, "pinned.part"));
-        match fs::remove_file(&aside) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        create(&aside)?.write_all(&serde_json::to_vec(standing)?)?;
+        write_anew(&aside, &serde_json::to_vec(standing)?)?;
         fs::rename(&aside, &path)
     }
 
@@ -160,24 +156,16 @@ impl Store {
         if removed.files > 0 {
             held.past = None;
         }
-        let (usage, bytes) = (self.usage(), scan.whole_bytes);
-        let shelf = StoreShelf {
-            directory: self.directory.clone(),
-            id,
-            ending: writing.compression.ending(),
-            rotates: writing.rotation.is_on(),
-            usage: usage.clone(),
-            syncs: writing.durability == Durability::Synced,
-        };
         let so_far = SetSoFar {
             closed,
             removed,
             name: closed_name(file_name(&last)).to_owned(),
-            last: StoreFile::go_on(file, bytes, usage),
+            last: StoreFile::go_on(file, scan.whole_bytes, self.usage()),
             scan,
         };
         let reserve = (self.file(id, RESERVE), self.reserve_bytes(state));
         let start_ns = u64::try_from(state.started.as_nanosecond()).unwrap_or(0);
+        let shelf = self.shelf(id, writing);
         let sink = FileSink::go_on(shelf, writing, start_ns, header, so_far, reserve, growth)?;
         Ok((sink, held))
     }

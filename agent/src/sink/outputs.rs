@@ -44,14 +44,8 @@ pub struct SessionOutputs {
     pub node: NodeFacts,
     pub runtime: Handle,
     pub rings: Arc<dyn Rings>,
-    /// Sessions outlive the agent.
-    pub pinned: Option<Pinned>,
-}
-
-/// Of an agent whose ring outlives it.
-pub struct Pinned {
-    /// How far the agent before this one had come.
-    pub last: Box<Checkpoint>,
+    /// How far the agent before this one had come, where sessions outlive their agent.
+    pub pinned: Option<Box<Checkpoint>>,
 }
 
 impl SessionOutputs {
@@ -70,9 +64,8 @@ impl SessionOutputs {
             rings: Arc::clone(&self.rings),
         })
     }
-}
 
-impl SessionOutputs {
+    /// A session's output on the files that it has; a stream has lost its reader.
     fn output_again(
         &self,
         standing: &mut Standing,
@@ -81,7 +74,7 @@ impl SessionOutputs {
     ) -> Result<Box<dyn Output>, String> {
         let none = SessionMark::default();
         let slot = standing.slot as usize;
-        let last = self.pinned.as_ref().map(|pinned| &pinned.last);
+        let last = self.pinned.as_ref();
         let capture = standing.state.id.words();
         let mark = last
             .and_then(|last| last.sessions.get(slot))
@@ -179,18 +172,16 @@ impl Outputs for SessionOutputs {
             notes,
             meter,
             confirm,
-            mut standing,
+            standing,
         } = opening;
         if self.pinned.is_some() && state.spec.writing.compression != Compression::None {
             return Err(SpecError::Writing(COMPRESSED_PINNED).into());
         }
         let clock = ClockOffset::known();
-        standing.offset_ns = clock.offset_ns;
         let header = header(state, notes, &self.node);
         let (sink, stream, file, stored): (OpenSink, _, _, _) = match state.spec.destination {
             Destination::Store => {
                 let (prepared, file, stored) = self.store.prepare(state)?;
-                standing.state.file.clone_from(&file);
                 let store = Arc::clone(&self.store);
                 let state = state.clone();
                 let open = move || -> Result<Box<dyn Sink>, StartError> {
@@ -204,11 +195,16 @@ impl Outputs for SessionOutputs {
                 (Box::new(open), Some(chunks), None, None)
             }
         };
-        let store = self.pinned.is_some().then(|| Arc::clone(&self.store));
+        let standing = self.pinned.as_ref().map(|_outlives| {
+            let mut standing = standing();
+            standing.offset_ns = clock.offset_ns;
+            standing.state.file = file.clone().unwrap_or_default();
+            (Arc::clone(&self.store), standing)
+        });
         let sink: OpenSink = Box::new(move || {
             confirm.now()?;
             // Before the file: a capture without one cannot be gone on with, and is known so.
-            if let Some(store) = store {
+            if let Some((store, standing)) = standing {
                 store.keep_standing(&standing).map_err(|error| {
                     StartError::Output(format!("failed to keep how to go on with it: {error}"))
                 })?;

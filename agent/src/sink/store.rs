@@ -30,7 +30,7 @@ use std::{
 use nix::fcntl::{Flock, FlockArg};
 use remora_capture::{
     pcapng::{Finished, Part},
-    session::{CaptureId, CaptureState, Durability},
+    session::{CaptureId, CaptureState, Durability, Writing},
     sidecar::{CaptureFile, Clock, SIDECAR_BYTES_MAX, Sidecar, Tool},
 };
 use tokio::sync::watch;
@@ -202,14 +202,7 @@ impl Store {
     ) -> Result<FileSink, StartError> {
         let id = state.id;
         let writing = state.spec.writing;
-        let shelf = StoreShelf {
-            directory: self.directory.clone(),
-            id,
-            ending: writing.compression.ending(),
-            rotates: writing.rotation.is_on(),
-            usage: Arc::clone(&self.usage),
-            syncs: writing.durability == Durability::Synced,
-        };
+        let shelf = self.shelf(id, writing);
         let journal = self.sidecar(state, &Finished::default()).to_json();
         let reserve = self.reserve_bytes(state);
         create(&self.file(id, OPEN))
@@ -230,6 +223,18 @@ impl Store {
                     self.directory.display()
                 ))
             })
+    }
+
+    /// Where a capture's files lie.
+    pub(super) fn shelf(&self, id: CaptureId, writing: Writing) -> StoreShelf {
+        StoreShelf {
+            directory: self.directory.clone(),
+            id,
+            ending: writing.compression.ending(),
+            rotates: writing.rotation.is_on(),
+            usage: self.usage(),
+            syncs: writing.durability == Durability::Synced,
+        }
     }
 
     /// The final account is a little longer than the journal.
@@ -266,13 +271,7 @@ impl Store {
         let path = self.file(id, ACCOUNT);
         let aside = self.file(id, ACCOUNT_PART);
         let write = || {
-            match fs::remove_file(&aside) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            let mut file = create(&aside)?;
-            file.write_all(&sidecar.to_json())?;
-            file.sync_data()?;
+            write_anew(&aside, &sidecar.to_json())?.sync_data()?;
             fs::rename(&aside, &path)
         };
         write().map_err(|error| format!("failed to write {}: {error}", path.display()))?;
@@ -396,11 +395,24 @@ pub(super) fn closed_name(name: &str) -> &str {
     name.strip_suffix(PART).unwrap_or(name)
 }
 
-pub(super) fn remove(path: &Path) {
+/// A file with these bytes and nothing else, whatever was there.
+pub(super) fn write_anew(path: &Path, bytes: &[u8]) -> io::Result<File> {
+    remove_if_there(path)?;
+    let mut file = create(path)?;
+    file.write_all(bytes)?;
+    Ok(file)
+}
+
+pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => tracing::warn!(%error, path = %path.display(), "failed to remove"),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn remove(path: &Path) {
+    if let Err(error) = remove_if_there(path) {
+        tracing::warn!(%error, path = %path.display(), "failed to remove");
     }
 }
 

@@ -267,6 +267,11 @@ impl Resolver {
             return Some(id);
         }
         let id = Cgroup::at(self.root.mount(), path).ok()?.id;
+        if path == "/" {
+            // A tool of the node's. Nobody else lies in it by name.
+            let path = path.to_owned();
+            cgroups.push(Named { path, id });
+        }
         let mut around = path;
         while !matches!(around, "" | "/") && known(cgroups, around).is_none() {
             let cgroup = Cgroup::at(self.root.mount(), around).ok()?;

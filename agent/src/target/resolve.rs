@@ -109,7 +109,7 @@ impl Resolver {
 
     /// Looks up `target` as it is now. Blocks: well under a millisecond by path or interface;
     /// longer with the number of cgroups (by id, unit, container) and, for what is behind a veth,
-    /// of processes.
+    /// of processes; some 80 ms for what is in several networks, or shares its own ([`LOOKS`]).
     ///
     /// # Errors
     /// [`ResolveError`]; each kind but `Io` says what to do.

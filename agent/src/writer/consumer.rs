@@ -402,17 +402,13 @@ mod tests {
         record::{HOOK_TCX_INGRESS, KIND_PACKET, RecordHeader},
         session::DIRECTION_INGRESS,
     };
-    use remora_capture::{pcapng, session::SuperPackets, session::TapInfo};
+    use remora_capture::{pcapng, session::TapInfo};
 
     use super::*;
     use crate::{
         record::tests::bytes_of,
         session::{BoundTap, KernelCounts, LinkEnd, Meter, TapHook, TapId, View},
-        writer::{
-            encoder::Encoder,
-            lane::{LaneParts, LaneStart, ToWriter},
-            memory::Memory,
-        },
+        writer::lane::{LaneParts, LaneStart, ToWriter},
     };
 
     const SLOT: u32 = 3;
@@ -433,7 +429,6 @@ mod tests {
     impl Bed {
         fn new() -> Self {
             let (to_writer, written) = sync_channel(4);
-            let (signals, _nobody) = tokio::sync::mpsc::channel(4);
             let meter = Arc::new(Meter::default());
             let tap = BoundTap {
                 id: TAP,
@@ -442,19 +437,14 @@ mod tests {
                 view: View::Pod,
                 end: LinkEnd::VethHost,
             };
+            let start = LaneStart {
+                from: Some(0),
+                ..LaneStart::default()
+            };
             let lane = Lane::new(LaneParts {
                 slot: Slot(SLOT),
                 generation: GENERATION,
-                start: LaneStart {
-                    from: Some(0),
-                    ..LaneStart::default()
-                },
-                encoder: Encoder::new(262_144, SuperPackets::Whole, 0, &[tap]),
-                packet_limit: None,
-                meter: Arc::clone(&meter),
-                to_writer,
-                share: Memory::default().share(),
-                signals,
+                ..LaneParts::of_a_tap(tap, start, &meter, to_writer)
             });
             let mut lanes: Vec<_> = (0..SESSION_SLOTS).map(|_| None).collect();
             lanes[SLOT as usize] = Some(Box::new(lane));

@@ -102,6 +102,29 @@ pub struct LaneParts {
     pub signals: tokio::sync::mpsc::Sender<Signal>,
 }
 
+#[cfg(test)]
+impl LaneParts {
+    /// A session of all that one tap sees, whole.
+    pub(super) fn of_a_tap(
+        tap: crate::session::BoundTap,
+        start: LaneStart,
+        meter: &Arc<Meter>,
+        to_writer: SyncSender<ToWriter>,
+    ) -> Self {
+        Self {
+            slot: Slot(0),
+            generation: 1,
+            start,
+            encoder: Encoder::new(262_144, Default::default(), 0, &[tap]),
+            packet_limit: None,
+            meter: Arc::clone(meter),
+            to_writer,
+            share: super::memory::Memory::default().share(),
+            signals: crate::session::driver::signals().0,
+        }
+    }
+}
+
 impl Lane {
     #[must_use]
     pub fn new(parts: LaneParts) -> Self {

@@ -23,9 +23,7 @@ impl CaptureId {
     pub fn generate() -> Self {
         Self(ulid::Ulid::generate())
     }
-}
 
-impl CaptureId {
     /// As two words, the low half first.
     #[must_use]
     pub fn words(self) -> [u64; 2] {

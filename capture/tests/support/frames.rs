@@ -1,29 +1,6 @@
 //! Random frames of the kinds that filters tell apart: whole, cut anywhere, damaged, and noise.
 
-/// SplitMix64: the same frames in each run.
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub(crate) fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-
-    pub(crate) fn one<T: Copy>(&mut self, of: &[T]) -> T {
-        of[self.below(of.len())]
-    }
-
-    pub(crate) fn bytes(&mut self, n: usize) -> Vec<u8> {
-        (0..n).map(|_| self.next() as u8).collect()
-    }
-}
+use super::random::Random;
 
 // The values that the corpus asks for, and others near them.
 pub(crate) const V4: [[u8; 4]; 8] = [
@@ -177,7 +154,7 @@ pub(crate) fn damaged(mut whole: Vec<u8>, random: &mut Random) -> Vec<u8> {
         5..=7 => whole.truncate(random.below(whole.len() + 1)),
         8 => {
             let at = random.below(whole.len());
-            whole[at] = random.next() as u8;
+            whole[at] = random.number() as u8;
         }
         _ => {
             let len = random.below(120);

@@ -4,6 +4,7 @@
 pub(crate) mod cbpf;
 pub(crate) mod frames;
 pub(crate) mod pcapng;
+pub(crate) mod random;
 
 use std::process::Command;
 

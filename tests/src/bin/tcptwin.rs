@@ -6,7 +6,6 @@
 #![forbid(unsafe_code)]
 
 use std::{
-    fs::File,
     io::{Read as _, Write as _},
     net::{SocketAddrV4, TcpListener, TcpStream},
     path::{Path, PathBuf},
@@ -14,13 +13,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use clap::Parser;
-use nix::{
-    sched::{CloneFlags, CpuSet, sched_setaffinity, setns},
-    unistd::Pid,
-};
-use serde_json::json;
+use remora_tests::twin::{Paths, enter, told};
+use serde_json::{Value, json};
 
 /// Bytes of a transfer: some milliseconds.
 const TRANSFER: usize = 8 << 20;
@@ -28,30 +24,14 @@ const TRANSFER: usize = 8 << 20;
 const CHUNK: usize = 256 << 10;
 /// Transfers of each path that are not counted: its window is still opening.
 const WARM_UP: usize = 4;
-/// Longest run, in seconds.
-const SECONDS_MAX: f64 = 60.0;
 
 #[derive(Parser)]
 struct Args {
-    /// Where the first path leads: address and port of a receiver
-    first: SocketAddrV4,
-    /// Where its twin leads
-    twin: SocketAddrV4,
-    /// Network namespace the first path starts in, like /run/netns/NAME
-    #[arg(long, value_name = "FILE")]
-    first_netns: PathBuf,
-    /// Network namespace its twin starts in
-    #[arg(long, value_name = "FILE")]
-    twin_netns: PathBuf,
+    #[command(flatten)]
+    paths: Paths,
     /// Network namespace that both lead to
     #[arg(long, value_name = "FILE")]
     receiver_netns: PathBuf,
-    /// How long, in all
-    #[arg(long, default_value_t = 1.0)]
-    seconds: f64,
-    /// Run on this CPU
-    #[arg(long, default_value_t = 0)]
-    cpu: usize,
 }
 
 /// One of the two.
@@ -63,17 +43,10 @@ struct Connection {
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    ensure!(
-        args.seconds > 0.0 && args.seconds <= SECONDS_MAX,
-        "--seconds must be above 0 and at most {SECONDS_MAX}"
-    );
-    let mut cpus = CpuSet::new();
-    cpus.set(args.cpu)?;
-    sched_setaffinity(Pid::from_raw(0), &cpus)
-        .with_context(|| format!("cannot run on CPU {}", args.cpu))?;
-
+    let paths = &args.paths;
+    paths.prepare()?;
     enter(&args.receiver_netns)?;
-    let listeners = [args.first, args.twin]
+    let listeners = [paths.first, paths.twin]
         .map(|at| TcpListener::bind(at).with_context(|| format!("failed to listen at {at}")));
     for listener in listeners {
         let listener = listener?;
@@ -81,19 +54,13 @@ fn main() -> Result<()> {
         thread::spawn(move || receive(&listener));
     }
     let mut connections = [
-        Connection::new(&args.first_netns, args.first)?,
-        Connection::new(&args.twin_netns, args.twin)?,
+        Connection::new(&paths.first_netns, paths.first)?,
+        Connection::new(&paths.twin_netns, paths.twin)?,
     ];
-    send(&mut connections, Duration::from_secs_f64(args.seconds))?;
-    let [first, twin] = connections.map(told);
+    send(&mut connections, Duration::from_secs_f64(paths.seconds))?;
+    let [first, twin] = connections.map(Connection::told);
     println!("{}", json!({ "first": first?, "twin": twin? }));
     Ok(())
-}
-
-fn enter(netns: &Path) -> Result<()> {
-    let file = File::open(netns).with_context(|| format!("no namespace {}", netns.display()))?;
-    setns(file, CloneFlags::CLONE_NEWNET)
-        .with_context(|| format!("cannot enter {}", netns.display()))
 }
 
 impl Connection {
@@ -115,6 +82,12 @@ impl Connection {
         self.transfers
             .push(u64::try_from(begun.elapsed().as_nanos())?);
         Ok(())
+    }
+
+    fn told(mut self) -> Result<Value> {
+        self.transfers.drain(..WARM_UP.min(self.transfers.len()));
+        let mib = (TRANSFER >> 20) as f64;
+        told(self.transfers.len() as u64, self.transfers, mib)
     }
 }
 
@@ -149,21 +122,4 @@ fn receive(listener: &TcpListener) -> Result<()> {
         }
         stream.write_all(&[1])?;
     }
-}
-
-fn told(connection: Connection) -> Result<serde_json::Value> {
-    let mut transfers = connection.transfers;
-    transfers.drain(..WARM_UP.min(transfers.len()));
-    transfers.sort_unstable();
-    let mib = (TRANSFER >> 20) as f64;
-    let quantile = |part: f64| -> Result<f64> {
-        let at = (transfers.len() as f64 * part) as usize;
-        let transfer = transfers.get(at).context("not one transfer was counted")?;
-        Ok(*transfer as f64 / mib)
-    };
-    Ok(json!({
-        "sent": transfers.len(),
-        "median_ns": quantile(0.5)?,
-        "p25_ns": quantile(0.25)?,
-    }))
 }

@@ -7,11 +7,10 @@
 #![forbid(unsafe_code)]
 
 use std::{
-    fs::File,
     io::IoSlice,
     net::{Ipv4Addr, SocketAddrV4, UdpSocket},
     os::fd::AsRawFd as _,
-    path::PathBuf,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -19,45 +18,30 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use nix::{
     errno::Errno,
-    sched::{CloneFlags, CpuSet, sched_setaffinity, setns},
     sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, sendmmsg},
-    unistd::Pid,
 };
-use remora_tests::numbered::{HEADERS, Number, PAYLOAD_MIN};
-use serde_json::json;
+use remora_tests::{
+    numbered::{HEADERS, Number, PAYLOAD_MIN},
+    twin::{Paths, enter, told},
+};
+use serde_json::{Value, json};
 
 /// Datagrams of one system call.
 const BATCH: usize = 64;
 /// How long one path has its turn.
 const SLICE: Duration = Duration::from_millis(5);
-/// Longest run, in seconds: each call of it is remembered.
-const SECONDS_MAX: f64 = 60.0;
 
 #[derive(Parser)]
 struct Args {
-    /// Where the first path leads: address and port
-    first: SocketAddrV4,
-    /// Where its twin leads
-    twin: SocketAddrV4,
-    /// Network namespace the first path starts in, like /run/netns/NAME
-    #[arg(long, value_name = "FILE")]
-    first_netns: PathBuf,
-    /// Network namespace its twin starts in
-    #[arg(long, value_name = "FILE")]
-    twin_netns: PathBuf,
+    #[command(flatten)]
+    paths: Paths,
     /// Bytes of the Ethernet frame (without FCS), 64 to 1514
     #[arg(long, default_value_t = 64)]
     size: usize,
-    /// How long, in all
-    #[arg(long, default_value_t = 0.6)]
-    seconds: f64,
-    /// Run on this CPU
-    #[arg(long, default_value_t = 0)]
-    cpu: usize,
 }
 
 /// One of the two.
-struct Path {
+struct Sender {
     socket: UdpSocket,
     to: SockaddrIn,
     sent: u64,
@@ -72,26 +56,18 @@ fn main() -> Result<()> {
         "a frame has {} to 1514 bytes",
         HEADERS + PAYLOAD_MIN
     );
-    ensure!(
-        args.seconds > 0.0 && args.seconds <= SECONDS_MAX,
-        "--seconds must be above 0 and at most {SECONDS_MAX}"
-    );
-    let mut cpus = CpuSet::new();
-    cpus.set(args.cpu)?;
-    sched_setaffinity(Pid::from_raw(0), &cpus)
-        .with_context(|| format!("cannot run on CPU {}", args.cpu))?;
-
+    args.paths.prepare()?;
     let [first, twin] = send(&args)?;
-    println!("{}", json!({ "first": told(first)?, "twin": told(twin)? }));
+    println!(
+        "{}",
+        json!({ "first": first.told()?, "twin": twin.told()? })
+    );
     Ok(())
 }
 
-impl Path {
-    fn new(netns: &PathBuf, to: SocketAddrV4) -> Result<Self> {
-        let file =
-            File::open(netns).with_context(|| format!("no namespace {}", netns.display()))?;
-        setns(file, CloneFlags::CLONE_NEWNET)
-            .with_context(|| format!("cannot enter {}", netns.display()))?;
+impl Sender {
+    fn new(netns: &Path, to: SocketAddrV4) -> Result<Self> {
+        enter(netns)?;
         Ok(Self {
             // It stays in the namespace in which it was made.
             socket: UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).context("failed to bind")?,
@@ -100,32 +76,30 @@ impl Path {
             calls: Vec::new(),
         })
     }
+
+    fn told(self) -> Result<Value> {
+        told(self.sent, self.calls, BATCH as f64)
+    }
 }
 
-fn told(mut path: Path) -> Result<serde_json::Value> {
-    path.calls.sort_unstable();
-    let quantile = |part: f64| -> Result<f64> {
-        let at = (path.calls.len() as f64 * part) as usize;
-        let call = path.calls.get(at).context("not one whole batch was sent")?;
-        Ok(*call as f64 / BATCH as f64)
-    };
-    Ok(json!({
-        "sent": path.sent,
-        "median_ns": quantile(0.5)?,
-        "p25_ns": quantile(0.25)?,
-    }))
-}
-
-fn send(args: &Args) -> Result<[Path; 2]> {
+fn send(args: &Args) -> Result<[Sender; 2]> {
     let mut payloads = vec![vec![0u8; args.size - HEADERS]; BATCH];
     let mut headers = MultiHeaders::preallocate(BATCH, None);
+    let Paths {
+        first,
+        twin,
+        first_netns,
+        twin_netns,
+        seconds,
+        ..
+    } = &args.paths;
     let mut paths = [
-        Path::new(&args.first_netns, args.first)?,
-        Path::new(&args.twin_netns, args.twin)?,
+        Sender::new(first_netns, *first)?,
+        Sender::new(twin_netns, *twin)?,
     ];
     let mut turn = 0u16;
     let begun = Instant::now();
-    let end = begun + Duration::from_secs_f64(args.seconds);
+    let end = begun + Duration::from_secs_f64(*seconds);
     while Instant::now() < end {
         let path = &mut paths[usize::from(turn % 2)];
         let addresses = [Some(path.to); BATCH];

@@ -4,7 +4,10 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use remora_capture::filter::program::Instruction;
 
-use crate::frames::{MAC, PORTS, Random, V4, V6};
+use crate::{
+    Random,
+    frames::{MAC, PORTS, V4, V6},
+};
 
 pub(crate) fn text(random: &mut Random, depth: usize) -> String {
     if depth == 0 || random.below(4) == 0 {
@@ -154,12 +157,12 @@ pub(crate) fn program(random: &mut Random) -> Vec<Instruction> {
 fn instruction(random: &mut Random, left: usize) -> Instruction {
     let way = |random: &mut Random| random.below(left.min(4)) as u8;
     let number = |random: &mut Random| match random.below(4) {
-        0 => random.next() as u32,
+        0 => random.number() as u32,
         1 => random.one(&[0, 1, 31, 32, 0x7fff_ffff, 0x8000_0000, u32::MAX]),
         _ => random.below(64) as u32,
     };
     let offset = |random: &mut Random| match random.below(12) {
-        0 => random.next() as u32 >> 1,
+        0 => random.number() as u32 >> 1,
         1 => random.one(&[4095, 4096, 4097, 1510, 0x7fff_ffff]),
         _ => random.below(70) as u32,
     };

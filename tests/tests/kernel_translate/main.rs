@@ -23,9 +23,10 @@ use remora_agent::kernel::{
     },
 };
 use remora_capture::filter::program::{Frame, Instruction, Program};
-use remora_tests::run::{self, Place, Rights};
-
-use crate::frames::Random;
+use remora_tests::{
+    random::{self, Random},
+    run::{self, Place, Rights},
+};
 
 /// Programs of one translation: as many as there are slots.
 const BATCH: usize = 64;

@@ -12,18 +12,12 @@ use remora_agent_common::{
     record::{HEADER_LEN, HOOK_TCX_INGRESS, KIND_PACKET},
     session::DIRECTION_INGRESS,
 };
-use remora_capture::session::SuperPackets;
 
 use super::*;
-use crate::{
-    session::{Slot, driver::signals},
-    writer::{
-        Consumer, ConsumerHandle, Waker,
-        consumer::Turn,
-        encoder::Encoder,
-        lane::{LaneParts, LaneStart, ToWriter},
-        memory::Memory,
-    },
+use crate::writer::{
+    Consumer, ConsumerHandle, Waker,
+    consumer::Turn,
+    lane::{LaneParts, LaneStart, ToWriter},
 };
 
 const CAPACITY: u64 = 64 << 10;
@@ -121,20 +115,11 @@ impl Bed {
             view: crate::session::View::Pod,
             end: crate::session::LinkEnd::Other,
         };
-        let lane = Lane::new(LaneParts {
-            slot: Slot(0),
-            generation: 1,
-            start: LaneStart {
-                capture: [3, 4],
-                ..LaneStart::default()
-            },
-            encoder: Encoder::new(262_144, SuperPackets::Whole, 0, &[tap]),
-            packet_limit: None,
-            meter: Arc::clone(&meter),
-            to_writer,
-            share: Memory::default().share(),
-            signals: signals().0,
-        });
+        let start = LaneStart {
+            capture: [3, 4],
+            ..LaneStart::default()
+        };
+        let lane = Lane::new(LaneParts::of_a_tap(tap, start, &meter, to_writer));
         handle.open(lane).expect("the consumer is there");
         Self {
             ring,

@@ -101,9 +101,7 @@ struct Stage {
 fn clean(objects: &Objects) -> Result<()> {
     let left = name::left();
     ensure!(left.is_empty(), "left behind: {left:?}");
-    wait::until(LIMIT, "the agent's eBPF objects to go", || {
-        Ok(objects.still_there()?.is_empty())
-    })
+    objects.gone()
 }
 
 /// Answers what is kept, and what of the kernel's was used.

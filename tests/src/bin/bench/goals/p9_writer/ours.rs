@@ -19,8 +19,8 @@ use remora_agent::{
     node::NodeFacts,
     record::look_back::Reading,
     session::{
-        BoundTap, Confirm, KernelCounts, LinkEnd, Meter, Opening, Outputs as _, Place, Slot,
-        Standing, TapHook, TapId, View,
+        BoundTap, Confirm, KernelCounts, LinkEnd, Meter, Opening, Outputs as _, Slot, TapHook,
+        TapId, View,
     },
     sink::{SessionOutputs, Store},
     writer::{Consumer, memory::Memory, past::Rings},
@@ -76,7 +76,6 @@ pub(super) fn write(directory: &Path, packets: u64, frame: usize) -> Result<Writ
     };
     let tap = tap();
     let state = state(&tap);
-    let standing = standing(&state, &tap);
 
     let written = timed(UsageWho::RUSAGE_SELF, || {
         let output = outputs.open(Opening {
@@ -87,7 +86,7 @@ pub(super) fn write(directory: &Path, packets: u64, frame: usize) -> Result<Writ
             notes: &[],
             meter: Arc::clone(&meter),
             confirm: Confirm::nothing(),
-            standing,
+            standing: &|| unreachable!("it does not outlive its agent"),
         })?;
         open.store(true, Release);
         while meter.read.load(Relaxed) < packets {
@@ -129,29 +128,6 @@ fn tap() -> BoundTap {
         hook: TapHook::Tc,
         view: View::Pod,
         end: LinkEnd::VethHost,
-    }
-}
-
-/// Kept by an agent with pins alone.
-fn standing(state: &CaptureState, tap: &BoundTap) -> Standing {
-    Standing {
-        state: state.clone(),
-        key: None,
-        slot: SLOT.0,
-        generation: GENERATION,
-        place: Place {
-            cgroup: None,
-            interfaces: Vec::new(),
-            description: String::new(),
-            notes: Vec::new(),
-            left: Vec::new(),
-        },
-        taps: vec![tap.clone()],
-        seen: vec![0],
-        notes: Vec::new(),
-        deadline_ns: None,
-        offset_ns: 0,
-        away: None,
     }
 }
 

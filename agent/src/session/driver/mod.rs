@@ -1,8 +1,13 @@
 //! The one task that owns the sessions.
+//!
+//! - [`start`]: how they begin. [`go_on`]: those that an agent before this one began.
+//! - Here: what is asked of them, and how they end.
+
+mod go_on;
+mod start;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use jiff::Timestamp;
 use remora_agent_common::SESSION_SLOTS;
 use remora_capture::session::{CaptureId, CaptureState, Counts, Phase, StopReason};
 use tokio::{
@@ -11,12 +16,11 @@ use tokio::{
 };
 
 use super::{
-    Arming, BoundTap, Confirm, DRAIN_SLOW, DriverHandle, LookupError, Meter, Opening, Outputs,
-    Place, Ready, Signal, Slot, Standing, StartError, Started, StillArmed, StreamSource, Taps,
+    DRAIN_SLOW, DriverHandle, LookupError, Outputs, Signal, Slot, Standing, StreamSource, Taps,
     Targets,
-    handle::{Arm, Reply, Request},
+    handle::{Reply, Request},
     registry::Registry,
-    running::{Afterwards, Drained, Running, SlotState, conclude, join, notes},
+    running::{Afterwards, Drained, Running, SlotState, conclude, join},
     share::{ShareWatch, Shared},
 };
 
@@ -123,74 +127,6 @@ impl Driver {
         (driver, handle)
     }
 
-    /// Takes up a session of the agent before this one. To be called before the ring is read.
-    fn go_on(&mut self, mut standing: Standing) {
-        let slot = Slot(standing.slot);
-        let taps: Arc<[BoundTap]> = standing.taps.as_slice().into();
-        let meter = Arc::new(Meter::default());
-        let output = self.outputs.go_on(&mut standing, &taps, Arc::clone(&meter));
-        let output = match output {
-            Ok(output) => output,
-            Err(problem) => {
-                let id = standing.state.id;
-                tracing::error!(capture = %id, %problem, "failed to go on with a capture");
-                self.taps.disarm(slot, &taps);
-                self.taps.grace();
-                self.taps.release(&taps);
-                return;
-            }
-        };
-        let Standing {
-            mut state,
-            key,
-            generation,
-            place,
-            deadline_ns,
-            away,
-            ..
-        } = standing;
-        if let Some(away) = away {
-            state.message = join(&state.message, &away.text());
-        }
-        let now_ns = (self.now_ns)();
-        let deadline = deadline_ns.and_then(|deadline_ns| {
-            Instant::now().checked_add(Duration::from_nanos(deadline_ns.saturating_sub(now_ns)))
-        });
-        let (is_past, is_stored) = (place.is_past(), output.stored().is_some());
-        let Some(entry) = self.slots.get_mut(standing.slot as usize) else {
-            return;
-        };
-        entry.generation = generation;
-        entry.session = Some(Running {
-            state: state.clone(),
-            afterwards: Afterwards::Keep,
-            place,
-            shared: false,
-            taps,
-            stream: None,
-            stored: output.stored(),
-            output: Some(output),
-            meter,
-            armed: Instant::now(),
-            deadline,
-        });
-        tracing::info!(capture = %state.id, target = %state.resolved_target, "capturing again");
-        self.registry.insert(state, key);
-        match self.taps.still_armed(slot) {
-            _ if !is_stored => self.end_at_start(slot, StopReason::ReaderGone),
-            StillArmed::Yes if is_past => self.end_at_start(slot, StopReason::TargetGone),
-            StillArmed::Yes => {}
-            // `conclude` tells which of the limits.
-            StillArmed::LimitReached => self.end_at_start(slot, StopReason::FileBytes),
-            StillArmed::No => self.end_at_start(slot, StopReason::CrashRecovered),
-        }
-    }
-
-    /// As a signal, which is looked at when the driver runs and the ring is read.
-    fn end_at_start(&mut self, slot: Slot, reason: StopReason) {
-        self.ending.push((slot, reason));
-    }
-
     /// Runs until every handle is gone.
     pub async fn run(mut self) {
         for (slot, reason) in std::mem::take(&mut self.ending) {
@@ -270,48 +206,6 @@ impl Driver {
         }
     }
 
-    fn arm(&mut self, arm: Arm) -> Result<(Started, Option<Ready>), StartError> {
-        let Arm {
-            order,
-            place,
-            taps,
-            confirm,
-        } = arm;
-        // A second call with the same key may have been on its way at the same time.
-        let known = order
-            .key
-            .as_deref()
-            .and_then(|key| self.registry.by_key(key))
-            .map(|state| state.id)
-            .and_then(|id| self.fresh(id));
-        if let Some(state) = known {
-            self.taps.release(&taps);
-            let started = Started {
-                state,
-                existing: true,
-            };
-            return Ok((started, None));
-        }
-        let key = order.key.clone();
-        match self.arm_new(order, place, &taps, confirm) {
-            Ok((state, ready)) => {
-                self.registry.insert(state.clone(), key);
-                self.publish(&state);
-                Ok((
-                    Started {
-                        state,
-                        existing: false,
-                    },
-                    ready,
-                ))
-            }
-            Err(error) => {
-                self.taps.release(&taps);
-                Err(error)
-            }
-        }
-    }
-
     /// Ends a capture whose output could not be opened; it leaves nothing behind.
     fn abort(&mut self, id: CaptureId, reply: Reply<CaptureState>) {
         if let Some(session) = self
@@ -324,120 +218,6 @@ impl Driver {
         }
         self.stop_id(id, StopReason::IoError);
         self.answer_when_final(id, reply);
-    }
-
-    fn arm_new(
-        &mut self,
-        order: super::Order,
-        place: Place,
-        taps: &[BoundTap],
-        confirm: Confirm,
-    ) -> Result<(CaptureState, Option<Ready>), StartError> {
-        if self.draining.is_some() {
-            return Err(StartError::Draining);
-        }
-        let (slot, entry) = (0..)
-            .map(Slot)
-            .zip(&mut self.slots)
-            .find(|(_, entry)| entry.session.is_none())
-            .ok_or(StartError::SessionLimit(SESSION_SLOTS))?;
-        entry.generation = entry.generation.wrapping_add(1);
-        let generation = entry.generation;
-
-        let mut state = CaptureState {
-            id: CaptureId::generate(),
-            spec: order.spec,
-            phase: Phase::Capturing,
-            stop_reason: None,
-            message: String::new(),
-            counts: Counts::default(),
-            started: Timestamp::now(),
-            finished: None,
-            first_packet: None,
-            last_packet: None,
-            file: String::new(),
-            files: Default::default(),
-            taps: taps.iter().map(|tap| tap.info.clone()).collect(),
-            node: self.node.clone(),
-            caller: order.caller,
-            resolved_target: place.description.clone(),
-        };
-        let begun = std::time::Instant::now();
-        let limits = state.spec.limits;
-        // A number of files that rotate by time alone is an end, too.
-        let duration = limits
-            .duration
-            .into_iter()
-            .chain(state.spec.writing.rotation.duration())
-            .min();
-        let deadline_ns = duration.map(|duration| {
-            let duration_ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-            (self.now_ns)().saturating_add(duration_ns)
-        });
-        let meter = Arc::new(Meter::default());
-        let notes = notes(&place, &state.spec.filter, taps);
-        let mut output = self.outputs.open(Opening {
-            slot,
-            generation,
-            state: &state,
-            taps,
-            notes: &notes,
-            meter: Arc::clone(&meter),
-            confirm,
-            standing: Standing {
-                state: state.clone(),
-                key: order.key,
-                slot: slot.0,
-                generation,
-                place: place.clone(),
-                taps: taps.to_vec(),
-                seen: self.taps.seen(taps),
-                notes: notes.clone(),
-                deadline_ns,
-                offset_ns: 0,
-                away: None,
-            },
-        })?;
-        state.file = output.file().unwrap_or_default();
-        let arming = Arming {
-            slot,
-            generation,
-            spec: Arc::new(state.spec.clone()),
-            byte_limit: limits
-                .file_bytes
-                .map(|bytes| bytes.get().saturating_sub(output.overhead_bytes())),
-            deadline_ns,
-        };
-        let opened = begun.elapsed();
-        let armed = Instant::now();
-        let armed_ns = (self.now_ns)();
-        if let Err(error) = self.taps.arm(&arming, taps) {
-            // Blocks for as long as an empty file takes to close: this is the rare way.
-            let _closed = output.close(super::KernelCounts::default());
-            self.outputs.forget(state.id);
-            return Err(error);
-        }
-        output.armed(armed_ns);
-        let ready = output.take_ready();
-        let session = Running {
-            state: state.clone(),
-            afterwards: Afterwards::Keep,
-            place,
-            shared: false,
-            taps: taps.into(),
-            stream: output.take_stream(),
-            stored: output.stored(),
-            output: Some(output),
-            meter,
-            armed,
-            deadline: duration.and_then(|duration| armed.checked_add(duration)),
-        };
-        if let Some(entry) = self.slots.get_mut(slot.0 as usize) {
-            entry.session = Some(session);
-        }
-        tracing::debug!(?opened, armed = ?begun.elapsed() - opened, "opened and armed");
-        tracing::info!(capture = %state.id, target = %state.resolved_target, "capturing");
-        Ok((state, ready))
     }
 
     /// Begins a session's end, unless it has begun.

@@ -1,0 +1,174 @@
+//! From an order whose place is bound to a session that is armed.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use remora_agent_common::SESSION_SLOTS;
+use remora_capture::session::{CaptureId, CaptureState, Counts, Phase};
+use tokio::time::Instant;
+
+use super::Driver;
+use crate::session::{
+    Arming, BoundTap, Confirm, KernelCounts, Meter, Opening, Order, Place, Ready, Slot, Standing,
+    StartError, Started,
+    handle::Arm,
+    running::{Afterwards, Running, notes},
+};
+
+impl Driver {
+    pub(super) fn arm(&mut self, arm: Arm) -> Result<(Started, Option<Ready>), StartError> {
+        let Arm {
+            order,
+            place,
+            taps,
+            confirm,
+        } = arm;
+        // A second call with the same key may have been on its way at the same time.
+        let known = order
+            .key
+            .as_deref()
+            .and_then(|key| self.registry.by_key(key))
+            .map(|state| state.id)
+            .and_then(|id| self.fresh(id));
+        if let Some(state) = known {
+            self.taps.release(&taps);
+            let started = Started {
+                state,
+                existing: true,
+            };
+            return Ok((started, None));
+        }
+        let key = order.key.clone();
+        match self.arm_new(order, place, &taps, confirm) {
+            Ok((state, ready)) => {
+                self.registry.insert(state.clone(), key);
+                self.publish(&state);
+                Ok((
+                    Started {
+                        state,
+                        existing: false,
+                    },
+                    ready,
+                ))
+            }
+            Err(error) => {
+                self.taps.release(&taps);
+                Err(error)
+            }
+        }
+    }
+
+    fn arm_new(
+        &mut self,
+        order: Order,
+        place: Place,
+        taps: &[BoundTap],
+        confirm: Confirm,
+    ) -> Result<(CaptureState, Option<Ready>), StartError> {
+        if self.draining.is_some() {
+            return Err(StartError::Draining);
+        }
+        let (slot, entry) = (0..)
+            .map(Slot)
+            .zip(&mut self.slots)
+            .find(|(_, entry)| entry.session.is_none())
+            .ok_or(StartError::SessionLimit(SESSION_SLOTS))?;
+        entry.generation = entry.generation.wrapping_add(1);
+        let generation = entry.generation;
+
+        let mut state = CaptureState {
+            id: CaptureId::generate(),
+            spec: order.spec,
+            phase: Phase::Capturing,
+            stop_reason: None,
+            message: String::new(),
+            counts: Counts::default(),
+            started: Timestamp::now(),
+            finished: None,
+            first_packet: None,
+            last_packet: None,
+            file: String::new(),
+            files: Default::default(),
+            taps: taps.iter().map(|tap| tap.info.clone()).collect(),
+            node: self.node.clone(),
+            caller: order.caller,
+            resolved_target: place.description.clone(),
+        };
+        let begun = std::time::Instant::now();
+        let limits = state.spec.limits;
+        // A number of files that rotate by time alone is an end, too.
+        let duration = limits
+            .duration
+            .into_iter()
+            .chain(state.spec.writing.rotation.duration())
+            .min();
+        let deadline_ns = duration.map(|duration| {
+            let duration_ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+            (self.now_ns)().saturating_add(duration_ns)
+        });
+        let meter = Arc::new(Meter::default());
+        let notes = notes(&place, &state.spec.filter, taps);
+        let mut output = self.outputs.open(Opening {
+            slot,
+            generation,
+            state: &state,
+            taps,
+            notes: &notes,
+            meter: Arc::clone(&meter),
+            confirm,
+            standing: &|| Standing {
+                state: state.clone(),
+                key: order.key.clone(),
+                slot: slot.0,
+                generation,
+                place: place.clone(),
+                taps: taps.to_vec(),
+                seen: self.taps.seen(taps),
+                notes: notes.clone(),
+                deadline_ns,
+                offset_ns: 0,
+                away: None,
+            },
+        })?;
+        state.file = output.file().unwrap_or_default();
+        let arming = Arming {
+            slot,
+            generation,
+            spec: Arc::new(state.spec.clone()),
+            byte_limit: limits
+                .file_bytes
+                .map(|bytes| bytes.get().saturating_sub(output.overhead_bytes())),
+            deadline_ns,
+        };
+        let opened = begun.elapsed();
+        let armed = Instant::now();
+        let armed_ns = (self.now_ns)();
+        if let Err(error) = self.taps.arm(&arming, taps) {
+            // Blocks for as long as an empty file takes to close: this is the rare way.
+            let _closed = output.close(KernelCounts::default());
+            self.outputs.forget(state.id);
+            return Err(error);
+        }
+        output.armed(armed_ns);
+        let ready = output.take_ready();
+        let session = Running {
+            state: state.clone(),
+            afterwards: Afterwards::Keep,
+            place,
+            shared: false,
+            taps: taps.into(),
+            stream: output.take_stream(),
+            stored: output.stored(),
+            output: Some(output),
+            meter,
+            armed,
+            deadline: duration.and_then(|duration| armed.checked_add(duration)),
+        };
+        if let Some(entry) = self.slots.get_mut(slot.0 as usize) {
+            entry.session = Some(session);
+        }
+        tracing::debug!(?opened, armed = ?begun.elapsed() - opened, "opened and armed");
+        tracing::info!(capture = %state.id, target = %state.resolved_target, "capturing");
+        Ok((state, ready))
+    }
+}
