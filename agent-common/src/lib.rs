@@ -18,7 +18,7 @@ pub mod tap;
 
 /// Version of every layout in this crate. It stands in each record and in the object's
 /// `ABI` global, so that neither an old object nor an old record is read by a new agent.
-pub const ABI_VERSION: u16 = 5;
+pub const ABI_VERSION: u16 = 6;
 
 /// Sessions that can be armed on one node at a time: the bits of a tap's bitmap.
 pub const SESSION_SLOTS: u32 = 64;
@@ -32,6 +32,3 @@ pub const IFINDEX_ARRAY: u32 = 65_536;
 
 /// Largest snaplen, as tcpdump's default (`MAXIMUM_SNAPLEN` of libpcap).
 pub const SNAPLEN_MAX: u32 = 262_144;
-
-/// Depths of the cgroup tree that are looked at for a tap, counted from the root (0).
-pub const CGROUP_LEVELS: u32 = 16;

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! tcx_ingress, tcx_egress       on interfaces (of a pod: the host end of its veth) -> TCX_NEXT
-//! cgroup_ingress, cgroup_egress at the cgroup2 root                                -> 1 (pass)
+//! cgroup_ingress, cgroup_egress on cgroups that are captured                       -> 1 (pass)
 //!
 //! gate: nothing armed? leave ─▶ tap look-up ─▶ sessions of the tap? none: leave
 //!   ─▶ tc_decide, cgroup_decide, or the tap's own program ─▶ tc_capture, cgroup_capture
@@ -17,12 +17,13 @@
 //! - [`scratch`], [`table`]: memory beside the stack, map look-ups without it, and why.
 #![no_std]
 #![no_main]
-#![feature(core_intrinsics)]
+#![feature(asm_experimental_arch, core_intrinsics)]
 #![allow(
     internal_features,
-    reason = "the only way to atomics with a result on this target"
+    reason = "the only way to atomics with a result on this target, and to name a map without using it"
 )]
 
+mod attach_point;
 mod capture;
 mod counters;
 mod decide;
@@ -96,7 +97,7 @@ pub(crate) fn tc_decide(ctx: TcContext) -> i32 {
 
 #[cgroup_skb]
 pub(crate) fn cgroup_decide(ctx: SkBuffContext) -> i32 {
-    stage::tap_filter::<true>(&ctx, Skb::of(&ctx));
+    maps::CGROUP_TAP.name();
     decide::<true>(&ctx);
     PASS
 }
@@ -109,6 +110,7 @@ pub(crate) fn tc_capture(ctx: TcContext) -> i32 {
 
 #[cgroup_skb]
 pub(crate) fn cgroup_capture(ctx: SkBuffContext) -> i32 {
+    maps::CGROUP_TAP.name();
     capture::packet::<true>(Skb::of(&ctx));
     PASS
 }
@@ -148,25 +150,25 @@ fn tcx<const HOOK: u8>(ctx: &TcContext) {
 #[inline(always)]
 fn cgroup<const HOOK: u8>(ctx: &SkBuffContext) {
     let skb = Skb::of(ctx);
-    let Some(gate) = table::array(&maps::GATE, 0) else {
+    let Some(tap) = taps::of_cgroup(&skb) else {
         return;
     };
-    if gate.cgroup_levels == 0
-        || (gate.cgroup_beyond_loopback == 0 && skb.ifindex() != taps::LOOPBACK)
-    {
+    let mut sessions = taps::sessions(tap);
+    if sessions == 0 {
         return;
     }
-    let mut owner = taps::Owner::none(gate);
-    if taps::of_cgroup::<HOOK>(&skb, gate, &mut owner) {
-        stage::decide::<true>(
-            ctx,
-            skb,
-            Work {
-                sessions: owner.sessions,
-                tap: owner.tap as u32,
-                hook: u32::from(HOOK),
-            },
-        );
+    taps::seen(tap);
+    if HOOK == HOOK_CGROUP_EGRESS {
+        sessions = taps::senders_sessions(&skb, tap, sessions);
+    }
+    if sessions != 0 {
+        let hook = u32::from(HOOK);
+        let work = Work {
+            sessions,
+            tap,
+            hook,
+        };
+        stage::decide::<true>(ctx, skb, work);
     }
 }
 
@@ -188,7 +190,7 @@ fn decide<const L3: bool>(ctx: &impl EbpfContext) {
     }
 }
 
-/// The helpers that are used (`bpf_skb_cgroup_id`, `bpf_ringbuf_*`, `bpf_loop`) are not
+/// The helpers that are used (`bpf_get_local_storage`, `bpf_ringbuf_*`, `bpf_loop`) are not
 /// `gpl_only`, but `bpf_ktime_get_ns` is.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]

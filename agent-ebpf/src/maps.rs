@@ -16,7 +16,10 @@ use remora_agent_common::{
     tap::{Gate, Tap},
 };
 
-use crate::scratch::{SCRATCHES, Scratch};
+use crate::{
+    attach_point::AttachPoint,
+    scratch::{SCRATCHES, Scratch},
+};
 
 /// Its number of entries is the ABI version: the agent compares it with its own before it loads a
 /// program.
@@ -39,9 +42,9 @@ pub(crate) static IFINDEX_TAPS: Array<u32> = Array::with_max_entries(IFINDEX_ARR
 #[map]
 pub(crate) static IFINDEX_TAPS_HIGH: HashMap<u32, u32> = HashMap::with_max_entries(TAP_SLOTS, 0);
 
-/// cgroup id -> tap index.
+/// Cgroup that the cgroup programs are attached to -> its tap, see `remora_agent_common::tap`.
 #[map]
-pub(crate) static CGROUP_TAPS: HashMap<u64, u32> = HashMap::with_max_entries(TAP_SLOTS, 0);
+pub(crate) static CGROUP_TAP: AttachPoint = AttachPoint::new();
 
 /// tap index -> sessions armed on it. Flipping a bit here arms or disarms.
 #[map]

@@ -2,11 +2,7 @@
 
 use core::{ffi::c_void, mem::MaybeUninit};
 
-use aya_ebpf::{
-    EbpfContext,
-    bindings::__sk_buff,
-    helpers::{bpf_skb_cgroup_id, bpf_skb_load_bytes},
-};
+use aya_ebpf::{EbpfContext, bindings::__sk_buff, helpers::bpf_skb_load_bytes};
 use remora_agent_common::{
     filter::NetworkBytes, look_back::FLOW_BYTES_IPV6, record::ETHERNET_HEADER, stage::WORK_SESSIONS,
 };
@@ -81,12 +77,6 @@ impl Skb {
     #[inline(always)]
     pub(crate) fn ethertype(&self) -> u16 {
         u16::from_be(self.protocol() as u16)
-    }
-
-    #[inline(always)]
-    pub(crate) fn cgroup_id(&self) -> u64 {
-        // SAFETY: the pointer is the program's context.
-        unsafe { bpf_skb_cgroup_id(self.0) }
     }
 
     /// Copies `len` bytes from the packet's start to `to`.

@@ -4,23 +4,21 @@
 //! everything of a cgroup without such an interface. A loopback packet passes the sender's egress
 //! and the receiver's ingress; it is taken once:
 //!
-//! - at the receiver, if the receiving socket belongs to the same session's tap,
+//! - at the receiver, if the receiving socket belongs to the same tap,
 //! - else at the sender (no such socket, no ports, or a receiver outside of the tap).
+//!
+//! Of cgroups within each other each may be a tap: a packet passes the programs of all.
 
 use core::mem::MaybeUninit;
 
 use aya_ebpf::{
-    bindings::{bpf_sock, bpf_sock_tuple},
-    helpers::{
-        bpf_sk_ancestor_cgroup_id, bpf_sk_cgroup_id, bpf_sk_lookup_tcp, bpf_sk_lookup_udp,
-        bpf_sk_release, bpf_skb_ancestor_cgroup_id,
-    },
+    bindings::bpf_sock_tuple,
+    helpers::{bpf_sk_ancestor_cgroup_id, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release},
 };
 use remora_agent_common::{
-    CGROUP_LEVELS, IFINDEX_ARRAY,
+    IFINDEX_ARRAY,
     filter::{FAMILY_IPV4, FAMILY_IPV6, Flow, PORTS_BOTH, PROTOCOL_TCP, PROTOCOL_UDP},
-    record::HOOK_CGROUP_EGRESS,
-    tap::{Gate, TAP_LOOPBACK_ONLY},
+    tap::CGROUP_LOOPBACK_ONLY,
 };
 
 use crate::{
@@ -34,27 +32,6 @@ use crate::{
 pub(crate) const LOOPBACK: u32 = 1;
 /// `BPF_F_CURRENT_NETNS` (linux/bpf.h): look sockets up in the packet's own namespace.
 const CURRENT_NETNS: u64 = u64::MAX;
-
-/// A packet's tap and the sessions armed on it. On the stack, so whole words: a write of half of one
-/// is an attack on the other half to the verifier of 6.1.
-#[derive(Clone, Copy)]
-pub(crate) struct Owner {
-    pub(crate) tap: u64,
-    pub(crate) sessions: u64,
-}
-
-impl Owner {
-    /// `gate.in_use` is small, which neither compiler nor verifier knows: plain zeroes side by
-    /// side would become a loop over the stack, which takes CAP_PERFMON.
-    #[inline(always)]
-    pub(crate) fn none(gate: &Gate) -> Self {
-        let zero = u64::from(gate.in_use >> 31);
-        Self {
-            tap: zero,
-            sessions: zero,
-        }
-    }
-}
 
 /// The tap of an interface, if it is one.
 #[inline(always)]
@@ -97,122 +74,45 @@ pub(crate) fn seen(tap: u32) {
     }
 }
 
-/// Fills in `owner`; false if there is none.
-///
-/// A function of its own, so that its stack is given back before the packet is looked at.
-#[inline(never)]
-pub(crate) fn of_cgroup<const HOOK: u8>(skb: &Skb, gate: &Gate, owner: &mut Owner) -> bool {
-    let loopback = skb.ifindex() == LOOPBACK;
-    cgroup_taps(&Sender(*skb), gate.cgroup_levels, loopback, true, owner);
-    if HOOK == HOOK_CGROUP_EGRESS && loopback && owner.sessions != 0 {
-        owner.sessions &= !(receivers_sessions(skb, gate) & gate.ingress_sessions);
-    }
-    owner.sessions != 0
-}
-
-/// Something that lives in a cgroup.
-trait InCgroup {
-    fn cgroup_id(&self) -> u64;
-    /// The id of the ancestor at a depth of the tree, or 0.
-    fn ancestor(&self, level: i32) -> u64;
-}
-
-/// The socket a packet came from or goes to.
-struct Sender(Skb);
-
-impl InCgroup for Sender {
-    #[inline(always)]
-    fn cgroup_id(&self) -> u64 {
-        self.0.cgroup_id()
-    }
-
-    #[inline(always)]
-    fn ancestor(&self, level: i32) -> u64 {
-        // SAFETY: the pointer is the program's context.
-        unsafe { bpf_skb_ancestor_cgroup_id(self.0.as_ptr(), level) }
-    }
-}
-
-struct Socket(*mut bpf_sock);
-
-impl InCgroup for Socket {
-    #[inline(always)]
-    fn cgroup_id(&self) -> u64 {
-        // SAFETY: the socket was checked for null and is not yet released.
-        unsafe { bpf_sk_cgroup_id(self.0.cast()) }
-    }
-
-    #[inline(always)]
-    fn ancestor(&self, level: i32) -> u64 {
-        // SAFETY: as above.
-        unsafe { bpf_sk_ancestor_cgroup_id(self.0.cast(), level) }
-    }
-}
-
-/// The taps of a cgroup and its ancestors: the innermost names the packet, the sessions of all are
-/// joined. `counted`: the packet is seen by them.
+/// The tap of the cgroup that this run of the program is for, if it takes the packet: a program runs
+/// once for each cgroup that it is attached to, from the socket's upwards.
 #[inline(always)]
-fn cgroup_taps(
-    member: &impl InCgroup,
-    levels: u32,
-    loopback: bool,
-    counted: bool,
-    owner: &mut Owner,
-) {
-    let own = member.cgroup_id();
-    join(owner, own, loopback, counted);
-    // From the innermost depth outwards; level 0 is the root, which is never a tap. Not a loop: the
-    // verifier loses sight of its counter.
-    macro_rules! ancestors {
-        ($($level:literal)*) => {
-            $(if levels & (1 << $level) != 0 {
-                let id = member.ancestor($level);
-                if id != 0 && id != own {
-                    join(owner, id, loopback, counted);
-                }
-            })*
-            const { assert!([$($level),*].len() == CGROUP_LEVELS as usize - 1) };
-        };
+pub(crate) fn of_cgroup(skb: &Skb) -> Option<u32> {
+    let point = maps::CGROUP_TAP.get();
+    let tap = point as u32;
+    if tap == 0 || (point & CGROUP_LOOPBACK_ONLY != 0 && skb.ifindex() != LOOPBACK) {
+        return None;
     }
-    ancestors!(15 14 13 12 11 10 9 8 7 6 5 4 3 2 1);
+    Some(tap)
 }
 
+/// The sessions of a cgroup's tap that take a packet which one of its sockets sends: a loopback packet
+/// to another of its sockets is taken there by those that capture ingress.
 #[inline(always)]
-fn join(owner: &mut Owner, cgroup_id: u64, loopback: bool, counted: bool) {
-    // SAFETY: as for IFINDEX_TAPS_HIGH.
-    let Some(&tap) = (unsafe { maps::CGROUP_TAPS.get(&cgroup_id) }) else {
-        return;
-    };
-    // By the stack, for the ways here are many: a pointer that is added to by each with its own
-    // number takes CAP_PERFMON.
-    let Some(&sessions) = maps::TAP_SESSIONS.get(tap) else {
-        return;
-    };
-    if tap == 0 || sessions == 0 {
-        return;
+pub(crate) fn senders_sessions(skb: &Skb, tap: u32, sessions: u64) -> u64 {
+    if skb.ifindex() != LOOPBACK {
+        return sessions;
     }
-    let Some(entry) = maps::TAPS.get(tap) else {
-        return;
+    let at_receiver = match table::array(&maps::GATE, 0) {
+        Some(gate) => sessions & gate.ingress_sessions,
+        None => 0,
     };
-    if entry.flags & TAP_LOOPBACK_ONLY != 0 && !loopback {
-        return;
-    }
-    if owner.tap == 0 {
-        owner.tap = tap.into();
-    }
-    owner.sessions |= sessions;
-    if counted && let Some(seen) = maps::TAP_SEEN.get_ptr_mut(tap) {
-        // SAFETY: it points into a map value of this CPU.
-        unsafe { add::<true>(seen, 1) };
+    if at_receiver != 0 && is_receiver_inside(skb, tap) {
+        sessions & !at_receiver
+    } else {
+        sessions
     }
 }
 
-/// Sessions whose tap the receiving socket of a loopback packet belongs to.
+/// The receiving socket of a loopback packet belongs to the tap's cgroup.
 #[inline(never)]
-fn receivers_sessions(skb: &Skb, gate: &Gate) -> u64 {
+fn is_receiver_inside(skb: &Skb, tap: u32) -> bool {
+    let Some(tap) = table::array(&maps::TAPS, tap) else {
+        return false;
+    };
     let flow = Flow::decode(skb.ethertype(), &Network::of::<true>(*skb), zero(skb));
     if flow.ports != PORTS_BOTH {
-        return 0;
+        return false;
     }
     // A `bpf_sock_tuple`, by whole words of the stack (see `Owner`): addresses, then ports.
     let mut tuple = MaybeUninit::<[u64; size_of::<bpf_sock_tuple>().div_ceil(8)]>::uninit();
@@ -236,7 +136,7 @@ fn receivers_sessions(skb: &Skb, gate: &Gate) -> u64 {
             words.add(4).write(ports.into());
             36
         },
-        _ => return 0,
+        _ => return false,
     };
     // Called by name: a helper behind a pointer is an indirect call, which eBPF has not.
     let (skb, tuple) = (skb.as_ptr().cast(), words.cast());
@@ -245,20 +145,14 @@ fn receivers_sessions(skb: &Skb, gate: &Gate) -> u64 {
     let socket = match flow.protocol {
         PROTOCOL_TCP => unsafe { bpf_sk_lookup_tcp(skb, tuple, size, CURRENT_NETNS, 0) },
         PROTOCOL_UDP => unsafe { bpf_sk_lookup_udp(skb, tuple, size, CURRENT_NETNS, 0) },
-        _ => return 0,
+        _ => return false,
     };
     if socket.is_null() {
-        return 0;
+        return false;
     }
-    let mut receiver = Owner::none(gate);
-    cgroup_taps(
-        &Socket(socket),
-        gate.cgroup_levels,
-        true,
-        false,
-        &mut receiver,
-    );
+    // SAFETY: the socket was checked for null and is not yet released.
+    let ancestor = unsafe { bpf_sk_ancestor_cgroup_id(socket.cast(), tap.cgroup_level as i32) };
     // SAFETY: it was looked up above and is not used afterwards.
     unsafe { bpf_sk_release(socket.cast()) };
-    receiver.sessions
+    ancestor == tap.cgroup_id
 }

@@ -80,7 +80,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         Some(pins) => programs.pin(pins)?,
         None => BTreeSet::new(),
     };
-    programs.attach_cgroup_root(root.mount())?;
+    let cgroups = programs.cgroup_hooks(root.mount())?;
     let look_back = LookBackOptions {
         budget: Budget::new(args.look_back_memory, args.look_back_pod)
             .context("--look-back-memory, --look-back-pod")?,
@@ -90,14 +90,15 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let kernel = KernelSide::new(
         loaded.tables,
         programs,
+        cgroups,
         loaded.filters,
         loaded.look_back,
         look_back,
     )?;
-    let standing = if standing.is_empty() {
-        standing
+    let standing = if is_pinned {
+        kernel.restore(standing, interfaces)?
     } else {
-        kernel.restore(standing, &interfaces)?
+        standing
     };
     for recovered in store.recover(&standing)? {
         tracing::warn!(

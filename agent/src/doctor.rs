@@ -209,8 +209,9 @@ fn programs(root: Option<&CgroupRoot>) -> Vec<Finding> {
         .collect();
     let mut programs = loaded.programs;
     if let Some(root) = root {
-        findings.push(match programs.attach_cgroup_root(root.mount()) {
-            Ok(()) => Finding::ok("hook: cgroup_skb at the cgroup2 root"),
+        let tried = programs.cgroup_hooks(root.mount());
+        findings.push(match tried.and_then(|hooks| hooks.try_root()) {
+            Ok(()) => Finding::ok("hook: cgroup_skb on cgroups (tried on the root)"),
             Err(error) => Finding::missing("hook: cgroup_skb", error.to_string()),
         });
     }

@@ -53,15 +53,15 @@ fn a_gigabyte_survives(signal: Signal) -> Result<()> {
     let uncaptured = Transfer::start(&node, &web, &api, GIGABYTE)?.finish()?;
 
     let mut agent = TestAgent::start(&node)?;
+    let state = agent.capture(v1::CaptureSpec {
+        snaplen: 96,
+        ..of_pod(&web)
+    })?;
     let objects = Objects::of_process(agent.pid()?)?;
     assert!(
         !objects.programs.is_empty() && !objects.links.is_empty(),
         "{objects:?}"
     );
-    let state = agent.capture(v1::CaptureSpec {
-        snaplen: 96,
-        ..of_pod(&web)
-    })?;
     let transfer = Transfer::start(&node, &web, &api, GIGABYTE)?;
     // In the middle: a GSO packet has up to 64 KiB, so a third of the data is on its way.
     agent.wait_state(&state.id, "a third of the transfer", |state| {

@@ -1,22 +1,21 @@
-//! Programs on interfaces and at the cgroup root.
+//! Programs on interfaces.
 //!
-//! On interfaces by TCX where the kernel has it (6.6), else by [clsact](super::clsact). Links close
+//! By TCX where the kernel has it (6.6), else by [clsact](super::clsact). Links close
 //! with [`Programs`] unless they are pinned, so a dead agent leaves nothing attached; filters of clsact
 //! stay, and the next agent removes them ([`remove_leftovers`]).
 
 use std::{
     collections::{BTreeSet, HashMap},
-    fs::File,
     io,
     os::fd::AsFd as _,
     path::Path,
+    sync::Arc,
 };
 
 use aya::{
     Ebpf,
     programs::{
-        CgroupAttachMode, CgroupSkbAttachType, LinkOrder, ProgramError, ProgramFd, SchedClassifier,
-        TcAttachType,
+        LinkOrder, ProgramError, ProgramFd, SchedClassifier, TcAttachType,
         links::{FdLink, LinkError},
         tc::{SchedClassifierLinkId, TcAttachOptions},
     },
@@ -25,10 +24,11 @@ use aya::{
 use nix::net::if_::{if_indextoname, if_nametoindex};
 
 use super::{
-    Pins,
+    CgroupHooks, Pins,
+    cgroups::Words,
     clsact::{self, Clsact},
     load::{CGROUP_PROGRAMS, KernelError, TCX_PROGRAMS, cgroup_skb, classifier},
-    pins::tcx_name,
+    pins::link_name,
     stages::Stages,
 };
 
@@ -81,9 +81,10 @@ pub struct Programs {
     hook: InterfaceHook,
     tcx: HashMap<u32, TcxLinks>,
     /// Where links are that outlive the agent.
-    pins: Option<Pins>,
+    pins: Option<Arc<Pins>>,
     /// Made with the first interface.
     clsact: Option<Clsact>,
+    words: Words,
     /// Nothing is attached any more.
     closed: bool,
     /// Kept, not used: see [`CallTable`](super::program::CallTable).
@@ -91,13 +92,14 @@ pub struct Programs {
 }
 
 impl Programs {
-    pub(super) fn new(ebpf: Ebpf, stages: Stages) -> Self {
+    pub(super) fn new(ebpf: Ebpf, stages: Stages, words: Words) -> Self {
         Self {
             ebpf,
             hook: InterfaceHook::of_this_kernel(),
             tcx: HashMap::new(),
             pins: None,
             clsact: None,
+            words,
             closed: false,
             _stages: stages,
         }
@@ -119,44 +121,28 @@ impl Programs {
         for &ifindex in &interfaces {
             for program in TCX_PROGRAMS {
                 let fd = program_fd(classifier(&mut self.ebpf, program)?.fd(), ifindex)?;
-                pins.update(&tcx_name(program, ifindex), fd)?;
+                pins.update(&link_name(program, ifindex), fd)?;
             }
             self.tcx.insert(ifindex, TcxLinks::Pinned);
         }
-        self.pins = Some(pins);
+        self.pins = Some(Arc::new(pins));
         Ok(interfaces)
     }
 
-    /// Attaches to the cgroup2 root: every cgroup's packets pass, also those of later ones.
+    /// What comes onto cgroups. To be called once, after [`pin`](Self::pin).
     ///
     /// # Errors
-    /// The directory cannot be opened, or the kernel refuses.
-    pub fn attach_cgroup_root(&mut self, root: &Path) -> Result<(), KernelError> {
-        let directory =
-            File::open(root).map_err(|error| KernelError::Io("open the cgroup2 root", error))?;
-        let types = [CgroupSkbAttachType::Ingress, CgroupSkbAttachType::Egress];
-        let failed = |source| KernelError::Attach {
-            place: format!("the cgroup2 root `{}`", root.display()),
-            source: Box::new(source),
-        };
-        for (name, attach_type) in CGROUP_PROGRAMS.into_iter().zip(types) {
+    /// The kernel refuses.
+    pub fn cgroup_hooks(&mut self, mount: &Path) -> Result<CgroupHooks, KernelError> {
+        let mut fd = |name| {
             let program = cgroup_skb(&mut self.ebpf, name)?;
-            if let Some(pins) = &self.pins
-                && pins.update(name, program.fd().map_err(failed)?)?
-            {
-                continue;
-            }
-            let link = program
-                // A link always lets others attach; the flag for it is refused there (aya 0.14).
-                .attach(&directory, attach_type, CgroupAttachMode::Single)
-                .map_err(failed)?;
-            if let Some(pins) = &self.pins {
-                let link = program.take_link(link).map_err(failed)?;
-                let link = FdLink::try_from(link).map_err(|error| failed(no_link(error)))?;
-                pins.pin(link, name)?;
-            }
-        }
-        Ok(())
+            let fd = program
+                .fd()
+                .and_then(|fd| Ok(fd.as_fd().try_clone_to_owned()?));
+            fd.map_err(|error| KernelError::from_program(name, error))
+        };
+        let programs = [fd(CGROUP_PROGRAMS[0])?, fd(CGROUP_PROGRAMS[1])?];
+        CgroupHooks::new(mount, programs, self.words.try_clone()?, self.pins.clone())
     }
 
     /// Takes this way onto interfaces instead of the kernel's best; for those that come.
@@ -276,7 +262,7 @@ impl Programs {
                 .take_link(link)
                 .map_err(failed)?;
             let link = FdLink::try_from(link).map_err(|error| failed(no_link(error)))?;
-            if let Err(error) = pins.pin(link, &tcx_name(program, ifindex)) {
+            if let Err(error) = pins.pin(link, &link_name(program, ifindex)) {
                 pins.forget_interface(ifindex);
                 return Err(error);
             }

@@ -12,6 +12,7 @@ use remora_agent_common::ABI_VERSION;
 
 use super::{
     Pins, Programs, Ring, Tables,
+    cgroups::Words,
     look_back::LookBackMaps,
     progress::Progress,
     ring::{GiveBack, WAKE_PARTS},
@@ -89,6 +90,11 @@ pub enum KernelError {
     Attach {
         place: String,
         source: Box<ProgramError>,
+    },
+    #[error("failed to attach to cgroup {path}: {source}")]
+    Cgroup {
+        path: String,
+        source: std::io::Error,
     },
     #[error("failed to attach to interface `{interface}` by clsact: {source}")]
     Clsact {
@@ -252,7 +258,8 @@ pub fn load(options: LoadOptions<'_>) -> Result<Loaded, KernelError> {
         }
     };
     let stages = Stages::set(&mut ebpf)?;
-    let filters = FilterTables::take(&mut ebpf, &stages)?;
+    let words = Words::of(&take_map(&mut ebpf, "CGROUP_TAP")?)?;
+    let filters = FilterTables::take(&mut ebpf, &stages, &words)?;
     let tables = Tables::take(&mut ebpf)?;
     let look_back = LookBackMaps::take(&mut ebpf)?;
     let ring =
@@ -274,7 +281,7 @@ pub fn load(options: LoadOptions<'_>) -> Result<Loaded, KernelError> {
     }
     Ok(Loaded {
         tables,
-        programs: Programs::new(ebpf, stages),
+        programs: Programs::new(ebpf, stages, words),
         ring,
         progress,
         look_back,

@@ -1,7 +1,7 @@
 //! The kernel side: the only module with aya, libc and `unsafe`.
 //!
 //! - [`load`]: the object, its programs and maps; says what is missing when it cannot.
-//! - [`attach`]: programs on interfaces and at the cgroup root; `clsact`, `tc`: by rtnetlink.
+//! - [`attach`]: programs on interfaces; `clsact`, `tc`: by rtnetlink. [`cgroups`]: on cgroups.
 //! - [`probe`]: what this kernel has of that which the programs use.
 //! - [`tables`]: the maps, typed.
 //! - [`pins`]: maps and links that outlive the agent; [`progress`]: how far it has come.
@@ -16,6 +16,7 @@
 //! are used again only after disarm, grace and drain.
 
 pub mod attach;
+pub mod cgroups;
 mod clsact;
 pub mod grace;
 mod layouts;
@@ -38,6 +39,7 @@ pub mod translate;
 pub mod upgrade;
 
 pub use attach::{InterfaceHook, Programs, remove_leftovers};
+pub use cgroups::CgroupHooks;
 pub use load::{KernelError, LoadOptions, Loaded, load};
 pub use look_back::{LookBack, LookBackOptions};
 pub use pins::Pins;

@@ -3,8 +3,8 @@
 //! ```text
 //! DIR/EVENTS, SESSIONS, …         every map but those of look-back, which begins anew, and of the
 //!                                 programs' log and constants
-//! DIR/cgroup_ingress, …_egress    links at the cgroup2 root
 //! DIR/tcx_ingress_7, tcx_egress_7 links of interface 7
+//! DIR/cgroup_ingress_4711, …       links of the cgroup with that id
 //! ```
 //! While an agent is there it holds a lock of the directory (flock), which goes with it. The next one
 //! loads its own programs onto these maps and puts them into these links, one after the other, while
@@ -13,6 +13,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::CString,
+    fmt::Display,
     fs::{self, DirBuilder, File},
     io,
     os::{
@@ -20,6 +21,7 @@ use std::{
         unix::{ffi::OsStrExt as _, fs::DirBuilderExt as _},
     },
     path::{Path, PathBuf},
+    str::FromStr,
 };
 
 use aya::{maps::MapInfo, programs::links::FdLink};
@@ -31,7 +33,11 @@ use nix::{
     unistd::{AccessFlags, access},
 };
 
-use super::{KernelError, load::TCX_PROGRAMS, program::bpf};
+use super::{
+    KernelError,
+    load::{CGROUP_PROGRAMS, TCX_PROGRAMS},
+    program::bpf,
+};
 
 /// Where pins are if nothing else is said.
 pub const PIN_DIRECTORY: &str = "/sys/fs/bpf/remora";
@@ -40,6 +46,7 @@ pub const PIN_DIRECTORY: &str = "/sys/fs/bpf/remora";
 const BPFFS: FsType = FsType(0xcafe_4a11);
 const DIRECTORY_MODE: u32 = 0o700;
 
+const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_LINK_UPDATE: libc::c_int = 29;
 
@@ -49,10 +56,10 @@ const NOT_PINNED: [&str; 3] = [".", "AYA_LOG", "LOOK_BACK"];
 /// Without these there is nothing to go on with: an agent was killed when it had just begun.
 const NEEDED: [&str; 2] = ["CHECKPOINT", "EVENTS"];
 
-/// `union bpf_attr` of BPF_OBJ_GET.
+/// `union bpf_attr` of BPF_OBJ_PIN and BPF_OBJ_GET.
 #[repr(C)]
 #[derive(Default)]
-struct GetAttr {
+struct ObjectAttr {
     pathname: u64,
     bpf_fd: u32,
     file_flags: u32,
@@ -231,11 +238,28 @@ impl Pins {
         Ok(maps.into_keys().cloned().collect())
     }
 
+    /// A link of aya's is kept by the file from now on.
     pub(super) fn pin(&self, link: FdLink, name: &str) -> Result<(), KernelError> {
-        // Kept by the file from now on.
         link.pin(self.path(name))
             .map(drop)
             .map_err(|error| failed("pin a link to", &self.path(name), io::Error::other(error)))
+    }
+
+    /// A link is kept by the file as well.
+    pub(super) fn pin_fd(&self, link: &OwnedFd, name: &str) -> Result<(), KernelError> {
+        let path = self.path(name);
+        let failed = |error| failed("pin a link to", &path, error);
+        let pathname = CString::new(path.as_os_str().as_bytes()).map_err(|e| failed(e.into()))?;
+        let mut attr = ObjectAttr {
+            pathname: pathname.as_ptr() as u64,
+            bpf_fd: link.as_raw_fd().cast_unsigned(),
+            ..ObjectAttr::default()
+        };
+        // SAFETY: the attributes point to a string that ends with 0, which is only read and outlives
+        // the call.
+        unsafe { bpf(BPF_OBJ_PIN, &mut attr) }
+            .map(drop)
+            .map_err(failed)
     }
 
     /// Puts a program into a pinned link; false if there is none of that name.
@@ -262,24 +286,56 @@ impl Pins {
     /// Interfaces with links in both directions that are attached. Links of those that are gone are
     /// removed.
     pub(super) fn interfaces(&self) -> Result<BTreeSet<u32>, KernelError> {
-        let mut found: BTreeMap<u32, usize> = BTreeMap::new();
+        let (whole, gone) = self.attached(TCX_PROGRAMS, "ifindex:")?;
+        gone.into_iter()
+            .for_each(|ifindex| self.forget_interface(ifindex));
+        Ok(whole)
+    }
+
+    /// The same of cgroups, by their ids.
+    pub(super) fn cgroups(&self) -> Result<BTreeSet<u64>, KernelError> {
+        let (whole, gone) = self.attached(CGROUP_PROGRAMS, "cgroup_id:")?;
+        gone.into_iter().for_each(|id| self.forget_cgroup(id));
+        Ok(whole)
+    }
+
+    /// What links of both programs are attached to still, and what is left of others. `field`: where
+    /// a link's fdinfo says what it is attached to, and 0 once that is gone.
+    fn attached<T>(
+        &self,
+        programs: [&str; 2],
+        field: &str,
+    ) -> Result<(BTreeSet<T>, Vec<T>), KernelError>
+    where
+        T: Ord + Copy + FromStr,
+    {
+        let mut found: BTreeMap<T, usize> = BTreeMap::new();
         for name in self.names()? {
-            if let Some(ifindex) = interface_of(&name) {
-                let attached = open(&self.path(&name)).and_then(|link| attached_to(&link));
-                *found.entry(ifindex).or_default() +=
-                    usize::from(attached.is_ok_and(|to| to == ifindex));
+            let to = programs
+                .into_iter()
+                .find_map(|program| name.strip_prefix(program)?.strip_prefix('_')?.parse().ok());
+            if let Some(to) = to {
+                let attached =
+                    open(&self.path(&name)).and_then(|link| attached_to::<T>(&link, field));
+                *found.entry(to).or_default() += usize::from(attached.is_ok_and(|now| now == to));
             }
         }
         let (whole, gone): (Vec<_>, Vec<_>) = found.into_iter().partition(|(_, links)| *links == 2);
-        for (ifindex, _) in gone {
-            self.forget_interface(ifindex);
-        }
-        Ok(whole.into_iter().map(|(ifindex, _)| ifindex).collect())
+        let whole = whole.into_iter().map(|(to, _)| to).collect();
+        Ok((whole, gone.into_iter().map(|(to, _)| to).collect()))
     }
 
     pub(super) fn forget_interface(&self, ifindex: u32) {
-        for program in TCX_PROGRAMS {
-            let path = self.path(&tcx_name(program, ifindex));
+        self.forget(TCX_PROGRAMS.map(|program| link_name(program, ifindex)));
+    }
+
+    pub(super) fn forget_cgroup(&self, id: u64) {
+        self.forget(CGROUP_PROGRAMS.map(|program| link_name(program, id)));
+    }
+
+    fn forget(&self, names: [String; 2]) {
+        for name in names {
+            let path = self.path(&name);
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     tracing::error!(%error, path = %path.display(), "failed to remove");
@@ -313,15 +369,9 @@ pub fn usable(directory: &Path) -> Result<(), String> {
     })
 }
 
-/// Name of an interface's link in the direction of `program`.
-pub(super) fn tcx_name(program: &str, ifindex: u32) -> String {
-    format!("{program}_{ifindex}")
-}
-
-fn interface_of(name: &str) -> Option<u32> {
-    TCX_PROGRAMS
-        .into_iter()
-        .find_map(|program| name.strip_prefix(program)?.strip_prefix('_')?.parse().ok())
+/// Name of the link by which a program is on an interface or a cgroup.
+pub(super) fn link_name(program: &str, on: impl Display) -> String {
+    format!("{program}_{on}")
 }
 
 /// Maps are in capitals.
@@ -331,9 +381,9 @@ fn is_link(name: &str) -> bool {
 
 fn open(path: &Path) -> io::Result<OwnedFd> {
     let name = CString::new(path.as_os_str().as_bytes())?;
-    let mut attr = GetAttr {
+    let mut attr = ObjectAttr {
         pathname: name.as_ptr() as u64,
-        ..GetAttr::default()
+        ..ObjectAttr::default()
     };
     // SAFETY: the attributes point to a string that ends with 0, which is only read and outlives the
     // call.
@@ -342,12 +392,11 @@ fn open(path: &Path) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// The interface that a TCX link is on; 0 once that is gone.
-fn attached_to(link: &OwnedFd) -> io::Result<u32> {
+fn attached_to<T: FromStr>(link: &OwnedFd, field: &str) -> io::Result<T> {
     let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", link.as_raw_fd()))?;
     text.lines()
-        .find_map(|line| line.strip_prefix("ifindex:")?.trim().parse().ok())
-        .ok_or_else(|| io::Error::other("it is no TCX link"))
+        .find_map(|line| line.strip_prefix(field)?.trim().parse().ok())
+        .ok_or_else(|| io::Error::other("it is another kind of link"))
 }
 
 fn failed(action: &'static str, path: &Path, source: io::Error) -> KernelError {
@@ -358,4 +407,4 @@ fn failed(action: &'static str, path: &Path, source: io::Error) -> KernelError {
     }
 }
 
-const _: () = assert!(size_of::<GetAttr>() == 16 && size_of::<UpdateAttr>() == 16);
+const _: () = assert!(size_of::<ObjectAttr>() == 16 && size_of::<UpdateAttr>() == 16);

@@ -44,8 +44,8 @@ const FEATURES: [Feature; 8] = [
     },
     Feature {
         tier: Tier::Capture,
-        name: "bpf_skb_cgroup_id in cgroup_skb",
-        probe: Probe::Helper(ProgramType::CgroupSkb, BpfHelper::BPF_FUNC_skb_cgroup_id),
+        name: "cgroup storage map",
+        probe: Probe::Map(MapType::CgroupStorage),
     },
     Feature {
         tier: Tier::Capture,

@@ -47,7 +47,7 @@ impl Kind {
         }
     }
 
-    const fn attach_type(self) -> u32 {
+    pub(super) const fn attach_type(self) -> u32 {
         match self {
             Self::Classifier | Self::CgroupIngress => 0,
             Self::CgroupEgress => 1,
@@ -269,17 +269,36 @@ impl CallTable {
 
     /// `value`: the address of a descriptor, or 0.
     fn element(&self, command: libc::c_int, index: u32, value: u64) -> io::Result<()> {
-        let mut attr = ElementAttr {
-            map_fd: self.0.as_raw_fd().cast_unsigned(),
-            reserved: 0,
-            key: &raw const index as u64,
-            value,
-            flags: 0,
-        };
         // SAFETY: key and value of such a map have four bytes, which the two point to; both are only
         // read, and outlive the call. A deletion looks at no value.
-        unsafe { bpf(command, &mut attr) }.map(drop)
+        unsafe { element(&self.0, command, &raw const index as u64, value) }
     }
+}
+
+/// Replaces the value of a key, both given by their addresses.
+///
+/// # Errors
+/// The kernel's; [`io::ErrorKind::NotFound`] if there must be such a key, and is none.
+///
+/// # Safety
+/// At both are as many bytes as the map's keys and values have.
+pub(super) unsafe fn update_element(map: &OwnedFd, key: u64, value: u64) -> io::Result<()> {
+    // SAFETY: as the caller promises; both are only read, and outlive the call.
+    unsafe { element(map, BPF_MAP_UPDATE_ELEM, key, value) }
+}
+
+/// # Safety
+/// As [`update_element`].
+unsafe fn element(map: &OwnedFd, command: libc::c_int, key: u64, value: u64) -> io::Result<()> {
+    let mut attr = ElementAttr {
+        map_fd: map.as_raw_fd().cast_unsigned(),
+        reserved: 0,
+        key,
+        value,
+        flags: 0,
+    };
+    // SAFETY: as the caller promises.
+    unsafe { bpf(command, &mut attr) }.map(drop)
 }
 
 /// bpf(2).

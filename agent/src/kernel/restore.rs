@@ -18,9 +18,17 @@ use super::{
 };
 use crate::session::{BoundTap, Standing, StillArmed, TapHook};
 
+/// Where links of an agent before this one are still, with the programs of this one.
+#[derive(Clone, Debug, Default)]
+pub struct Attached {
+    /// ifindexes.
+    pub interfaces: BTreeSet<u32>,
+    /// Ids.
+    pub cgroups: BTreeSet<u64>,
+}
+
 impl Tables {
-    /// Takes up the sessions of the agent before this one, on the `interfaces` that have its links
-    /// still. To be called before anything is bound.
+    /// Takes up the sessions of the agent before this one, where its links are still. To be called before anything is bound.
     ///
     /// # Returns
     /// Those whose slots are as they were: the others were never armed.
@@ -30,7 +38,7 @@ impl Tables {
     pub fn restore(
         &self,
         standing: Vec<Standing>,
-        interfaces: &BTreeSet<u32>,
+        attached: &Attached,
     ) -> Result<Vec<Standing>, KernelError> {
         let mut maps = self.maps();
         for index in 1..TAP_SLOTS {
@@ -41,7 +49,7 @@ impl Tables {
         let mut bits: BTreeMap<u32, u64> = BTreeMap::new();
         for session in standing {
             if let Some(entry) = maps.slot_of(&session)? {
-                maps.take_up(&session, &entry, interfaces)?;
+                maps.take_up(&session, &entry, attached)?;
                 for tap in &session.taps {
                     if maps.table.is_bound(tap.id) {
                         *bits.entry(tap.id.index).or_default() |= 1 << session.slot;
@@ -51,7 +59,7 @@ impl Tables {
             }
         }
         maps.clear_bits(&bits)?;
-        maps.unpoint(interfaces)?;
+        maps.unpoint(attached)?;
         for session in &kept {
             let armed = maps.still_armed(session)?;
             if let Some(place) = maps.standing.get_mut(session.slot as usize) {
@@ -100,11 +108,11 @@ impl Maps {
         &mut self,
         session: &Standing,
         entry: &Session,
-        interfaces: &BTreeSet<u32>,
+        attached: &Attached,
     ) -> Result<(), KernelError> {
         let slot = session.slot;
         for tap in &session.taps {
-            if let Some((point, gone)) = self.point_of(session, tap, interfaces)? {
+            if let Some((point, gone)) = self.point_of(session, tap, attached)? {
                 self.table.restore(tap.id, point, gone);
                 self.table.enter(tap.id);
             }
@@ -142,7 +150,7 @@ impl Maps {
         &self,
         session: &Standing,
         tap: &BoundTap,
-        interfaces: &BTreeSet<u32>,
+        attached: &Attached,
     ) -> Result<Option<(Point, bool)>, KernelError> {
         let index = tap.id.index;
         let Layout(now) = self.taps.get(&index, 0).map_err(failed("TAPS"))?;
@@ -154,16 +162,15 @@ impl Maps {
                 let ifindex = tap.info.ifindex;
                 let end = tap.end;
                 let leads_here = self.pointed(ifindex)? == index;
-                let gone = !(interfaces.contains(&ifindex) && leads_here);
+                let gone = !(attached.interfaces.contains(&ifindex) && leads_here);
                 Ok(Some((Point::Interface { ifindex, end }, gone)))
             }
             TapHook::Cgroup => Ok(session.place.cgroup.as_ref().map(|cgroup| {
                 let point = Point::Cgroup {
                     id: cgroup.id,
-                    level: cgroup.level,
                     scope: cgroup.scope,
                 };
-                (point, false)
+                (point, !attached.cgroups.contains(&cgroup.id))
             })),
         }
     }
@@ -194,23 +201,15 @@ impl Maps {
     }
 
     /// Nothing leads to a tap that is not bound.
-    fn unpoint(&mut self, interfaces: &BTreeSet<u32>) -> Result<(), KernelError> {
+    fn unpoint(&mut self, attached: &Attached) -> Result<(), KernelError> {
         let high: Vec<u32> = self
             .ifindex_taps_high
             .keys()
             .filter_map(Result::ok)
             .collect();
-        for &ifindex in interfaces.iter().chain(&high) {
+        for &ifindex in attached.interfaces.iter().chain(&high) {
             if self.table.interface(ifindex).is_none() {
                 self.point_interface(ifindex, 0)?;
-            }
-        }
-        let cgroups: Vec<u64> = self.cgroup_taps.keys().filter_map(Result::ok).collect();
-        for id in cgroups {
-            if self.table.cgroup(id).is_none() {
-                self.cgroup_taps
-                    .remove(&id)
-                    .map_err(failed("CGROUP_TAPS"))?;
             }
         }
         Ok(())

@@ -2,15 +2,15 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use remora_agent_common::look_back::FlowState;
 use remora_capture::session::{LookBackMode, LookBackRing, TapInfo};
 
 use super::{
-    FilterTables, InterfaceHook, KernelError, LookBack, LookBackOptions, Programs, Tables, Upgrade,
-    grace, look_back::LookBackMaps,
+    CgroupHooks, FilterTables, InterfaceHook, KernelError, LookBack, LookBackOptions, Programs,
+    Tables, Upgrade, grace, look_back::LookBackMaps, restore::Attached,
 };
 use crate::{
     record::look_back::Reading,
@@ -27,6 +27,8 @@ pub struct KernelSide {
     tables: Arc<Tables>,
     /// Held for the milliseconds of an attach; arming never takes it.
     programs: Arc<Mutex<Programs>>,
+    /// Held while a cgroup is bound or released, so that its tap and its links come and go together.
+    cgroups: Arc<Mutex<CgroupHooks>>,
     look_back: Arc<LookBack>,
     upgrade: Arc<Upgrade>,
     hook: InterfaceHook,
@@ -38,6 +40,7 @@ impl KernelSide {
     pub fn new(
         tables: Tables,
         programs: Programs,
+        cgroups: CgroupHooks,
         filters: FilterTables,
         look_back: LookBackMaps,
         options: LookBackOptions,
@@ -49,6 +52,7 @@ impl KernelSide {
             tables,
             hook: programs.hook(),
             programs: Arc::new(Mutex::new(programs)),
+            cgroups: Arc::new(Mutex::new(cgroups)),
             look_back: Arc::new(look_back),
             upgrade: Arc::new(upgrade),
         })
@@ -65,15 +69,31 @@ impl KernelSide {
     pub fn restore(
         &self,
         standing: Vec<Standing>,
-        interfaces: &BTreeSet<u32>,
+        interfaces: BTreeSet<u32>,
     ) -> Result<Vec<Standing>, KernelError> {
         // The programs of that agent, which were replaced a moment ago, look into its own rings.
         grace::wait();
-        let standing = self.tables.restore(standing, interfaces)?;
+        let mut hooks = self.cgroup_hooks();
+        let cgroups = hooks.attached();
+        let attached = Attached {
+            interfaces,
+            cgroups: cgroups.clone(),
+        };
+        let standing = self.tables.restore(standing, &attached)?;
+        for id in cgroups {
+            if !self.tables.is_cgroup_bound(id) {
+                hooks.detach(id);
+            }
+        }
+        drop(hooks);
         for session in &standing {
             self.upgrade.look_at(&session.taps);
         }
         Ok(standing)
+    }
+
+    fn cgroup_hooks(&self) -> MutexGuard<'_, CgroupHooks> {
+        self.cgroups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Attaches to an interface and binds it, if that is not done yet.
@@ -206,9 +226,15 @@ impl KernelSide {
             taps.push(tap);
         }
         if let Some(cgroup) = &place.cgroup {
+            let mut hooks = self.cgroup_hooks();
             let id = self
                 .tables
                 .enter_cgroup(cgroup.id, cgroup.level, cgroup.scope)?;
+            let attached = hooks.attach(cgroup, id);
+            if attached.is_err() {
+                self.tables.leave(id);
+            }
+            attached?;
             taps.push(describe_cgroup(id, cgroup));
         }
         Ok(())
@@ -290,7 +316,17 @@ impl Taps for KernelSide {
 
     fn release(&self, taps: &[BoundTap]) {
         for tap in taps {
-            self.tables.leave(tap.id);
+            match tap.hook {
+                TapHook::Tc => {
+                    self.tables.leave(tap.id);
+                }
+                TapHook::Cgroup => {
+                    let mut hooks = self.cgroup_hooks();
+                    if let Some(cgroup) = self.tables.leave(tap.id) {
+                        hooks.detach(cgroup);
+                    }
+                }
+            }
         }
         self.upgrade.look_at(taps);
     }

@@ -12,10 +12,10 @@ use aya::{
     util::nr_cpus,
 };
 use remora_agent_common::{
-    CGROUP_LEVELS, IFINDEX_ARRAY, SESSION_SLOTS, TAP_SLOTS,
+    IFINDEX_ARRAY, SESSION_SLOTS, TAP_SLOTS,
     counters::SessionCounters,
     session::{Budget, Session},
-    tap::{Gate, TAP_FLIP, TAP_LOOPBACK_ONLY, Tap},
+    tap::{Gate, TAP_FLIP, Tap},
 };
 use remora_capture::{
     filter::Meaning,
@@ -43,7 +43,6 @@ pub(super) struct Maps {
     pub(super) gate: Array<MapData, Layout<Gate>>,
     pub(super) ifindex_taps: Array<MapData, u32>,
     pub(super) ifindex_taps_high: HashMap<MapData, u32, u32>,
-    pub(super) cgroup_taps: HashMap<MapData, u64, u32>,
     pub(super) tap_sessions: Array<MapData, u64>,
     pub(super) tap_covered: Array<MapData, u64>,
     pub(super) tap_seen: TapSeen,
@@ -99,7 +98,6 @@ impl Tables {
             gate: typed(ebpf, "GATE")?,
             ifindex_taps: typed(ebpf, "IFINDEX_TAPS")?,
             ifindex_taps_high: typed(ebpf, "IFINDEX_TAPS_HIGH")?,
-            cgroup_taps: typed(ebpf, "CGROUP_TAPS")?,
             tap_sessions: typed(ebpf, "TAP_SESSIONS")?,
             tap_covered: typed(ebpf, "TAP_COVERED")?,
             tap_seen: typed(ebpf, "TAP_SEEN")?,
@@ -110,7 +108,7 @@ impl Tables {
             pool: Pool::new(typed(ebpf, "PROGRAMS")?),
             cpus: nr_cpus()
                 .map_err(|(_, error)| KernelError::Io("count the machine's CPUs", error))?,
-            table: TapTable::new(TAP_SLOTS, CGROUP_LEVELS),
+            table: TapTable::new(TAP_SLOTS),
             seen: (0..SESSION_SLOTS).map(|_| Seen::default()).collect(),
             filters: vec![None; SESSION_SLOTS as usize],
             covered: BTreeMap::new(),
@@ -160,9 +158,8 @@ impl Tables {
             0
         };
         let tap = Tap {
-            cgroup_id: 0,
-            generation: 0,
             flags,
+            ..Tap::default()
         };
         let id = maps.bind(Point::Interface { ifindex, end }, tap)?;
         let bound = maps.point_interface(ifindex, id.index);
@@ -194,37 +191,14 @@ impl Tables {
                 )))
             };
         }
-        if level == 0 || level >= CGROUP_LEVELS {
-            return Err(KernelError::Scope(format!(
-                "cgroup {id} lies at depth {level} of the tree; depths 1 to {} can be captured",
-                CGROUP_LEVELS - 1
-            )));
-        }
-        let flags = if scope == CgroupScope::LoopbackOnly {
-            TAP_LOOPBACK_ONLY
-        } else {
-            0
+        let tap = Tap {
+            cgroup_id: id,
+            cgroup_level: level,
+            ..Tap::default()
         };
-        let tap = maps.bind(
-            Point::Cgroup { id, level, scope },
-            Tap {
-                cgroup_id: id,
-                generation: 0,
-                flags,
-            },
-        )?;
-        maps.table.enter(tap);
-        let written = maps
-            .cgroup_taps
-            .insert(id, tap.index, 0)
-            .map_err(failed("CGROUP_TAPS"))
-            .and_then(|()| maps.write_gate());
-        if let Err(error) = written {
-            drop(maps);
-            self.leave(tap);
-            return Err(error);
-        }
-        Ok(tap)
+        let id = maps.bind(Point::Cgroup { id, scope }, tap)?;
+        maps.table.enter(id);
+        Ok(id)
     }
 
     /// Some taps are recorded: programs do not leave at the gate.
@@ -261,18 +235,23 @@ impl Tables {
     }
 
     /// A session leaves a tap. A cgroup's tap goes with its last session.
-    pub fn leave(&self, tap: TapId) {
+    ///
+    /// # Returns
+    /// The cgroup whose tap is gone.
+    pub fn leave(&self, tap: TapId) -> Option<u64> {
         let mut maps = self.maps();
-        if let Some(Unbound { index, point }) = maps.table.leave(tap) {
-            if let Point::Cgroup { id, .. } = point {
-                match maps.cgroup_taps.remove(&id) {
-                    Ok(()) | Err(MapError::KeyNotFound) => {}
-                    Err(error) => log_failure(Err(failed("CGROUP_TAPS")(error))),
-                }
-                log_failure(maps.write_gate());
-            }
-            log_failure(maps.no_sessions(index));
+        let Unbound { index, point } = maps.table.leave(tap)?;
+        log_failure(maps.no_sessions(index));
+        match point {
+            Point::Cgroup { id, .. } => Some(id),
+            Point::Interface { .. } => None,
         }
+    }
+
+    /// The tap of a cgroup, if it is bound.
+    #[must_use]
+    pub fn is_cgroup_bound(&self, id: u64) -> bool {
+        self.maps().table.cgroup(id).is_some()
     }
 
     pub fn is_bound(&self, tap: TapId) -> bool {
@@ -545,10 +524,8 @@ impl Maps {
     pub(super) fn write_gate(&mut self) -> Result<(), KernelError> {
         let gate = Gate {
             in_use: self.armed.count_ones() + self.recorded,
-            cgroup_levels: self.table.level_bits(),
-            ingress_sessions: self.ingress,
-            cgroup_beyond_loopback: u32::from(self.table.is_beyond_loopback()),
             reserved: 0,
+            ingress_sessions: self.ingress,
         };
         self.gate.set(0, Layout(gate), 0).map_err(failed("GATE"))
     }

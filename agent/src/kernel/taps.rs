@@ -7,15 +7,8 @@ use crate::session::{CgroupScope, LinkEnd, TapHook, TapId};
 /// What a tap index is bound to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Point {
-    Interface {
-        ifindex: u32,
-        end: LinkEnd,
-    },
-    Cgroup {
-        id: u64,
-        level: u32,
-        scope: CgroupScope,
-    },
+    Interface { ifindex: u32, end: LinkEnd },
+    Cgroup { id: u64, scope: CgroupScope },
 }
 
 #[derive(Clone, Debug, Default)]
@@ -41,8 +34,6 @@ pub(super) struct TapTable {
     free: VecDeque<u32>,
     interfaces: HashMap<u32, u32>,
     cgroups: HashMap<u64, u32>,
-    /// Bound cgroups at each depth.
-    levels: Vec<u32>,
 }
 
 /// What unbinding freed in the lookup maps.
@@ -53,13 +44,12 @@ pub(super) struct Unbound {
 }
 
 impl TapTable {
-    pub(super) fn new(slots: u32, levels: u32) -> Self {
+    pub(super) fn new(slots: u32) -> Self {
         Self {
             entries: vec![Entry::default(); slots as usize],
             free: (1..slots).collect(),
             interfaces: HashMap::new(),
             cgroups: HashMap::new(),
-            levels: vec![0; levels as usize],
         }
     }
 
@@ -86,11 +76,8 @@ impl TapTable {
             Point::Interface { ifindex, .. } => {
                 self.interfaces.insert(*ifindex, index);
             }
-            Point::Cgroup { id, level, .. } => {
+            Point::Cgroup { id, .. } => {
                 self.cgroups.insert(*id, index);
-                if let Some(count) = self.levels.get_mut(*level as usize) {
-                    *count += 1;
-                }
             }
         }
         let entry = &mut self.entries[index as usize];
@@ -128,12 +115,6 @@ impl TapTable {
             Point::Cgroup { id, .. } => {
                 self.cgroups.insert(*id, index);
             }
-        }
-        // Counted until it is unbound, whether it is gone or not.
-        if let Point::Cgroup { level, .. } = &point
-            && let Some(count) = self.levels.get_mut(*level as usize)
-        {
-            *count += 1;
         }
         entry.bound = Some(Bound {
             point,
@@ -192,28 +173,6 @@ impl TapTable {
         })
     }
 
-    /// Bit N: some cgroup at depth N is bound.
-    pub(super) fn level_bits(&self) -> u32 {
-        self.levels
-            .iter()
-            .enumerate()
-            .filter(|(_, n)| **n > 0)
-            .fold(0, |bits, (n, _)| bits | 1 << n)
-    }
-
-    /// Some cgroup's tap takes more than loopback.
-    pub(super) fn is_beyond_loopback(&self) -> bool {
-        self.cgroups.values().any(|&index| {
-            matches!(
-                self.point(index),
-                Some(Point::Cgroup {
-                    scope: CgroupScope::All,
-                    ..
-                })
-            )
-        })
-    }
-
     /// Bound taps with what they are.
     pub(super) fn points(&self) -> impl Iterator<Item = (u32, &Point)> {
         (0..).zip(&self.entries).filter_map(|(index, entry)| {
@@ -258,10 +217,9 @@ impl TapTable {
                     self.interfaces.remove(ifindex);
                 }
             }
-            Point::Cgroup { id, level, .. } => {
-                self.cgroups.remove(id);
-                if let Some(count) = self.levels.get_mut(*level as usize) {
-                    *count -= 1;
+            Point::Cgroup { id, .. } => {
+                if self.cgroups.get(id) == Some(&index) {
+                    self.cgroups.remove(id);
                 }
             }
         }
@@ -281,14 +239,13 @@ mod tests {
     fn cgroup(id: u64) -> Point {
         Point::Cgroup {
             id,
-            level: 2,
             scope: CgroupScope::All,
         }
     }
 
     #[test]
     fn index_zero_is_never_given_out_and_a_full_table_says_so() {
-        let mut table = TapTable::new(3, 16);
+        let mut table = TapTable::new(3);
         let first = table.bind(cgroup(1)).unwrap();
         let second = table.bind(cgroup(2)).unwrap();
         assert_eq!([first.index, second.index], [1, 2]);
@@ -297,7 +254,7 @@ mod tests {
 
     #[test]
     fn a_reused_interface_number_gets_another_tap_while_a_session_still_has_the_old_one() {
-        let mut table = TapTable::new(4, 16);
+        let mut table = TapTable::new(4);
         let old = table
             .bind(Point::Interface {
                 ifindex: 9,
@@ -320,12 +277,10 @@ mod tests {
 
     #[test]
     fn a_reused_index_has_another_generation() {
-        let mut table = TapTable::new(2, 16);
+        let mut table = TapTable::new(2);
         let old = table.bind(cgroup(1)).unwrap();
         table.enter(old);
-        assert_eq!(table.level_bits(), 1 << 2);
         assert!(table.leave(old).is_some());
-        assert_eq!(table.level_bits(), 0);
         let new = table.bind(cgroup(2)).unwrap();
         assert_eq!(new.index, old.index);
         assert_ne!(new.generation, old.generation);
@@ -336,7 +291,7 @@ mod tests {
 
     #[test]
     fn a_restored_table_is_as_it_was_and_gives_no_old_id_again() {
-        let mut table = TapTable::new(4, 16);
+        let mut table = TapTable::new(4);
         let point = Point::Interface {
             ifindex: 9,
             end: VETH,
@@ -358,7 +313,7 @@ mod tests {
         assert_eq!(others.map(|id| (id.index, id.generation)), [(1, 9), (3, 1)]);
         assert!(table.leave(id).is_none() && table.is_bound(id));
 
-        let mut table = TapTable::new(4, 16);
+        let mut table = TapTable::new(4);
         table.restore(id, point, true);
         table.enter(id);
         assert_eq!(table.interface(9), None);
@@ -368,7 +323,7 @@ mod tests {
 
     #[test]
     fn an_interface_stays_bound_without_sessions_and_a_cgroup_does_not() {
-        let mut table = TapTable::new(4, 16);
+        let mut table = TapTable::new(4);
         let link = table
             .bind(Point::Interface {
                 ifindex: 9,

@@ -35,7 +35,9 @@ use remora_capture::filter::{
 };
 
 use super::{
-    KernelError, Tables, grace,
+    KernelError, Tables,
+    cgroups::Words,
+    grace,
     load::take_map,
     program::{CallTable, Kind, Program, ProgramError},
     stages::{Stages, call_table},
@@ -72,21 +74,28 @@ pub struct FilterTables {
 struct Calls {
     filters: CallTable,
     stages: CallTable,
+    /// What its programs must name.
+    words: Option<Words>,
 }
 
 impl FilterTables {
-    pub(super) fn take(ebpf: &mut Ebpf, stages: &Stages) -> Result<Self, KernelError> {
-        let mut calls = |name, stages: &CallTable| {
+    pub(super) fn take(
+        ebpf: &mut Ebpf,
+        stages: &Stages,
+        words: &Words,
+    ) -> Result<Self, KernelError> {
+        let mut calls = |name, stages: &CallTable, words| {
             Ok::<_, KernelError>(Calls {
                 filters: call_table(name, &take_map(ebpf, name)?)?,
                 stages: stages
                     .try_clone()
                     .map_err(|error| KernelError::Io("keep a map of programs", error))?,
+                words,
             })
         };
         Ok(Self {
-            tc: calls("TC_FILTERS", &stages.tc)?,
-            cgroup: calls("CGROUP_FILTERS", &stages.cgroup)?,
+            tc: calls("TC_FILTERS", &stages.tc, None)?,
+            cgroup: calls("CGROUP_FILTERS", &stages.cgroup, Some(words.try_clone()?))?,
         })
     }
 }
@@ -236,7 +245,7 @@ impl TapFilters {
             .iter()
             .map(|(slot, program)| (*slot, program.as_ref()))
             .collect();
-        let code = translate(&programs, link, &epilogue(calls.stages.number(), pass))?;
+        let code = translate(&programs, link, &epilogue(calls, pass))?;
         let program = Program::load(kind, "remora_filter", c"Dual MIT/GPL", &code)?;
         calls
             .filters
@@ -281,16 +290,19 @@ impl TapFilters {
 }
 
 /// Of the packet's sessions, those that take it, go on to the capture stage.
-fn epilogue(stages: i32, pass: i32) -> Vec<Insn> {
-    let [array, array_rest] = map(Reg::R2, stages);
-    let taken = [
+fn epilogue(calls: &Calls, pass: i32) -> Vec<Insn> {
+    let mut taken = vec![
         store(Size::Double, Reg::R6, CB_SESSIONS, Reg::R7),
         alu64(Alu::Mov, Reg::R1, Reg::R6),
-        array,
-        array_rest,
+    ];
+    if let Some(words) = &calls.words {
+        taken.extend(map(Reg::R2, words.number()));
+    }
+    taken.extend(map(Reg::R2, calls.stages.number()));
+    taken.extend([
         alu64(Alu::Mov, Reg::R3, STAGE_CAPTURE.cast_signed()),
         call(TAIL_CALL),
-    ];
+    ]);
     let mut epilogue = vec![
         load(Size::Double, Reg::R1, Reg::R6, CB_SESSIONS),
         alu64(Alu::And, Reg::R7, Reg::R1),

@@ -2,7 +2,6 @@
 
 use std::{thread, time::Duration};
 
-use remora_agent_common::CGROUP_LEVELS;
 use remora_capture::session::Target;
 
 use super::{
@@ -143,17 +142,6 @@ impl Resolver {
             return Err(ResolveError::unsupported(
                 "the root cgroup holds the whole node",
                 "name a cgroup below it, or capture an interface: interface:NAME",
-            ));
-        }
-        if cgroup.level >= CGROUP_LEVELS {
-            return Err(ResolveError::unsupported(
-                format!(
-                    "cgroup `{}` is {} levels deep; at most {} are looked at",
-                    shown(&cgroup.path),
-                    cgroup.level,
-                    CGROUP_LEVELS - 1
-                ),
-                "name a cgroup above it, or capture an interface: interface:NAME",
             ));
         }
         Ok(Located::Cgroup { cgroup, part })

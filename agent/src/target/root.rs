@@ -1,7 +1,7 @@
 //! The mount of the cgroup2 tree: finding a cgroup by path, id, process, unit or container.
 //!
 //! Only the unified hierarchy counts (in hybrid mode `/sys/fs/cgroup/unified`): its directories'
-//! inode numbers are the ids that `bpf_skb_cgroup_id` tells.
+//! inode numbers are the ids of cgroups in the kernel.
 
 use std::{
     fs, io,

@@ -33,8 +33,8 @@ of each round, in which all rows take turns.
 
 What the figures do not tell:
 
-- The agent also has programs at the cgroup2 root, which run for sockets on both paths: what they cost is
-  in *twin ns* of the agent's rows, not in *ns added*; P1 has a table of it.
+- The agent also has programs on captured cgroups, which run for a captured pod's sockets; no socket of the
+  twin path meets them.
 - A packet that leaves an interface is cloned for tcpdump before its filter runs, one that comes in is
   not: tcpdump costs more *into the pod*, which leaves the node by the captured veth.
 - One packet passes one captured veth here. Between two pods of a node it passes two, and the agent is on

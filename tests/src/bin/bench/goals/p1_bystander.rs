@@ -23,8 +23,8 @@ to each and, where it records, each has a ring. (Their other ends are in one nam
 processes, and no traffic.) The goal says 1000: `--pods 1000` measures that, but each agent then takes
 its time until it is on all of them, so by default there are 100. The captured path is idle for the agent but for its look-back ring; *session on another pod*
 is one capture of a pod without traffic. *both paths* is what the time of a packet on both paths is
-longer than in the control of the same round: the programs at the cgroup2 root run for the sockets of
-both, which *ns added* cannot tell; these figures are of times that lie apart, and move with what else
+longer than in the control of the same round, which *ns added* cannot tell: it is to show that an agent
+costs nothing where it is not attached; these figures are of times that lie apart, and move with what else
 the machine does.
 ";
 
