@@ -335,30 +335,31 @@ impl LookBack {
         Ok(flow)
     }
 
-    /// Recorded taps, with what their rings are.
+    /// Recorded taps, with what their rings are. Copies ring after ring, so that nobody who arms waits
+    /// longer than for one.
     ///
     /// # Errors
     /// The kernel refuses.
     pub fn facts(&self) -> Result<Vec<(TapId, LookBackRing)>, KernelError> {
-        let state = self.shared.state();
-        let now = clock::monotonic_ns();
         let off = LookBackRing {
             mode: LookBackMode::Off,
             ..LookBackRing::default()
         };
-        let facts = state.followed.values().filter_map(|followed| {
-            let Followed { tap, mode, ring } = followed;
+        let facts = self.followed().into_iter().filter_map(|tap| {
+            let state = self.shared.state();
+            let Followed { mode, ring, .. } = state.followed(tap)?;
             match (mode, ring) {
-                (LookBackMode::Off, _) => Some(Ok((*tap, off))),
+                (LookBackMode::Off, _) => Some(Ok((tap, off))),
                 (_, None) => None,
-                (_, Some(ring)) => Some(fact(ring, *mode, now).map(|facts| (*tap, facts))),
+                (_, Some(ring)) => Some(fact(ring, *mode).map(|facts| (tap, facts))),
             }
         });
         facts.collect()
     }
 }
 
-fn fact(ring: &Ring, mode: LookBackMode, now: u64) -> Result<LookBackRing, KernelError> {
+fn fact(ring: &Ring, mode: LookBackMode) -> Result<LookBackRing, KernelError> {
+    let now = clock::monotonic_ns();
     let reading = ring.reading()?;
     let head = reading.copied.after;
     let reach = Duration::from_nanos(now.saturating_sub(reading.reaches_ns()));
