@@ -146,11 +146,12 @@ fn events(watcher: &mut LinkWatcher, wait: Duration) -> Vec<LinkEvent> {
     events
 }
 
-/// After it, the interface of that index may be another device, or lead elsewhere.
+/// After it, the interface of that index may be another device, or lead elsewhere. One that is gone is
+/// told of before its index is another's, and that other one only when it is up.
 fn is_other(event: &LinkEvent, ifindex: u32) -> bool {
     match event {
         LinkEvent::Up(interface) | LinkEvent::Changed(interface) => interface.ifindex == ifindex,
-        LinkEvent::Gone { .. } => false,
+        LinkEvent::Gone { ifindex: gone } => *gone == ifindex,
         LinkEvent::Resync => true,
     }
 }
@@ -204,6 +205,7 @@ mod tests {
         assert!(is_other(&LinkEvent::Changed(interface.clone()), 7));
         assert!(is_other(&LinkEvent::Resync, 7));
         assert!(!is_other(&LinkEvent::Up(interface), 8));
-        assert!(!is_other(&LinkEvent::Gone { ifindex: 7 }, 7));
+        assert!(is_other(&LinkEvent::Gone { ifindex: 7 }, 7));
+        assert!(!is_other(&LinkEvent::Gone { ifindex: 8 }, 7));
     }
 }

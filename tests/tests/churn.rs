@@ -300,7 +300,10 @@ fn pods_that_come_and_go_by_the_thousand_leave_nothing_to_each_other() -> Result
     ensure!(after.objects.programs == before.objects.programs);
     ensure!(after.objects.maps.len() <= before.objects.maps.len() + READY);
     ensure!(after.fds <= before.fds + READY);
-    ensure!(last.taps == middle.taps && last.objects.links.len() == middle.objects.links.len());
+    ensure!(last.taps == middle.taps);
+    // One capture of a living pod may be running, or may have been: two links of its cgroup.
+    let [then, now] = [&middle, &last].map(|held| held.objects.links.len());
+    ensure!(now.abs_diff(then) <= 2, "{then} and {now} links");
     ensure!(last.objects.maps.len() <= middle.objects.maps.len() + READY);
     ensure!(last.resident < middle.resident + GROWTH);
     Ok(())
