@@ -31,6 +31,11 @@ pub(crate) static ABI: Array<u32> = Array::with_max_entries(ABI_VERSION as u32, 
 #[unsafe(no_mangle)]
 pub(crate) static REMORA_WAKE_BYTES: Global<u64> = Global::new(0);
 
+/// Bytes that a CPU writes until it asks again how much is waiting. Set at load to its share of half of
+/// [`REMORA_WAKE_BYTES`], so that all CPUs together are late by no more than that.
+#[unsafe(no_mangle)]
+pub(crate) static REMORA_ASK_BYTES: Global<u64> = Global::new(0);
+
 #[map]
 pub(crate) static GATE: Array<Gate> = Array::with_max_entries(1, 0);
 

@@ -25,7 +25,7 @@ pub(crate) enum Outcome {
 
 /// Puts a packet into the ring, in the smallest class that holds it.
 #[inline(always)]
-pub(crate) fn packet<const L3: bool>(skb: Skb, s: &Scratch) -> Outcome {
+pub(crate) fn packet<const L3: bool>(skb: Skb, s: &mut Scratch) -> Outcome {
     let len = s.caplen as usize + HEADER_LEN;
     if len <= SIZE_CLASSES[0] {
         record::<{ SIZE_CLASSES[0] }, L3>(skb, s)
@@ -72,13 +72,13 @@ pub(crate) fn notice(kind: u8, slot: u32, generation: u32, packets: u32) -> bool
         words.add(5).write_volatile(u64::from(packets) << 32);
         words.add(6).write_volatile(0);
         words.add(7).write_volatile(0);
-        bpf_ringbuf_submit(entry, wakeup());
+        bpf_ringbuf_submit(entry, u64::from(BPF_RB_NO_WAKEUP));
     }
     true
 }
 
 #[inline(always)]
-fn record<const SIZE: usize, const L3: bool>(skb: Skb, s: &Scratch) -> Outcome {
+fn record<const SIZE: usize, const L3: bool>(skb: Skb, s: &mut Scratch) -> Outcome {
     // SAFETY: the map is a ring buffer, the size a constant.
     let entry =
         unsafe { bpf_ringbuf_reserve((&raw const maps::EVENTS).cast_mut().cast(), SIZE as u64, 0) };
@@ -104,7 +104,7 @@ fn record<const SIZE: usize, const L3: bool>(skb: Skb, s: &Scratch) -> Outcome {
             bpf_ringbuf_discard(entry, u64::from(BPF_RB_NO_WAKEUP));
             return Outcome::CopyError;
         }
-        bpf_ringbuf_submit(entry, wakeup());
+        bpf_ringbuf_submit(entry, wakeup(s, SIZE as u32));
     }
     Outcome::Submitted
 }
@@ -168,9 +168,16 @@ const _: () = {
     assert!(offset_of!(RecordHeader, protocol) == 60);
 };
 
-/// The consumer looks by itself every few milliseconds; it is woken only when much is waiting.
+/// The consumer looks by itself every few milliseconds; it is woken only when much is waiting. That is
+/// asked once for many bytes, not with each record: a wake-up is an interrupt (1.5 us), and of a consumer
+/// that is behind, each record would be one.
 #[inline(always)]
-fn wakeup() -> u64 {
+fn wakeup(s: &mut Scratch, len: u32) -> u64 {
+    s.unasked = s.unasked.wrapping_add(len);
+    if u64::from(s.unasked) < maps::REMORA_ASK_BYTES.load() {
+        return u64::from(BPF_RB_NO_WAKEUP);
+    }
+    s.unasked = 0;
     if maps::EVENTS.query(u64::from(BPF_RB_AVAIL_DATA)) >= maps::REMORA_WAKE_BYTES.load() {
         u64::from(BPF_RB_FORCE_WAKEUP)
     } else {

@@ -41,7 +41,8 @@ pub(crate) struct Scratch {
     pub(crate) caplen: u32,
     /// 1 if the ring had no room, 0 if the bytes could not be read.
     pub(crate) is_lost: u32,
-    reserved: u32,
+    /// Bytes of records since it was last asked how much is waiting in the ring.
+    pub(crate) unasked: u32,
     /// Of a look-back record.
     pub(crate) position: u64,
     /// Sessions whose filters are programs.

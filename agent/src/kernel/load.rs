@@ -1,11 +1,12 @@
 //! The eBPF object: checked, its maps made and its programs loaded.
 
-use std::{error::Error as StdError, fmt::Write as _, path::PathBuf};
+use std::{error::Error as StdError, fmt::Write as _, os::fd::AsFd as _, path::PathBuf};
 
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, Map, MapError, RingBuf},
     programs::{CgroupSkb, ProgramError, SchedClassifier},
+    util::nr_cpus,
 };
 use aya_log::EbpfLogger;
 use remora_agent_common::ABI_VERSION;
@@ -14,6 +15,7 @@ use super::{
     Pins, Programs, Ring, Tables,
     cgroups::Words,
     look_back::LookBackMaps,
+    program::Program,
     progress::Progress,
     ring::{GiveBack, WAKE_PARTS},
     stages::{CGROUP_STAGES, Stages, TC_STAGES},
@@ -199,6 +201,8 @@ pub struct Loaded {
     pub ring: Ring,
     pub look_back: LookBackMaps,
     pub filters: FilterTables,
+    /// The program that meets packets where they enter an interface, for test runs.
+    pub entry: Program,
     /// Of pinned maps.
     pub progress: Option<Progress>,
     /// Programs with the number of instructions that the verifier processed.
@@ -218,6 +222,9 @@ pub fn load(options: LoadOptions<'_>) -> Result<Loaded, KernelError> {
         return Err(KernelError::RingBytes(ring_bytes));
     }
     let wake_bytes = u64::from(ring_bytes / WAKE_PARTS);
+    let cpus =
+        nr_cpus().map_err(|(_, error)| KernelError::Io("count the machine's CPUs", error))?;
+    let ask_bytes = wake_bytes / 2 / cpus as u64;
     let log_level = options.log as u8;
     let pinned;
     let mut loader = EbpfLoader::new();
@@ -230,6 +237,7 @@ pub fn load(options: LoadOptions<'_>) -> Result<Loaded, KernelError> {
     let mut ebpf = loader
         .map_max_entries("EVENTS", ring_bytes)
         .override_global("REMORA_WAKE_BYTES", &wake_bytes, true)
+        .override_global("REMORA_ASK_BYTES", &ask_bytes, true)
         .override_global("AYA_LOG_LEVEL", &log_level, false)
         .load(OBJECT)
         .map_err(KernelError::from_load)?;
@@ -279,7 +287,15 @@ pub fn load(options: LoadOptions<'_>) -> Result<Loaded, KernelError> {
     if let Some(progress) = &progress {
         ring.skip_to(progress.last.position);
     }
+    let [entry, _] = TCX_PROGRAMS;
+    let entry = classifier(&mut ebpf, entry)?
+        .fd()
+        .map_err(|error| KernelError::from_program(entry, error))
+        .and_then(|fd| {
+            Program::of(fd.as_fd()).map_err(|error| KernelError::Io("keep a program", error))
+        })?;
     Ok(Loaded {
+        entry,
         tables,
         programs: Programs::new(ebpf, stages, words),
         ring,

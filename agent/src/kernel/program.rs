@@ -184,6 +184,14 @@ impl Program {
         }
     }
 
+    /// One that is loaded already, by a descriptor of its own.
+    ///
+    /// # Errors
+    /// The process has no descriptors left.
+    pub(super) fn of(program: BorrowedFd<'_>) -> io::Result<Self> {
+        program.try_clone_to_owned().map(Self)
+    }
+
     /// Runs it `repeat` times (0 is once) on a packet of `data`, which begins with an Ethernet
     /// header and has no less than that. The kernel takes the header off for a cgroup program.
     ///

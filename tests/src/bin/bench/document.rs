@@ -65,3 +65,42 @@ A captured packet pays, in this order:
 Stages are tail calls, and without CAP_PERFMON the verifier puts a barrier behind each first write of a
 stack slot, so what is worked on lies in a per-CPU map.
 ";
+
+/// Why there is one ring. Another measurement's figures, too.
+pub(crate) const ONE_RING: &str = "
+## One ring
+
+All CPUs write into one ring. By test run (`cargo xtask bench P7`; 2026-11-25, 2 × AMD EPYC, kernel
+6.18, packets of 1400 bytes, medians of 4 to 8 loads of the object, other work on the machine, so to be
+read as ratios), a packet costs each of the two CPUs, in ns:
+
+| | one CPU | two, one ring | two, a ring each |
+|---|--:|--:|--:|
+| `-s 96`, back to back | 330 | 414 | 306 |
+| `-s 96`, a system call between two packets | 500 | 594 | 485 |
+| whole, back to back | 354 | 1012 (in some loads 610 to 650) | 397 |
+| whole, a system call between two packets | 578 | 811 | 658 |
+
+So a ring for each CPU would save a packet 110 to 150 ns while another CPU captures at full rate, too: a
+fifth of what the programs cost, a twenty-fifth of the packet's way of about 4 us. Records that begin at
+whole cache lines do not change it (1015 instead of 1012 ns).
+
+What one ring gives for that: the records' order needs no merging; one CPU's flood may use all the room
+(with a ring for each of n CPUs it has an n-th, so on two CPUs half the time that a stalled reader may
+take, P4); `--pin` has one position to keep. Where it ends: two CPUs put 4.8 million records a second into
+it (`-s 96`; whole 2 million), the one consumer takes 2.6 and 0.7 million (0.38 and 1.43 s a million packets
+of 64 and 1400 bytes, writer included): on this machine the consumer ends first. Others' figures for more
+CPUs (kernel-patches/bpf PR 10028, EPYC 9654, no reading of packets beside it): 6.3 million a second by 4
+producers, 2.8 by 8, 1.1 by 44. With more than about 8 CPUs that capture at full rate the ring would end
+first; a ring for each 8 CPUs is the way then.
+
+**Waking the reader** was dearer than the ring. The programs asked after each record how much is waiting,
+and above an eighth of the ring each record woke the reader, which is an interrupt each: with a reader
+that is behind, a packet cost 1890 ns (whole: 2171). Now a CPU asks once for many bytes: 299 and 362.
+
+**Giving room back** a 64th of the ring at a time instead of record by record made no difference that could
+be measured: the agent's CPU was 3.3 and 3.0 times tcpdump's with each record, 2.9 and 3.0 in parts (64
+bytes; 1400: 1.05, 1.06 and 1.11, 1.18; `bench P3 --quick`, two runs each in turn, load 5 to 9), and a
+packet cost the programs as much with a reader on the other CPU as without. So it stayed as it was, for
+all the room is the programs' then.
+";

@@ -7,6 +7,7 @@ mod p3_cpu;
 mod p4_loss;
 mod p5_time;
 mod p6_memory;
+mod p7_rings;
 mod p7_scale;
 mod p8_filters;
 mod p9_writer;

@@ -9,7 +9,7 @@ use remora_tests::{
 };
 use serde_json::json;
 
-use super::{Part, crowd::Pods};
+use super::{Part, crowd::Pods, p7_rings};
 use crate::{
     Bench, agents,
     bed::{Load, PORT},
@@ -29,6 +29,11 @@ interface, each taking every packet with 96 bytes; that the one CPU for user spa
 at that rate is not the kernel's cost, and told as loss. *Producers*: packets into two pods that are both
 captured, from one generator on CPU 0, then from two on CPU 0 and CPU 1; the agent has no CPU of its
 own then, so what it takes of both is in the figure, and the reference is the same without an agent.
+*By test run*: the tool `ringtwin` runs the entry program with the agent's rights and one session in the
+kernel (BPF_PROG_TEST_RUN): *one* CPU; with the other reading (*read*); two CPUs into one ring (*shared*);
+two CPUs with an object and a ring each (*apart*: the most that rings per CPU could gain); *missed* by the
+filter. *A call each*: a system call lies between two packets, as a packet's way does. *Nobody reads*: most
+of the packets find more waiting than wakes the reader.
 ";
 
 const SESSIONS: usize = 64;
@@ -42,6 +47,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Part> {
     bystander(bench, &mut part)?;
     matching(bench, &mut part)?;
     producers(bench, &mut part)?;
+    part.tables.push(p7_rings::table(bench)?);
     Ok(part)
 }
 
