@@ -15,7 +15,7 @@ use remora_capture::{
     text::one_line,
 };
 use remora_proto::v1;
-use remora_rules::{NoCapture, Plan};
+use remora_rules::{NoCapture, Plan, Wanted};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
@@ -25,6 +25,8 @@ use crate::{
 
 /// Longest name kept of a rule or sender, in bytes.
 const NAME_MAX: usize = 256;
+/// Longest reason of a capture, in bytes.
+const REASON_MAX: usize = 1024;
 /// Longest name of a Kubernetes object, in bytes (RFC 1123 subdomain).
 const KUBERNETES_NAME_MAX: usize = 253;
 
@@ -53,9 +55,9 @@ pub fn request(plan: Plan<'_>, source: Source<'_>) -> Result<v1::StartRequest, R
 
 fn spec(plan: Plan<'_>, source: Source<'_>) -> Result<SessionSpec, Refusal> {
     let Source { alert, delivery } = source;
-    let mut spec = plan.capture(alert).map_err(refusal)?.spec;
+    let Wanted { mut spec, notes } = plan.capture(alert).map_err(refusal)?;
     spec.look_back = look_back(spec.look_back, alert, delivery.arrived);
-    spec.trigger = trigger(plan, source)?;
+    spec.trigger = trigger(plan, source, &notes)?;
     for (label, value) in labels(plan, alert) {
         spec.labels.insert(label.to_owned(), value);
     }
@@ -90,7 +92,7 @@ fn invalid(reason: String) -> Refusal {
     Refusal::new(RefusalCode::InvalidSpec, reason)
 }
 
-fn trigger(plan: Plan<'_>, source: Source<'_>) -> Result<Trigger, Refusal> {
+fn trigger(plan: Plan<'_>, source: Source<'_>, notes: &[String]) -> Result<Trigger, Refusal> {
     let Source { alert, delivery } = source;
     let kept = String::from_utf8(delivery.alert.clone());
     Ok(Trigger {
@@ -105,17 +107,21 @@ fn trigger(plan: Plan<'_>, source: Source<'_>) -> Result<Trigger, Refusal> {
         priority: alert.priority.map(|p| p.to_string()).unwrap_or_default(),
         alert: kept.map_err(|_bytes| invalid("the alert is not UTF-8".to_owned()))?,
         requester: one_line(&delivery.requester, NAME_MAX),
-        reason: format!(
-            "rule `{}`, action `{}`",
-            one_line(&plan.rule.name, NAME_MAX),
-            one_line(&plan.action.name, NAME_MAX)
-        ),
+        reason: reason(plan, notes),
         time: alert.time,
         trace_id: trace_id(&delivery.traceparent)
             .or(alert.trace_id.as_deref().filter(|id| is_trace_id(id)))
             .unwrap_or_default()
             .to_owned(),
     })
+}
+
+/// The rule and its action, and how the filter is another than the rule's text says.
+fn reason(plan: Plan<'_>, notes: &[String]) -> String {
+    let [rule, action] = [&plan.rule.name, &plan.action.name].map(|name| one_line(name, NAME_MAX));
+    let reason = format!("rule `{rule}`, action `{action}`");
+    let parts: Vec<_> = std::iter::once(&reason).chain(notes).cloned().collect();
+    one_line(&parts.join("; "), REASON_MAX)
 }
 
 /// The trace id of a W3C `traceparent`: `00-<32 hex digits>-…`.

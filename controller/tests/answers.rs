@@ -235,16 +235,35 @@ async fn templates_take_this_alerts_values_or_the_fallback_or_are_refused() {
         ]
     );
     assert_eq!(requests[0].1.spec.labels["team"], "blue");
+    let reasons = [0, 2].map(|n| requests[n].1.spec.trigger.reason.as_str());
+    assert_eq!(
+        reasons,
+        [
+            "rule `any`, action `capture`",
+            "rule `any`, action `capture`; the alert has no value for `${remote.proto?}`: its term is left out"
+        ]
+    );
 }
 
 #[tokio::test]
 async fn what_needs_the_cluster_part_is_refused_and_says_so() {
     let rules = "
+- rule: node
+  match: {rules: [Node]}
+  continue: false
+  actions:
+    - {action: a, actionner: 'remora:capture', parameters: {scope: node}}
 - rule: any
   actions:
     - {action: a, actionner: 'remora:capture', parameters: {scope: deployment}}
 ";
     let (controller, agent) = TestController::with_agent(rules, Behaviour::Arm).await;
+    let mut of_node = alert("198.51.100.23");
+    of_node["rule"] = "Node".into();
+    assert_eq!(
+        controller.post(&of_node).await.text("code"),
+        "needs_cluster"
+    );
     let refused = controller.post(&alert("198.51.100.23")).await;
     assert_eq!(
         (refused.status, &*refused.text("code")),

@@ -10,8 +10,8 @@ use remora_capture::{
 };
 
 use crate::{
-    CaptureParameters, Dns, Ends, Plan, RuleFilter, Scope, parameters::scope_word,
-    template::NoValue,
+    CaptureParameters, Dns, Ends, NoValue, Plan, RuleFilter, Scope, Template,
+    parameters::scope_word,
 };
 
 /// The capture that a plan wants for an alert.
@@ -65,11 +65,11 @@ impl CaptureParameters {
     /// What of it this version cannot do on any node, as the rule has it.
     pub(crate) fn needs_cluster(&self) -> Option<String> {
         match (self.scope, self.ends) {
-            (Scope::Deployment | Scope::Service, _) => {
+            (Scope::Deployment | Scope::Service | Scope::Node, _) => {
                 Some(format!("`scope: {}`", scope_word(self.scope)))
             }
             (_, Ends::Both) => Some("`both_ends: true`".to_owned()),
-            (Scope::Container | Scope::Pod | Scope::Node, Ends::Alerted) => None,
+            (Scope::Container | Scope::Pod, Ends::Alerted) => None,
         }
     }
 
@@ -77,13 +77,12 @@ impl CaptureParameters {
         if let Some(what) = self.needs_cluster() {
             return Err(NoCapture::NeedsCluster { what });
         }
-        match self.scope {
-            Scope::Pod => mapping::pod(alert).ok_or_else(|| NoCapture::NeedsCluster {
+        if self.scope == Scope::Pod {
+            return mapping::pod(alert).ok_or_else(|| NoCapture::NeedsCluster {
                 what: "`scope: pod` for an alert without `thread.cgroups` of a pod".to_owned(),
-            }),
-            Scope::Node => Ok(Target::CgroupPath("/".to_owned())),
-            Scope::Container | Scope::Deployment | Scope::Service => Ok(mapping::target(alert)?),
+            });
         }
+        Ok(mapping::target(alert)?)
     }
 
     /// The rule's filter and the traffic's terms, both of which must match; name lookups beside
@@ -105,22 +104,20 @@ impl CaptureParameters {
     }
 
     fn joined(&self, rule: &str, terms: &str) -> Result<Filter, FilterError> {
+        // Compiled once, when it is whole: each part was when the rule was read.
+        let both = Filter::unread(rule)?.both(&Filter::parse(terms)?);
+        let text = match self.dns {
+            Dns::Too if !both.is_empty() => format!("({both}) or port 53"),
+            Dns::Too | Dns::AsFiltered => both,
+        };
         // An alert does not wait for a name service: rules have addresses.
-        let compiler = compiler(Names::Refused);
-        let both = Filter::compile(rule, compiler)?.both(&Filter::parse(terms)?);
-        let both = Filter::compile(&both, compiler)?;
-        match self.dns {
-            Dns::Too if !both.is_empty() => {
-                Filter::compile(&format!("({both}) or port 53"), compiler)
-            }
-            Dns::Too | Dns::AsFiltered => Ok(both),
-        }
+        Filter::compile(&text, compiler(Names::Refused))
     }
 }
 
 /// The template's text for this alert, or the fallback's.
 fn filled(
-    template: &crate::Template,
+    template: &Template,
     fallback: Option<&Filter>,
     alert: &Alert,
     notes: &mut Vec<String>,

@@ -245,13 +245,31 @@ fn fault(error: &serde_saphyr::Error) -> Fault {
     Fault::at(line, problem)
 }
 
-/// The parser's message, without its line number (we lead with it).
+/// The parser's message, without its line number (we lead with it), and in a user's words where it
+/// tells of its events.
 fn plain(error: &serde_saphyr::Error) -> String {
     let text = error.to_string();
     let line = text.lines().next().unwrap_or_default();
-    line.split(" at line ")
-        .next()
-        .unwrap_or_default()
+    let line = line.split(" at line ").next().unwrap_or_default();
+    let plain = [
+        (
+            "expected sequence start",
+            "a list belongs here, like `[a, b]`",
+        ),
+        (
+            "expected mapping start",
+            "keys belong here, like `key: value`",
+        ),
+        ("expected string scalar", "a text belongs here"),
+        (
+            "expected a word or a number",
+            "a word or a number belongs here",
+        ),
+    ];
+    plain
+        .iter()
+        .find(|(event, _)| line.ends_with(event))
+        .map_or(line, |(_, plain)| plain)
         .to_owned()
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 
 use remora_capture::{
     alert::Alert,
+    session::Snaplen,
     text::{escape, shown},
 };
 
@@ -121,7 +122,7 @@ fn action(
     if let Some(bytes) = spec.limits.file_bytes {
         writeln!(f, "    at most    {bytes} bytes of file")?;
     }
-    if spec.snaplen != remora_capture::session::Snaplen::MAX {
+    if spec.snaplen != Snaplen::MAX {
         writeln!(f, "    snaplen    {}", spec.snaplen)?;
     }
     for (key, value) in &spec.labels {

@@ -126,7 +126,7 @@ pub enum Scope {
     Deployment,
     /// All pods behind its service, on all nodes.
     Service,
-    /// All processes of the alert's node, those in pods too.
+    /// All of the alert's node; an agent of this version takes one cgroup or one interface.
     Node,
 }
 
@@ -198,9 +198,12 @@ impl fmt::Display for Rules {
     }
 }
 
-/// `endpoint, 30s, tcp port 443`.
+/// `node, endpoint, 30s, tcp port 443`.
 impl fmt::Display for CaptureParameters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.scope != Scope::default() {
+            write!(f, "{}, ", parameters::scope_word(self.scope))?;
+        }
         f.write_str(parameters::traffic_word(self.traffic))?;
         if let Some(duration) = self.limits.duration {
             write!(f, ", {duration:?}")?;

@@ -140,7 +140,7 @@ fn filter_of(block: &ParameterBlock) -> Result<RuleFilter, Fault> {
     let template = block
         .filter
         .as_ref()
-        .filter(|text| Template::is_one(&text.value));
+        .filter(|text| Template::has_holes(&text.value));
     match (template, &block.fallback) {
         (Some(text), fallback) => Ok(RuleFilter::Template {
             template: Template::parse(&text.value)

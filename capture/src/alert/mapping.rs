@@ -43,6 +43,26 @@ pub struct Endpoint {
     pub protocol: Option<Protocol>,
 }
 
+impl Endpoint {
+    /// The port at the other end.
+    #[must_use]
+    pub fn remote_port(&self) -> Option<u16> {
+        match self.role {
+            Role::Client => self.port,
+            Role::Server => self.client_port,
+        }
+    }
+
+    /// The port of the alerted process.
+    #[must_use]
+    pub fn own_port(&self) -> Option<u16> {
+        match self.role {
+            Role::Client => self.client_port,
+            Role::Server => self.port,
+        }
+    }
+}
+
 /// How much around the alert's connection is captured: which of the target's packets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Traffic {

@@ -3,10 +3,7 @@
 use std::{fmt, net::IpAddr};
 
 use remora_capture::{
-    alert::{
-        Alert,
-        mapping::{self, Role},
-    },
+    alert::{Alert, mapping},
     filter::{Prefix, Protocol},
 };
 
@@ -73,23 +70,15 @@ impl Source {
 
     /// What the alert says, if it is of this kind.
     pub(super) fn value(&self, kind: Kind, alert: &Alert) -> Option<Value> {
-        if let Self::Field(key) = self {
-            return kind.read(alert.field(key)?);
-        }
-        let end = mapping::endpoint(alert)?;
-        let is_client = end.role == Role::Client;
+        let end = || mapping::endpoint(alert);
         Some(match self {
-            Self::Remote(Part::Ip) => Value::Address(end.ip?),
-            Self::Own(Part::Ip) => Value::Address(end.own?),
-            Self::Remote(Part::Port) => {
-                Value::Port(if is_client { end.port } else { end.client_port }?)
-            }
-            Self::Own(Part::Port) => {
-                Value::Port(if is_client { end.client_port } else { end.port }?)
-            }
-            Self::ServicePort => Value::Port(end.port?),
-            Self::Protocol => Value::Protocol(end.protocol.filter(|p| kind.takes(*p))?),
-            Self::Field(_) => return None,
+            Self::Remote(Part::Ip) => Value::Address(end()?.ip?),
+            Self::Remote(Part::Port) => Value::Port(end()?.remote_port()?),
+            Self::Own(Part::Ip) => Value::Address(end()?.own?),
+            Self::Own(Part::Port) => Value::Port(end()?.own_port()?),
+            Self::ServicePort => Value::Port(end()?.port?),
+            Self::Protocol => Value::Protocol(end()?.protocol.filter(|p| kind.takes(*p))?),
+            Self::Field(key) => kind.read(alert.field(key)?)?,
         })
     }
 }

@@ -20,6 +20,7 @@ use std::fmt;
 use remora_capture::{
     alert::Alert,
     filter::{Filter, FilterErrorKind, Names, compiler},
+    text::shown,
 };
 
 use crate::error::Problem;
@@ -30,6 +31,8 @@ use hole::{Hole, Value};
 pub struct Template {
     text: String,
     root: Node,
+    /// Holes with `?`.
+    optional: usize,
 }
 
 /// A filter's text, and what the alert lacked for it.
@@ -72,33 +75,39 @@ enum Piece {
 }
 
 impl Template {
-    /// Whether the text has holes at all.
-    pub(crate) fn is_one(text: &str) -> bool {
+    /// Whether a filter's text is a template.
+    pub(crate) fn has_holes(text: &str) -> bool {
         text.contains("${")
     }
 
-    /// Understands a text with holes, and tries it with every hole that has a `?` there and not.
+    /// Understands a text with holes, and tries it: with all of them filled, with none of those that
+    /// have a `?`, and with each of those missing alone. Terms that are right by themselves are right
+    /// together, so no other way need be tried.
     ///
     /// # Errors
     /// [`Problem::Template`] or [`Problem::Filter`].
     pub(crate) fn parse(text: &str) -> Result<Self, Problem> {
+        let (root, optional) = parse::parse(text)?;
         let template = Self {
             text: text.split_ascii_whitespace().collect::<Vec<_>>().join(" "),
-            root: parse::parse(text)?,
+            root,
+            optional,
         };
-        let optional = template.holes().filter(|hole| hole.is_optional).count();
-        for absent in 0..1_u32 << optional {
-            template.try_without(absent)?;
+        template.try_without(|_| false)?;
+        template.try_without(|_| true)?;
+        for alone in 0..template.optional {
+            template.try_without(|number| number == alone)?;
         }
         Ok(template)
     }
 
-    /// Compiles it with sample values, without the holes with `?` whose bits are set.
-    fn try_without(&self, absent: u32) -> Result<(), Problem> {
+    /// Compiles it with sample values, without those of the holes with `?`, counted from 0, that
+    /// are `absent`.
+    fn try_without(&self, absent: impl Fn(usize) -> bool) -> Result<(), Problem> {
         let mut number = 0;
         let filled = self.fill_with(&mut |hole| {
-            let is_absent = hole.is_optional && absent & (1 << number) != 0;
-            number += u32::from(hole.is_optional);
+            let is_absent = hole.is_optional && absent(number);
+            number += usize::from(hole.is_optional);
             (!is_absent).then(|| hole.kind.sample())
         });
         let text = filled.expect("all holes without `?` are filled").text;
@@ -129,12 +138,6 @@ impl Template {
         let mut left_out = Vec::new();
         let text = self.root.fill(value, &mut left_out)?.unwrap_or_default();
         Ok(Filled { text, left_out })
-    }
-
-    fn holes(&self) -> impl Iterator<Item = &Hole> {
-        let mut holes = Vec::new();
-        self.root.holes(&mut holes);
-        holes.into_iter()
     }
 }
 
@@ -181,29 +184,6 @@ impl Node {
             }
         })
     }
-
-    /// In the order in which they are filled.
-    fn holes<'a>(&'a self, holes: &mut Vec<&'a Hole>) {
-        let mut of = |pieces: &'a [Piece]| {
-            holes.extend(pieces.iter().filter_map(|piece| match piece {
-                Piece::Hole(hole) => Some(hole),
-                Piece::Text(_) => None,
-            }));
-        };
-        match self {
-            Self::Term(pieces) => of(pieces),
-            Self::Qualified(protocol, rest) => {
-                of(protocol);
-                of(rest);
-            }
-            Self::Not(node) | Self::Group(node) => node.holes(holes),
-            Self::Chain(links) => {
-                for (_, node) in links {
-                    node.holes(holes);
-                }
-            }
-        }
-    }
 }
 
 /// The words, or nothing when a hole with `?` has no value.
@@ -225,7 +205,7 @@ fn fill_pieces(
                 }
                 None => {
                     return Err(NoValue {
-                        hole: remora_capture::text::shown(&hole.text).to_string(),
+                        hole: shown(&hole.text).to_string(),
                         kind: hole.kind.name(),
                     });
                 }

@@ -18,11 +18,11 @@ use crate::{document::nearest, error::Problem};
 
 /// Most brackets open at once, so that neither parsing nor filling in recurses deeper.
 const DEPTH_MAX: usize = 16;
-/// Most holes with `?`: each way that they can be there or not is tried when the rule is read.
-const OPTIONAL_MAX: usize = 6;
+/// Most holes with `?`: the filter without each is tried when the rule is read.
+const OPTIONAL_MAX: usize = 16;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kindred {
+enum TokenKind {
     Open,
     Close,
     Not,
@@ -33,19 +33,20 @@ enum Kindred {
 
 #[derive(Clone, Copy, Debug)]
 struct Token<'a> {
-    kind: Kindred,
+    kind: TokenKind,
     text: &'a str,
     /// Nothing between it and the token before.
     touches: bool,
 }
 
-pub(super) fn parse(text: &str) -> Result<Node, Problem> {
+/// The terms, and how many holes with `?` are in them.
+pub(super) fn parse(text: &str) -> Result<(Node, usize), Problem> {
     let tokens = tokens(text)?;
     let glued = tokens.windows(2).find(|pair| {
         let words = pair
             .iter()
-            .all(|t| matches!(t.kind, Kindred::Hole | Kindred::Word));
-        words && pair[1].touches && pair.iter().any(|t| t.kind == Kindred::Hole)
+            .all(|t| matches!(t.kind, TokenKind::Hole | TokenKind::Word));
+        words && pair[1].touches && pair.iter().any(|t| t.kind == TokenKind::Hole)
     });
     if let Some([first, second]) = glued {
         return Err(bad(format!(
@@ -62,7 +63,7 @@ pub(super) fn parse(text: &str) -> Result<Node, Problem> {
     };
     let node = parser.chain()?;
     match parser.peek() {
-        None => Ok(node),
+        None => Ok((node, parser.optional)),
         Some(_) => Err(bad("a `)` without its `(`")),
     }
 }
@@ -81,23 +82,23 @@ fn tokens(text: &str) -> Result<Vec<Token<'_>>, Problem> {
             let end = rest
                 .find('}')
                 .ok_or_else(|| bad(format!("`{}` has no `}}`", shown(rest))))?;
-            (Kindred::Hole, end + 1)
+            (TokenKind::Hole, end + 1)
         } else if rest.starts_with('(') {
-            (Kindred::Open, 1)
+            (TokenKind::Open, 1)
         } else if rest.starts_with(')') {
-            (Kindred::Close, 1)
+            (TokenKind::Close, 1)
         } else if rest.starts_with("&&") || rest.starts_with("||") {
-            (Kindred::Word, 2)
+            (TokenKind::Word, 2)
         } else if rest.starts_with('!') && !rest.starts_with("!=") {
-            (Kindred::Word, 1)
+            (TokenKind::Word, 1)
         } else {
-            (Kindred::Word, word_len(rest))
+            (TokenKind::Word, word_len(rest))
         };
         let text = &rest[..len];
         let kind = match (kind, text) {
-            (Kindred::Word, "and" | "&&") => Kindred::Join(Joiner::And),
-            (Kindred::Word, "or" | "||") => Kindred::Join(Joiner::Or),
-            (Kindred::Word, "not" | "!") => Kindred::Not,
+            (TokenKind::Word, "and" | "&&") => TokenKind::Join(Joiner::And),
+            (TokenKind::Word, "or" | "||") => TokenKind::Join(Joiner::Or),
+            (TokenKind::Word, "not" | "!") => TokenKind::Not,
             (kind, _) => kind,
         };
         tokens.push(Token {
@@ -137,13 +138,13 @@ impl<'a> Parser<'a> {
         self.tokens.get(self.at).copied()
     }
 
-    fn peek_kind(&self) -> Option<Kindred> {
+    fn peek_kind(&self) -> Option<TokenKind> {
         self.peek().map(|token| token.kind)
     }
 
     fn chain(&mut self) -> Result<Node, Problem> {
         let mut links = vec![(Joiner::And, self.unary()?)];
-        while let Some(Kindred::Join(joiner)) = self.peek_kind() {
+        while let Some(TokenKind::Join(joiner)) = self.peek_kind() {
             self.at += 1;
             links.push((joiner, self.unary()?));
         }
@@ -152,12 +153,12 @@ impl<'a> Parser<'a> {
 
     fn unary(&mut self) -> Result<Node, Problem> {
         let mut negations = 0;
-        while self.peek_kind() == Some(Kindred::Not) {
+        while self.peek_kind() == Some(TokenKind::Not) {
             self.at += 1;
             negations += 1;
         }
         let node = match self.peek_kind() {
-            Some(Kindred::Open) => self.group()?,
+            Some(TokenKind::Open) => self.group()?,
             _ => self.term()?,
         };
         // Two are none.
@@ -177,14 +178,14 @@ impl<'a> Parser<'a> {
         self.at += 1;
         let inner = self.chain();
         self.depth -= 1;
-        let closed = self.peek_kind() == Some(Kindred::Close);
+        let closed = self.peek_kind() == Some(TokenKind::Close);
         let inner = inner?;
         if !closed {
             return Err(bad("a `(` without its `)`"));
         }
         self.at += 1;
         match self.peek_kind() {
-            None | Some(Kindred::Join(_) | Kindred::Close) => Ok(Node::Group(Box::new(inner))),
+            None | Some(TokenKind::Join(_) | TokenKind::Close) => Ok(Node::Group(Box::new(inner))),
             // Brackets of a calculation: `(tcp[12] & 0xf0) >> 2 = 5`.
             Some(_) => {
                 self.at = start;
@@ -194,22 +195,21 @@ impl<'a> Parser<'a> {
     }
 
     fn term(&mut self) -> Result<Node, Problem> {
-        let start = self.at;
         let mut pieces = Vec::new();
         let mut open = 0_usize;
         let mut before: Option<Token<'a>> = None;
         while let Some(token) = self.peek() {
             match token.kind {
-                Kindred::Open => open += 1,
-                Kindred::Close if open == 0 => break,
-                Kindred::Close => open -= 1,
+                TokenKind::Open => open += 1,
+                TokenKind::Close if open == 0 => break,
+                TokenKind::Close => open -= 1,
                 // `src or dst port 53` is one term.
-                Kindred::Join(_) if open == 0 && !self.between_sides(before) => break,
+                TokenKind::Join(_) if open == 0 && !self.between_sides(before) => break,
                 _ => {}
             }
             self.at += 1;
             pieces.push(match token.kind {
-                Kindred::Hole => Piece::Hole(self.hole(token, before, open)?),
+                TokenKind::Hole => Piece::Hole(self.hole(token, before, open)?),
                 _ => Piece::Text(token.text.to_owned()),
             });
             before = Some(token);
@@ -224,10 +224,7 @@ impl<'a> Parser<'a> {
                 let rest = pieces.split_off(1);
                 Ok(Node::Qualified(pieces, rest))
             }
-            Some(_) => {
-                debug_assert!(self.at > start);
-                Ok(Node::Term(pieces))
-            }
+            Some(_) => Ok(Node::Term(pieces)),
         }
     }
 
@@ -301,7 +298,7 @@ impl<'a> Parser<'a> {
     fn ends_term(&self) -> bool {
         matches!(
             self.peek_kind(),
-            None | Some(Kindred::Join(_) | Kindred::Close)
+            None | Some(TokenKind::Join(_) | TokenKind::Close)
         )
     }
 }

@@ -167,12 +167,12 @@ fn a_template_that_cannot_be_is_refused_when_the_rule_is_read() {
         let problem = Template::parse(template).expect_err(template).to_string();
         assert!(problem.contains(expected), "{template}\n{problem}");
     }
-    let many = ["host ${remote.ip?}"; 7].join(" or ");
+    let many = ["host ${remote.ip?}"; 17].join(" or ");
     assert!(
         Template::parse(&many)
             .unwrap_err()
             .to_string()
-            .contains("more than 6 holes")
+            .contains("more than 16 holes")
     );
     let deep = format!("{}host ${{remote.ip}}{}", "(".repeat(17), ")".repeat(17));
     assert!(

@@ -146,7 +146,7 @@ fn a_wrong_entry_is_refused_with_line_and_remedy() {
         ),
         (
             "a: 1\n---\nb: 2\n",
-            "rules.yaml:1: not the YAML that was expected: expected sequence start",
+            "rules.yaml:1: not the YAML that was expected: a list belongs here, like `[a, b]`",
         ),
         (
             "- action: a\n---\n- action: b\n",
@@ -159,6 +159,33 @@ fn a_wrong_entry_is_refused_with_line_and_remedy() {
         assert!(error.starts_with(expected), "{text}\n{error}");
         assert!(!error.contains(['\u{1b}', '\u{202e}']), "{error:?}");
     }
+}
+
+#[test]
+fn a_value_of_the_wrong_shape_is_told_in_plain_words() {
+    let wrong = |place: String, expected: &str| {
+        let error = error(&place);
+        let expected = format!("not the YAML that was expected: {expected} belong");
+        assert!(error.contains(&expected), "{place}\n{error}");
+    };
+    for (block, expected) in [
+        ("rules: x", "a list"),
+        ("tags: {a: b}", "a list"),
+        ("priority: [Error]", "a word or a number"),
+        ("source: [syscall]", "a text"),
+    ] {
+        wrong(matching(block), expected);
+    }
+    for (block, expected) in [
+        ("labels: x", "keys"),
+        ("labels: {a: [1]}", "a word or a number"),
+        ("filter: [tcp]", "a text"),
+        ("duration: [1]", "a word or a number"),
+    ] {
+        wrong(with(block), expected);
+    }
+    wrong("- rule: r\n  match: 7\n".to_owned(), "keys");
+    wrong("- rule: r\n  actions: 7\n".to_owned(), "a list");
 }
 
 #[test]
