@@ -32,6 +32,15 @@ pub fn excerpt(text: &str, max: usize) -> Escaped<'_> {
     Escaped { text, max }
 }
 
+/// Longest piece of foreign text in a message, in characters.
+const SHOWN_MAX: usize = 200;
+
+/// Like [`excerpt`], of as much as a log line or a message has room for.
+#[must_use]
+pub fn shown(text: &str) -> Escaped<'_> {
+    excerpt(text, SHOWN_MAX)
+}
+
 /// Made by [`escape`] and [`excerpt`].
 #[derive(Clone, Copy, Debug)]
 pub struct Escaped<'a> {

@@ -4,7 +4,7 @@ use proptest::{collection::vec, prelude::*};
 use remora_capture::{
     alert::{
         ALERT_BYTES_MAX, Alert, AlertError, Priority,
-        mapping::{NoTarget, Scope, endpoint, names, target, terms},
+        mapping::{NoTarget, Traffic, endpoint, names, target, terms},
     },
     filter::Filter,
     text::is_hostile,
@@ -247,7 +247,7 @@ fn connections_are_read_however_falco_tells_them() {
         (r#""fd.sip":"fe80::1%eth0""#, ""),
     ] {
         let alert = with_fields(fields);
-        let text = terms(&alert, Scope::Endpoint).to_string();
+        let text = terms(&alert, Traffic::Endpoint).to_string();
         assert_eq!(text, filter, "{fields}");
         assert!(Filter::parse(&text).is_ok());
     }
@@ -316,7 +316,7 @@ proptest! {
         spliced.splice(cut..(cut + bytes.len()).min(json.len()), bytes);
         if let Ok(alert) = Alert::from_json(&spliced) {
             let _ = (endpoint(&alert), target(&alert), names(&alert));
-            let terms = terms(&alert, Scope::Flow);
+            let terms = terms(&alert, Traffic::Flow);
             prop_assert!(Filter::from_terms(&terms).is_ok());
         }
     }

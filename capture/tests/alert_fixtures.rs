@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf};
 use remora_capture::{
     alert::{
         Alert, FieldValue, Priority,
-        mapping::{Role, Scope, endpoint, names, target, terms},
+        mapping::{Role, Traffic, endpoint, names, target, terms},
     },
     filter::Filter,
 };
@@ -28,7 +28,7 @@ fn alert(name: &str) -> Alert {
     Alert::from_json(&request(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// Each recorded request with the target and the filters of its scopes: flow, endpoint, remote
+/// Each recorded request with the target and the filters of its traffic: flow, endpoint, remote
 /// host, protocol.
 #[rustfmt::skip]
 const EXPECTED: [(&str, Option<&str>, [&str; 4]); 19] = [
@@ -89,21 +89,21 @@ const EXPECTED: [(&str, Option<&str>, [&str; 4]); 19] = [
 
 #[test]
 fn recorded_requests_map_to_target_and_filter() {
-    let scopes = [
-        Scope::Flow,
-        Scope::Endpoint,
-        Scope::RemoteHost,
-        Scope::Protocol,
+    let traffics = [
+        Traffic::Flow,
+        Traffic::Endpoint,
+        Traffic::RemoteHost,
+        Traffic::Protocol,
     ];
     for (name, expected_target, filters) in EXPECTED {
         let alert = alert(name);
         let found = target(&alert).ok().map(|target| target.to_string());
         assert_eq!(found.as_deref(), expected_target, "{name}");
-        for (scope, expected) in scopes.into_iter().zip(filters) {
-            let filter = Filter::from_terms(&terms(&alert, scope)).expect(name);
-            assert_eq!(filter.text(), expected, "{name}, {scope:?}");
+        for (traffic, expected) in traffics.into_iter().zip(filters) {
+            let filter = Filter::from_terms(&terms(&alert, traffic)).expect(name);
+            assert_eq!(filter.text(), expected, "{name}, {traffic:?}");
         }
-        assert!(terms(&alert, Scope::All).is_empty());
+        assert!(terms(&alert, Traffic::All).is_empty());
     }
 }
 

@@ -84,11 +84,34 @@ pub(crate) enum Command {
         #[arg(short, long, value_name = "FILE")]
         write: PathBuf,
     },
+    /// Work with rule files: which alert starts which capture. Needs no agent.
+    #[command(subcommand)]
+    Rules(RulesCommand),
     /// Show the node and its agent.
     Status {
         /// How to print it.
         #[arg(long, short, value_enum, default_value_t)]
         output: Format,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RulesCommand {
+    /// Say whether rule files are right, as the controller would take them together.
+    Check {
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+    /// Say what an alert would start: which rule, which target, which filter, or why not. Exit code
+    /// 1 if nothing.
+    #[command(after_help = "Example:
+  remora rules test rules.yaml --alert alert.json")]
+    Test {
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// The alert as Falco or Falcosidekick sends it, in JSON; `-` is standard input.
+        #[arg(long, value_name = "FILE")]
+        alert: PathBuf,
     },
 }
 

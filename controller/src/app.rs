@@ -24,7 +24,7 @@ use crate::{
     http::{self, BODY_TIMEOUT},
     ingest::Ingest,
     metrics::Metrics,
-    rules::{RuleError, Rules},
+    reload::{LoadError, RuleFiles},
 };
 
 /// Longest orderly end: a body that has just begun, and its answer.
@@ -35,7 +35,7 @@ pub const DRAIN_DEADLINE: Duration =
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     #[error(transparent)]
-    Rules(#[from] RuleError),
+    Rules(#[from] LoadError),
     #[error(transparent)]
     Agent(#[from] ConnectError),
     #[error("cannot listen on {address}; is another remora-controller running, or Falco Talon?")]
@@ -61,6 +61,7 @@ pub struct App {
     address: SocketAddr,
     ingest: Arc<Ingest>,
     metrics: Arc<Metrics>,
+    rules: RuleFiles,
 }
 
 impl App {
@@ -69,10 +70,8 @@ impl App {
     /// # Errors
     /// [`BuildError`].
     pub async fn build(args: &RunArgs) -> Result<Self, BuildError> {
-        let rules = Rules::load(&args.rules)?;
-        if rules.is_empty() {
-            tracing::warn!("the files hold no rule: every alert will be ignored");
-        }
+        let files = RuleFiles::load(args.rules.clone())?;
+        let rules = files.subscribe();
         let agent = Agent::new(args.agent.clone())?;
         let listen = |source| BuildError::Listen {
             address: args.listen,
@@ -80,13 +79,14 @@ impl App {
         };
         let listener = TcpListener::bind(args.listen).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
-        tracing::info!(%address, agent = %args.agent, rules = rules.len(), "taking alerts");
-        let ingest = Arc::new(Ingest::new(Arc::new(rules), agent));
+        tracing::info!(%address, agent = %args.agent, rules = rules.borrow().len(), "taking alerts");
+        let ingest = Arc::new(Ingest::new(rules, agent));
         Ok(Self {
             listener,
             address,
             ingest,
             metrics: Arc::new(Metrics::new()),
+            rules: files,
         })
     }
 
@@ -102,10 +102,11 @@ impl App {
             listener,
             ingest,
             metrics,
+            rules,
             ..
         } = self;
         let draining = Arc::new(AtomicBool::new(false));
-        let router = http::router(ingest.clone(), metrics, draining.clone());
+        let router = http::router(ingest.clone(), metrics.clone(), draining.clone());
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let serving = http::serve(listener, router, async {
             let _dropped = stopped.await;
@@ -121,6 +122,7 @@ impl App {
             // A sender that left may have an alert in work still: the outcome is to be counted.
             () = async { serving.await; ingest.drain().await } => Drained::Whole,
             () = ending => Drained::CutOff,
+            never = rules.follow(metrics) => match never {},
         }
     }
 }

@@ -2,14 +2,20 @@
 
 use std::sync::Arc;
 
-use remora_capture::{alert::Alert, text::escape};
-use tokio::{sync::Semaphore, time::Instant};
+use jiff::Timestamp;
+use remora_capture::{
+    alert::Alert,
+    text::{escape, shown},
+};
+use remora_rules::{self as rules, Ignored, Plan, Rules, decide};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::Instant,
+};
 
 use crate::{
     agent::{Agent, START_DEADLINE},
     outcome::{Outcome, Refusal, RefusalCode},
-    rules::{self, Ignored, Plan, Rules, decide},
-    text::shown,
     trigger::{self, Source},
 };
 
@@ -25,6 +31,8 @@ pub struct Delivery {
     pub requester: String,
     /// The `traceparent` header, or empty.
     pub traceparent: String,
+    /// When its request's head had come.
+    pub arrived: Timestamp,
 }
 
 /// What became of a delivery.
@@ -41,14 +49,15 @@ pub struct Handled {
 /// Takes alerts. Holds no state of its own between them.
 #[derive(Debug)]
 pub struct Ingest {
-    rules: Arc<Rules>,
+    /// Those of this moment; [`crate::reload`] puts others into their place.
+    rules: watch::Receiver<Arc<Rules>>,
     agent: Agent,
     slots: Semaphore,
 }
 
 impl Ingest {
     #[must_use]
-    pub fn new(rules: Arc<Rules>, agent: Agent) -> Self {
+    pub fn new(rules: watch::Receiver<Arc<Rules>>, agent: Agent) -> Self {
         Self {
             rules,
             agent,
@@ -83,7 +92,9 @@ impl Ingest {
                 return Outcome::Refused(refusal).into();
             }
         };
-        let captures = match decide(&self.rules, &alert) {
+        // One set of rules for all that the alert starts.
+        let rules = self.rules.borrow().clone();
+        let captures = match decide(&rules, &alert) {
             rules::Decision::Capture(plans) => self.start(&plans, &alert, delivery).await,
             rules::Decision::Ignore(why) => vec![Outcome::Ignored(ignored(why))],
         };

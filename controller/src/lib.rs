@@ -2,7 +2,7 @@
 //! its answer within milliseconds.
 //!
 //! ```text
-//! POST / ──http──▶ Alert ──rules──▶ Plan ──trigger──▶ StartRequest ──agent──▶ remora-agent
+//! POST / ──http──▶ Alert ──remora_rules──▶ Plan ──trigger──▶ StartRequest ──agent──▶ remora-agent
 //!    ◀── answer ── Outcome ◀────────────────────────── Start's answer ◀────────────┘
 //! ```
 //! Needs no rights: it holds no capability, reads nothing but its rules, and reaches packets only
@@ -24,6 +24,5 @@ pub mod http;
 pub mod ingest;
 pub mod metrics;
 pub mod outcome;
-pub mod rules;
-mod text;
+pub mod reload;
 pub mod trigger;

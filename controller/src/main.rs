@@ -12,8 +12,8 @@ use clap::Parser as _;
 use remora_controller::{
     app::{App, DRAIN_DEADLINE, Drained},
     args::{Args, Command, LogFormat, RulesCommand, RunArgs},
-    rules::Rules,
 };
+use remora_rules::Rules;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 

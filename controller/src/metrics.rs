@@ -11,7 +11,10 @@ use prometheus_client::{
 };
 use remora_proto::reason::Reason;
 
-use crate::outcome::{Decision, Outcome, RefusalCode};
+use crate::{
+    outcome::{Decision, Outcome, RefusalCode},
+    reload::Reload,
+};
 
 /// Bounds of the latency histogram, in seconds: fine around the milliseconds that an answer
 /// takes, the last at the agent's deadline.
@@ -22,6 +25,11 @@ const ANSWER_BUCKETS: [f64; 12] = [
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct DecisionLabel {
     decision: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ResultLabel {
+    result: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -40,6 +48,9 @@ pub struct Metrics {
     refused: Family<CodeLabel, Counter>,
     answer: Histogram,
     in_flight: Gauge,
+    rules: Gauge,
+    reloads: Family<ResultLabel, Counter>,
+    rules_stale: Gauge,
 }
 
 impl Metrics {
@@ -52,6 +63,9 @@ impl Metrics {
             refused: Family::default(),
             answer: Histogram::new(ANSWER_BUCKETS),
             in_flight: Gauge::default(),
+            rules: Gauge::default(),
+            reloads: Family::default(),
+            rules_stale: Gauge::default(),
         };
         // A counter that is not there cannot be told from one that nobody asked for.
         for decision in Decision::ALL {
@@ -60,6 +74,13 @@ impl Metrics {
                 .get_or_create(&DecisionLabel {
                     decision: decision.as_str(),
                 })
+                .inc_by(0);
+        }
+        for result in Reload::ALL {
+            let result = result.as_str();
+            metrics
+                .reloads
+                .get_or_create(&ResultLabel { result })
                 .inc_by(0);
         }
         let codes = RefusalCode::OWN
@@ -100,7 +121,31 @@ impl Metrics {
             "Alerts being handled",
             self.in_flight.clone(),
         );
+        registry.register("rules", "Rules in use", self.rules.clone());
+        registry.register(
+            "rules_reloads",
+            "Readings of changed rule files by their result",
+            self.reloads.clone(),
+        );
+        registry.register(
+            "rules_stale",
+            "1 while the rule files are wrong and older rules are in use",
+            self.rules_stale.clone(),
+        );
         self
+    }
+
+    /// The rules in use, at the start and after each change.
+    pub(crate) fn rules(&self, count: usize) {
+        self.rules.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn reload(&self, result: Reload) {
+        let label = ResultLabel {
+            result: result.as_str(),
+        };
+        self.reloads.get_or_create(&label).inc();
+        self.rules_stale.set(i64::from(result == Reload::Refused));
     }
 
     pub(crate) fn receive(&self) {

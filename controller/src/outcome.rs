@@ -47,6 +47,10 @@ pub enum RefusalCode {
     InvalidAlert,
     /// The alert names nothing that can be captured.
     NoTarget,
+    /// The rule asks for what only the cluster part can do.
+    NeedsCluster,
+    /// The alert lacks what the rule's filter asks for.
+    MissingValue,
     /// Rule and alert together make no capture.
     InvalidSpec,
     /// Too many alerts are being handled.
@@ -63,7 +67,7 @@ pub enum RefusalCode {
 
 impl RefusalCode {
     /// All that are the controller's own.
-    pub(crate) const OWN: [Self; 12] = [
+    pub(crate) const OWN: [Self; 14] = [
         Self::NotJson,
         Self::TooLarge,
         Self::FromBrowser,
@@ -71,6 +75,8 @@ impl RefusalCode {
         Self::SenderGone,
         Self::InvalidAlert,
         Self::NoTarget,
+        Self::NeedsCluster,
+        Self::MissingValue,
         Self::InvalidSpec,
         Self::Busy,
         Self::AgentAway,
@@ -89,6 +95,8 @@ impl RefusalCode {
             Self::SenderGone => "sender_gone",
             Self::InvalidAlert => "invalid_alert",
             Self::NoTarget => "no_target",
+            Self::NeedsCluster => "needs_cluster",
+            Self::MissingValue => "missing_value",
             Self::InvalidSpec => "invalid_spec",
             Self::Busy => "busy",
             Self::AgentAway => "agent_away",

@@ -3,28 +3,36 @@
 //! What comes from the alert goes in typed (addresses, ports, ids) or as kept text (the alert
 //! itself, in the trigger): an alert cannot write filter text.
 
+use std::time::Duration;
+
+use jiff::Timestamp;
 use remora_capture::{
     alert::{
         Alert,
         mapping::{self, Endpoint},
     },
-    filter::{Filter, Names, compiler},
     session::{NameHint, SessionSpec, Trigger},
     text::one_line,
 };
 use remora_proto::v1;
+use remora_rules::{NoCapture, Plan, Wanted};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
     ingest::Delivery,
     outcome::{Refusal, RefusalCode},
-    rules::Plan,
 };
 
 /// Longest name kept of a rule or sender, in bytes.
 const NAME_MAX: usize = 256;
+/// Longest reason of a capture, in bytes.
+const REASON_MAX: usize = 1024;
 /// Longest name of a Kubernetes object, in bytes (RFC 1123 subdomain).
 const KUBERNETES_NAME_MAX: usize = 253;
+
+/// Most that a look-back grows by its alert's age: as long as an agent keeps what it kept of the
+/// dead (`--look-back-keep`). An alert that says to be older is taken to be as old as that.
+pub const ALERT_AGE_MAX: Duration = Duration::from_secs(120);
 
 /// An alert and how it came.
 #[derive(Clone, Copy, Debug)]
@@ -46,19 +54,10 @@ pub fn request(plan: Plan<'_>, source: Source<'_>) -> Result<v1::StartRequest, R
 }
 
 fn spec(plan: Plan<'_>, source: Source<'_>) -> Result<SessionSpec, Refusal> {
-    let Source { alert, .. } = source;
-    let capture = &plan.action.capture;
-    let target = mapping::target(alert)
-        .map_err(|error| Refusal::new(RefusalCode::NoTarget, error.to_string()))?;
-    let mut spec = SessionSpec::new(target);
-    spec.filter = filter(
-        &capture.filter,
-        &mapping::terms(alert, capture.scope).to_string(),
-    )?;
-    spec.limits = capture.limits;
-    spec.snaplen = capture.snaplen;
-    spec.look_back = capture.look_back;
-    spec.trigger = trigger(plan, source)?;
+    let Source { alert, delivery } = source;
+    let Wanted { mut spec, notes } = plan.capture(alert).map_err(refusal)?;
+    spec.look_back = look_back(spec.look_back, alert, delivery.arrived);
+    spec.trigger = trigger(plan, source, &notes)?;
     for (label, value) in labels(plan, alert) {
         spec.labels.insert(label.to_owned(), value);
     }
@@ -68,23 +67,32 @@ fn spec(plan: Plan<'_>, source: Source<'_>) -> Result<SessionSpec, Refusal> {
     Ok(spec)
 }
 
-/// The rule's filter and the alert's terms, both of which must match.
-fn filter(rule: &Filter, terms: &str) -> Result<Filter, Refusal> {
-    // An alert does not wait for a name service: rules have addresses.
-    let both = Filter::parse(terms)
-        .and_then(|terms| Filter::compile(&rule.both(&terms), compiler(Names::Refused)));
-    both.map_err(|error| {
-        invalid(format!(
-            "the rule's filter `{rule}` and the alert's `{terms}`: {error}"
-        ))
-    })
+fn refusal(error: NoCapture) -> Refusal {
+    let code = match error {
+        NoCapture::Target(_) => RefusalCode::NoTarget,
+        NoCapture::NeedsCluster { .. } => RefusalCode::NeedsCluster,
+        NoCapture::NoValue(_) => RefusalCode::MissingValue,
+        NoCapture::Filter { .. } | NoCapture::Spec(_) => RefusalCode::InvalidSpec,
+    };
+    Refusal::new(code, error.to_string())
+}
+
+/// The rule counts from the alert's own time, the agent from now: the alert's age on the way here
+/// comes on top. A clock that is ahead of ours makes an alert no younger than now.
+fn look_back(wanted: Duration, alert: &Alert, arrived: Timestamp) -> Duration {
+    if wanted.is_zero() {
+        return wanted;
+    }
+    let age = alert.time.map(|time| arrived.duration_since(time));
+    let age = age.and_then(|age| Duration::try_from(age).ok());
+    wanted.saturating_add(age.unwrap_or_default().min(ALERT_AGE_MAX))
 }
 
 fn invalid(reason: String) -> Refusal {
     Refusal::new(RefusalCode::InvalidSpec, reason)
 }
 
-fn trigger(plan: Plan<'_>, source: Source<'_>) -> Result<Trigger, Refusal> {
+fn trigger(plan: Plan<'_>, source: Source<'_>, notes: &[String]) -> Result<Trigger, Refusal> {
     let Source { alert, delivery } = source;
     let kept = String::from_utf8(delivery.alert.clone());
     Ok(Trigger {
@@ -99,17 +107,21 @@ fn trigger(plan: Plan<'_>, source: Source<'_>) -> Result<Trigger, Refusal> {
         priority: alert.priority.map(|p| p.to_string()).unwrap_or_default(),
         alert: kept.map_err(|_bytes| invalid("the alert is not UTF-8".to_owned()))?,
         requester: one_line(&delivery.requester, NAME_MAX),
-        reason: format!(
-            "rule `{}`, action `{}`",
-            one_line(&plan.rule.name, NAME_MAX),
-            one_line(&plan.action.name, NAME_MAX)
-        ),
+        reason: reason(plan, notes),
         time: alert.time,
         trace_id: trace_id(&delivery.traceparent)
             .or(alert.trace_id.as_deref().filter(|id| is_trace_id(id)))
             .unwrap_or_default()
             .to_owned(),
     })
+}
+
+/// The rule and its action, and how the filter is another than the rule's text says.
+fn reason(plan: Plan<'_>, notes: &[String]) -> String {
+    let [rule, action] = [&plan.rule.name, &plan.action.name].map(|name| one_line(name, NAME_MAX));
+    let reason = format!("rule `{rule}`, action `{action}`");
+    let parts: Vec<_> = std::iter::once(&reason).chain(notes).cloned().collect();
+    one_line(&parts.join("; "), REASON_MAX)
 }
 
 /// The trace id of a W3C `traceparent`: `00-<32 hex digits>-…`.
@@ -195,4 +207,35 @@ fn idempotency_key(plan: Plan<'_>, alert: &Alert) -> String {
         .map(|byte| format!("{byte:02x}"))
         .collect();
     format!("alert-{digest}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_back_counts_from_the_alerts_own_time() {
+        let arrived: Timestamp = "2026-11-24T03:00:10.5Z".parse().unwrap();
+        for (time, wanted, expected_ms) in [
+            ("2026-11-24T03:00:10.5Z", 15, 15_000),
+            ("2026-11-24T03:00:05.25Z", 15, 20_250),
+            ("2026-11-24T04:00:05.25+01:00", 15, 20_250),
+            // The sender's clock is ahead.
+            ("2026-11-24T03:00:20Z", 15, 15_000),
+            // Older than anything that is kept.
+            ("2026-11-23T03:00:00Z", 15, 135_000),
+            ("1970-01-01T00:00:00Z", 15, 135_000),
+            // The rule wants none.
+            ("2026-11-24T03:00:05Z", 0, 0),
+        ] {
+            let json = format!(r#"{{"rule": "r", "time": "{time}"}}"#);
+            let alert = Alert::from_json(json.as_bytes()).unwrap();
+            let found = look_back(Duration::from_secs(wanted), &alert, arrived);
+            assert_eq!(found, Duration::from_millis(expected_ms), "{time}");
+        }
+        let timeless = Alert::from_json(br#"{"rule": "r"}"#).unwrap();
+        let wanted = Duration::from_secs(15);
+        assert_eq!(look_back(wanted, &timeless, arrived), wanted);
+        assert_eq!(look_back(Duration::MAX, &timeless, arrived), Duration::MAX);
+    }
 }

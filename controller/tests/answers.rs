@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::time::Duration;
+
 use remora_capture::session::{Destination, Target};
 use remora_proto::reason::Reason;
 use serde_json::json;
@@ -160,7 +162,7 @@ async fn several_captures_of_one_alert_have_an_answer_each() {
 - rule: two
   actions:
     - {action: endpoint, actionner: 'remora:capture'}
-    - {action: all, actionner: 'remora:capture', parameters: {scope: all}}
+    - {action: all, actionner: 'remora:capture', parameters: {traffic: all}}
 ";
     let (controller, agent) = TestController::with_agent(rules, Behaviour::Arm).await;
     let answer = controller.post(&alert("198.51.100.23")).await;
@@ -176,6 +178,121 @@ async fn several_captures_of_one_alert_have_an_answer_each() {
     assert_eq!(filters, ["host 198.51.100.23 and tcp port 4444", ""]);
     let law = controller.law().await;
     assert_eq!((law.received, law.accepted), (1, 1), "counted by alert");
+}
+
+#[tokio::test]
+async fn templates_take_this_alerts_values_or_the_fallback_or_are_refused() {
+    let rules = "
+- action: capture
+  actionner: remora:capture
+  parameters:
+    filter: 'host ${remote.ip} and ${remote.proto?} port ${service.port?}'
+    labels: {team: blue}
+- rule: falls back
+  match: {rules: [Fallback]}
+  continue: false
+  actions:
+    - action: capture
+      parameters: {fallback: tcp}
+- rule: any
+  actions:
+    - action: capture
+";
+    let (controller, agent) = TestController::with_agent(rules, Behaviour::Arm).await;
+    assert_eq!(controller.post(&alert("198.51.100.23")).await.status, 202);
+
+    // The one before is not taken from.
+    let mut bare = alert("198.51.100.24");
+    bare["output_fields"] =
+        serde_json::json!({"container.id": "ee97d9c4186f", "fd.sip": "any or tcp"});
+    let refused = controller.post(&bare).await;
+    assert_eq!(
+        (refused.status, &*refused.text("code")),
+        (422, "missing_value")
+    );
+    assert_eq!(
+        refused.text("reason"),
+        "the alert has no value for `${remote.ip}` that is an address, and the rule has no `fallback`"
+    );
+    bare["rule"] = "Fallback".into();
+    assert_eq!(controller.post(&bare).await.status, 202);
+    // IPv6 and no protocol.
+    bare["rule"] = "R".into();
+    bare["output_fields"]["fd.name"] = "fd00::7:40000->2001:db8::bad:443".into();
+    assert_eq!(controller.post(&bare).await.status, 202);
+
+    let requests = agent.requests();
+    let filters: Vec<_> = requests
+        .iter()
+        .map(|(_, start)| start.spec.filter.text())
+        .collect();
+    assert_eq!(
+        filters,
+        [
+            "host 198.51.100.23 and tcp port 4444",
+            "tcp",
+            "host 2001:db8::bad and port 443"
+        ]
+    );
+    assert_eq!(requests[0].1.spec.labels["team"], "blue");
+    let reasons = [0, 2].map(|n| requests[n].1.spec.trigger.reason.as_str());
+    assert_eq!(
+        reasons,
+        [
+            "rule `any`, action `capture`",
+            "rule `any`, action `capture`; the alert has no value for `${remote.proto?}`: its term is left out"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn what_needs_the_cluster_part_is_refused_and_says_so() {
+    let rules = "
+- rule: node
+  match: {rules: [Node]}
+  continue: false
+  actions:
+    - {action: a, actionner: 'remora:capture', parameters: {scope: node}}
+- rule: any
+  actions:
+    - {action: a, actionner: 'remora:capture', parameters: {scope: deployment}}
+";
+    let (controller, agent) = TestController::with_agent(rules, Behaviour::Arm).await;
+    let mut of_node = alert("198.51.100.23");
+    of_node["rule"] = "Node".into();
+    assert_eq!(
+        controller.post(&of_node).await.text("code"),
+        "needs_cluster"
+    );
+    let refused = controller.post(&alert("198.51.100.23")).await;
+    assert_eq!(
+        (refused.status, &*refused.text("code")),
+        (422, "needs_cluster")
+    );
+    assert!(
+        refused
+            .text("reason")
+            .starts_with("`scope: deployment` needs the cluster part of Remora"),
+        "{refused:?}"
+    );
+    assert!(agent.requests().is_empty());
+}
+
+#[tokio::test]
+async fn a_look_back_grows_by_the_alerts_age() {
+    let rules = ANY.replace(
+        "actionner: remora:capture",
+        "actionner: remora:capture\n      parameters: {look_back: 15s}",
+    );
+    let (controller, agent) = TestController::with_agent(&rules, Behaviour::Arm).await;
+    let age = jiff::SignedDuration::from_secs(10);
+    let mut late = alert("198.51.100.23");
+    late["time"] = (jiff::Timestamp::now() - age).to_string().into();
+    assert_eq!(controller.post(&late).await.status, 202);
+    let look_back = agent.requests()[0].1.spec.look_back;
+    // At most 120 s more than the rule's.
+    let bounds = Duration::from_secs(25)..=Duration::from_secs(135);
+    assert!(bounds.contains(&look_back), "{look_back:?}");
 }
 
 #[tokio::test]

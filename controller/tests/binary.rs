@@ -6,9 +6,11 @@ use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::TcpStream,
     process::{Child, Command, Output, Stdio},
+    sync::mpsc,
+    thread,
 };
 
-use support::{ANY, alert, request};
+use support::{ANY, PATIENCE, alert, request};
 
 fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_remora-controller"));
@@ -23,9 +25,9 @@ fn output(args: &[&str]) -> Output {
 /// A running controller; killed when the test fails before its end.
 struct Running {
     child: Child,
-    log: BufReader<std::process::ChildStderr>,
+    log: mpsc::Receiver<String>,
     address: String,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Running {
@@ -42,20 +44,25 @@ impl Running {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut log = BufReader::new(child.stderr.take().unwrap());
-        let mut line = String::new();
-        log.read_line(&mut line).unwrap();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let (sender, log) = mpsc::channel();
+        thread::spawn(move || {
+            lines
+                .map_while(Result::ok)
+                .try_for_each(|line| sender.send(line))
+        });
+        let line = log.recv_timeout(PATIENCE).unwrap();
         assert!(line.contains("taking alerts"), "{line}");
         let start = line
             .find("127.0.0.1:")
             .unwrap_or_else(|| panic!("no address: {line}"));
-        let end = line[start..].find([' ', '"', '\n']).unwrap();
+        let end = line[start..].find([' ', '"']).unwrap_or(line.len() - start);
         let address = line[start..start + end].to_owned();
         Self {
             child,
             log,
             address,
-            _dir: dir,
+            dir,
         }
     }
 
@@ -75,6 +82,37 @@ impl Running {
         answer
     }
 
+    /// Reads the log up to a line with `text`.
+    fn logs(&self, text: &str) -> String {
+        loop {
+            let line = self.log.recv_timeout(PATIENCE);
+            let line = line.unwrap_or_else(|error| panic!("no `{text}`: {error}"));
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+
+    fn write_rules(&self, text: &str) {
+        // Another file in its place, as editors and ConfigMaps do it.
+        let new = self.dir.path().join("new.yaml");
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(new, self.dir.path().join("rules.yaml")).unwrap();
+    }
+
+    fn metric(&self, name: &str) -> String {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        stream
+            .write_all(&request("GET", "/metrics", &[], b""))
+            .unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_else(|| panic!("{name}: {text}"))
+            .trim()
+            .to_owned()
+    }
+
     fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         assert!(
@@ -88,9 +126,8 @@ impl Running {
 
     /// Waits for the end; the rest of the log.
     fn end(&mut self) -> (Option<i32>, String) {
-        let mut rest = String::new();
-        self.log.read_to_string(&mut rest).unwrap();
-        (self.child.wait().unwrap().code(), rest)
+        let rest: Vec<_> = self.log.iter().collect();
+        (self.child.wait().unwrap().code(), rest.join("\n"))
     }
 }
 
@@ -138,6 +175,49 @@ fn nothing_of_an_alert_reaches_the_log_raw() {
             serde_json::from_str::<serde_json::Value>(line).expect(line);
         }
     }
+}
+
+#[test]
+fn changed_rules_are_in_use_and_wrong_ones_leave_those_before() {
+    let controller = Running::start("text");
+    let nothing = "- rule: other\n  match: {rules: [Other]}\n  actions:\n    - {action: a, actionner: 'remora:capture'}\n";
+    let ignored =
+        |controller: &Running| controller.post(&alert("198.51.100.23")).contains("ignored");
+    assert!(!ignored(&controller));
+
+    // SIGHUP: at once, and it does not end the process.
+    controller.write_rules(&nothing.replace("actionner", "actioner"));
+    controller.signal("HUP");
+    let line = controller.logs("the rule files are wrong");
+    assert!(
+        line.contains("rules.yaml:4: unknown key `actioner`"),
+        "{line}"
+    );
+    assert!(!ignored(&controller));
+    assert_eq!(controller.metric("remora_controller_rules_stale"), "1");
+    assert_eq!(
+        controller.metric("remora_controller_rules_reloads_total{result=\"refused\"}"),
+        "1"
+    );
+
+    // By itself, once the file stays as it is.
+    controller.write_rules(nothing);
+    controller.logs("the rule files were read again");
+    assert!(ignored(&controller));
+    assert_eq!(controller.metric("remora_controller_rules_stale"), "0");
+    assert_eq!(
+        controller.metric("remora_controller_rules_reloads_total{result=\"loaded\"}"),
+        "1"
+    );
+
+    // A file that is gone is wrong.
+    std::fs::remove_file(controller.dir.path().join("rules.yaml")).unwrap();
+    controller.logs("No such file");
+    assert!(ignored(&controller));
+    controller.write_rules(&format!("{nothing}{ANY}"));
+    controller.logs("the rule files were read again");
+    assert!(!ignored(&controller));
+    assert_eq!(controller.metric("remora_controller_rules "), "2");
 }
 
 #[test]

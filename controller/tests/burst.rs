@@ -9,11 +9,11 @@ use remora_controller::{
     agent::Agent,
     ingest::{Delivery, IN_FLIGHT_MAX, Ingest},
     outcome::{Outcome, RefusalCode},
-    rules::Rules,
 };
 use remora_proto::client::AgentAddress;
+use remora_rules::Rules;
 use support::{ANY, Behaviour, FakeAgent, PATIENCE, TestController, alert};
-use tokio::task::JoinSet;
+use tokio::{sync::watch, task::JoinSet};
 
 /// Resident memory of this process (controller, fake agent and clients together), in KiB.
 fn resident_kib() -> u64 {
@@ -71,7 +71,7 @@ async fn more_than_can_be_handled_at_once_are_refused_as_busy_not_queued() {
     let _agent = FakeAgent::listen(socket.clone(), Behaviour::Slow(PATIENCE));
     let rules = Rules::parse([("any", ANY)]).unwrap();
     let ingest = Ingest::new(
-        Arc::new(rules),
+        watch::channel(Arc::new(rules)).1,
         Agent::new(AgentAddress::Unix(socket)).unwrap(),
     );
     let deliveries = (0..IN_FLIGHT_MAX + 50).map(|n| {
@@ -80,6 +80,7 @@ async fn more_than_can_be_handled_at_once_are_refused_as_busy_not_queued() {
             alert: serde_json::to_vec(&alert(&remote)).unwrap(),
             requester: String::new(),
             traceparent: String::new(),
+            arrived: jiff::Timestamp::now(),
         };
         ingest.handle(delivery)
     });

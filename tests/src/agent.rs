@@ -538,6 +538,22 @@ pub fn looking_back(spec: v1::CaptureSpec, seconds: i64) -> v1::CaptureSpec {
     }
 }
 
+/// Waits until the pods are recorded: from then on what they send is kept.
+///
+/// # Errors
+/// They are not, in time.
+pub fn recorded(agent: &TestAgent<'_>, pods: &[&Pod]) -> Result<()> {
+    wait::until(START_LIMIT, "look-back of the pods", || {
+        let status = agent.status()?;
+        Ok(pods.iter().all(|pod| {
+            status
+                .taps
+                .iter()
+                .any(|tap| tap.interface == pod.interface() && tap.look_back.is_some())
+        }))
+    })
+}
+
 /// A spec that captures all of a pod.
 #[must_use]
 pub fn of_pod(pod: &Pod) -> v1::CaptureSpec {

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use remora_proto::v1;
 use remora_tests::{
-    agent::TestAgent,
+    agent::{TestAgent, recorded},
     controller::{self, C2_RULES, TestController, c2_alert},
     http::Request,
     netns::Netns,
@@ -104,6 +104,55 @@ fn an_alert_gives_a_file_with_exactly_the_endpoints_packets() -> Result<()> {
     assert!(
         capinfos.contains("Outbound Connection to C2 Servers"),
         "{capinfos}"
+    );
+    Ok(())
+}
+
+/// The endpoint's packets by a filter with holes, from before the alert, too: as many as tcpdump has
+/// that ran from the beginning.
+#[test]
+fn a_template_takes_the_endpoints_packets_from_before_the_alert_too() -> Result<()> {
+    let scene = Scene::new()?;
+    let agent = TestAgent::start(&scene.node)?;
+    recorded(&agent, &[&scene.web])?;
+    let rules = C2_RULES.replace(
+        "duration: 10s",
+        "{duration: 30s, look_back: 20s, filter: 'host ${remote.ip} and ${remote.proto?} port ${service.port?}'}",
+    );
+    let controller = TestController::start(&agent, &rules)?;
+    let tcpdump = Tcpdump::start(
+        |tool| scene.node.command(tool),
+        scene.web.interface(),
+        "",
+        scene.node.directory(),
+    )?;
+    // Less than the flow cutoff.
+    let talk = || -> Result<()> {
+        for port in [C2_PORT, 443] {
+            traffic::tcp_exchange(scene.web.netns(), &scene.c2, (C2, port).into(), 3000)?;
+        }
+        Ok(())
+    };
+    talk()?;
+    let mut alert = c2_alert(&scene.web, (C2, C2_PORT).into(), 43812);
+    alert["time"] = jiff::Timestamp::now().to_string().into();
+    let id = controller::capture_id(&controller.post(&serde_json::to_vec(&alert)?)?)?;
+    talk()?;
+    traffic::datagram(
+        scene.web.netns(),
+        SocketAddr::from((C2, 9)),
+        b"remora test: end",
+    )?;
+    tcpdump.wait_for_frame("the end", |frame| frame.ends_with(b"remora test: end"))?;
+    let proven = proof::prove(&agent, &agent.stop(&id)?)?;
+    let packets = &proven.capture.packets;
+    remora_tests::packets::assert_same(packets, &of_endpoint(&tcpdump.stop()?.packets))?;
+    let past = |packet: &&Packet| packet.comments.iter().any(|c| c.starts_with("look-back"));
+    let past = packets.iter().filter(past).count();
+    assert!(
+        past >= 7 && packets.len() - past >= 7,
+        "{past} of {}",
+        packets.len()
     );
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use remora_proto::v1;
 use remora_tests::{
-    agent::{Options, TestAgent, looking_back, of_pod_filtered},
+    agent::{Options, TestAgent, looking_back, of_pod_filtered, recorded},
     node::{Node, Pod},
     numbered::Number,
     packets::{Capture, Packet},
@@ -54,19 +54,6 @@ fn sequences(packets: &[Packet]) -> Vec<u64> {
         .filter_map(|packet| Number::of_frame(&packet.data))
         .map(|number| number.sequence)
         .collect()
-}
-
-/// Waits until the pods are recorded: from then on what they send is kept.
-fn recorded(agent: &TestAgent<'_>, pods: &[&Pod]) -> Result<()> {
-    wait::until(LIMIT, "look-back of the pods", || {
-        let status = agent.status()?;
-        Ok(pods.iter().all(|pod| {
-            status
-                .taps
-                .iter()
-                .any(|tap| tap.interface == pod.interface() && tap.look_back.is_some())
-        }))
-    })
 }
 
 #[test]

@@ -43,9 +43,29 @@ pub struct Endpoint {
     pub protocol: Option<Protocol>,
 }
 
-/// How much around the alert's connection is captured.
+impl Endpoint {
+    /// The port at the other end.
+    #[must_use]
+    pub fn remote_port(&self) -> Option<u16> {
+        match self.role {
+            Role::Client => self.port,
+            Role::Server => self.client_port,
+        }
+    }
+
+    /// The port of the alerted process.
+    #[must_use]
+    pub fn own_port(&self) -> Option<u16> {
+        match self.role {
+            Role::Client => self.client_port,
+            Role::Server => self.port,
+        }
+    }
+}
+
+/// How much around the alert's connection is captured: which of the target's packets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Scope {
+pub enum Traffic {
     /// The one connection.
     Flow,
     /// Every connection to the same service of the same remote address.
@@ -63,7 +83,7 @@ pub enum Scope {
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum NoTarget {
     #[error(
-        "the alert has neither `container.id` nor `proc.pid`; add them to the rule's output (falco.yaml: append_output)"
+        "the alert has none of `container.id`, `thread.cgroups` and `proc.pid`; add them to the rule's output (falco.yaml: append_output)"
     )]
     Missing,
     #[error("the alert's `container.id` `{0}` is not a container id, and it has no `proc.pid`")]
@@ -73,7 +93,8 @@ pub enum NoTarget {
 }
 
 /// Whose packets: the container, or for a process of the host (or in a container whose id is no
-/// hex digits) the process.
+/// hex digits) the process's cgroup, or the process if the alert does not tell that: it may be gone
+/// by now.
 ///
 /// # Errors
 /// [`NoTarget`], which says what the alert lacks.
@@ -91,6 +112,9 @@ pub fn target(alert: &Alert) -> Result<Target, NoTarget> {
         }
         refused = Some(id);
     }
+    if let Some(target) = cgroup(alert) {
+        return Ok(target);
+    }
     let shown = |text| text::excerpt(text, 80).to_string();
     match (alert.field("proc.pid"), refused) {
         (Some(pid), _) => pid
@@ -102,6 +126,54 @@ pub fn target(alert: &Alert) -> Result<Target, NoTarget> {
         (None, Some(id)) => Err(NoTarget::Container(shown(id))),
         (None, None) => Err(NoTarget::Missing),
     }
+}
+
+/// All containers of the alert's pod, by the cgroup around that of its process
+/// (`…-pod<uid>.slice`, or `…/pod<uid>` without systemd); `None` when the alert does not tell it.
+#[must_use]
+pub fn pod(alert: &Alert) -> Option<Target> {
+    let path = cgroup_path(alert)?;
+    let mut end = 0;
+    for part in path.split_inclusive('/') {
+        end += part.len();
+        if is_pod(part.trim_end_matches('/')) {
+            let path = path[..end].trim_end_matches('/').to_owned();
+            return Some(Target::CgroupPath(path)).filter(|target| target.validate().is_ok());
+        }
+    }
+    None
+}
+
+/// `kubepods-burstable-pod<uid>.slice`, where `_` stands for the UID's `-`, or `pod<uid>`. The UID
+/// of a pod from a file has no `-`.
+fn is_pod(directory: &str) -> bool {
+    let uid = match directory.strip_suffix(".slice") {
+        Some(slice) => slice.rsplit_once("-pod").map(|(_, uid)| uid),
+        None => directory.strip_prefix("pod"),
+    };
+    uid.is_some_and(|uid| {
+        (32..=36).contains(&uid.len())
+            && uid
+                .bytes()
+                .all(|b| b.is_ascii_hexdigit() || b"-_".contains(&b))
+    })
+}
+
+fn cgroup(alert: &Alert) -> Option<Target> {
+    let target = Target::CgroupPath(cgroup_path(alert)?.to_owned());
+    target.validate().is_ok().then_some(target)
+}
+
+/// The process's cgroup, of `thread.cgroups`: `cpuset=PATH cpu=PATH …`, one path for all on
+/// cgroup2. Where they differ, none of them is known to be of cgroup2.
+fn cgroup_path(alert: &Alert) -> Option<&str> {
+    let mut paths = alert
+        .field("thread.cgroups")?
+        .split_ascii_whitespace()
+        .map(|entry| entry.split_once('=').map(|(_, path)| path));
+    let path = paths.next()??;
+    let is_one = paths.all(|other| other == Some(path));
+    (is_one && path != "/").then_some(path)
 }
 
 /// The other end of the alert's connection; `None` when the alert is of none.
@@ -170,17 +242,17 @@ pub fn endpoint(alert: &Alert) -> Option<Endpoint> {
 }
 
 /// Which packets of the target. Empty terms, which take all of them, where the alert does not say
-/// what `scope` asks for.
+/// what `traffic` asks for.
 #[must_use]
-pub fn terms(alert: &Alert, scope: Scope) -> Terms {
+pub fn terms(alert: &Alert, traffic: Traffic) -> Terms {
     let mut terms = Terms::default();
     let Some(endpoint) = endpoint(alert) else {
         return terms;
     };
-    if scope == Scope::All {
+    if traffic == Traffic::All {
         return terms;
     }
-    if scope != Scope::Protocol
+    if traffic != Traffic::Protocol
         && let Some(ip) = endpoint.ip
     {
         terms.addresses.push(AddressTerm {
@@ -188,14 +260,14 @@ pub fn terms(alert: &Alert, scope: Scope) -> Terms {
             side: Side::Either,
         });
     }
-    if scope == Scope::RemoteHost {
+    if traffic == Traffic::RemoteHost {
         return terms;
     }
     terms.protocol = endpoint.protocol;
-    if scope == Scope::Protocol || endpoint.protocol.is_some_and(|p| !p.has_ports()) {
+    if traffic == Traffic::Protocol || endpoint.protocol.is_some_and(|p| !p.has_ports()) {
         return terms;
     }
-    let client_port = endpoint.client_port.filter(|_| scope == Scope::Flow);
+    let client_port = endpoint.client_port.filter(|_| traffic == Traffic::Flow);
     for port in endpoint.port.into_iter().chain(client_port) {
         terms.ports.push(PortTerm {
             port,

@@ -2,6 +2,7 @@
 
 mod capture;
 mod get;
+mod rules;
 mod store;
 
 use anyhow::Context as _;
@@ -63,6 +64,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Outcome> {
             let state = known(answer(agent, client.stop(request)).await?.capture)?;
             print(&render::show(&state, Format::Table)?)
         }
+        Command::Rules(command) => rules::run(&command),
         Command::Status { output } => {
             let mut client = client::node_client(client::connect(agent).await?);
             let status = answer(agent, client.status(v1::StatusRequest {})).await?;

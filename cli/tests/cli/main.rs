@@ -5,4 +5,5 @@ mod agent;
 mod capture;
 mod faults;
 mod program;
+mod rules;
 mod steering;

@@ -44,6 +44,7 @@ pub(super) async fn take(State(shared): State<Shared>, request: Request<Body>) -
         alert,
         requester: text_of(&head.headers, header::USER_AGENT.as_str(), USER_AGENT_MAX),
         traceparent: text_of(&head.headers, "traceparent", TRACEPARENT_LEN),
+        arrived: received,
     };
     // A task of its own: once the agent is asked, the outcome counts whether the sender waits for
     // it or not.

@@ -84,7 +84,10 @@ fn status(outcome: &Outcome) -> StatusCode {
         RefusalCode::SlowBody => StatusCode::REQUEST_TIMEOUT,
         RefusalCode::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         RefusalCode::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        RefusalCode::NoTarget | RefusalCode::InvalidSpec => StatusCode::UNPROCESSABLE_ENTITY,
+        RefusalCode::NoTarget
+        | RefusalCode::NeedsCluster
+        | RefusalCode::MissingValue
+        | RefusalCode::InvalidSpec => StatusCode::UNPROCESSABLE_ENTITY,
         RefusalCode::Busy
         | RefusalCode::AgentAway
         | RefusalCode::AgentTimeout

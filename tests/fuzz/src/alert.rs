@@ -1,16 +1,16 @@
 //! JSON to an alert, and on to what is captured for it.
 
 use remora_capture::{
-    alert::{Alert, mapping, mapping::Scope},
+    alert::{Alert, mapping, mapping::Traffic},
     filter::Filter,
 };
 
-const SCOPES: [Scope; 5] = [
-    Scope::Flow,
-    Scope::Endpoint,
-    Scope::RemoteHost,
-    Scope::Protocol,
-    Scope::All,
+const TRAFFICS: [Traffic; 5] = [
+    Traffic::Flow,
+    Traffic::Endpoint,
+    Traffic::RemoteHost,
+    Traffic::Protocol,
+    Traffic::All,
 ];
 
 /// # Panics
@@ -27,8 +27,8 @@ pub fn check(json: &[u8]) {
         Ok(target) => assert_eq!(target.validate(), Ok(())),
         Err(error) => assert!(error.to_string().len() < 4096, "a message is bounded"),
     }
-    for scope in SCOPES {
-        let terms = mapping::terms(&alert, scope);
+    for traffic in TRAFFICS {
+        let terms = mapping::terms(&alert, traffic);
         let text = terms.to_string();
         // That no packet can match is an answer as well; what can is told by text that means it.
         if let Ok(filter) = Filter::from_terms(&terms) {

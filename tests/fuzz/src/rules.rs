@@ -1,7 +1,7 @@
 //! YAML to rules.
 
 use remora_capture::alert::Alert;
-use remora_controller::rules::{RULES_MAX, Rules, decide};
+use remora_rules::{Decision, RULES_MAX, Rules, decide, explain};
 
 const ALERT: &[u8] = br#"{"rule": "C2", "priority": "Critical", "source": "syscall",
     "tags": ["network", "mitre"], "output_fields": {"container.id": "0123456789ab",
@@ -17,7 +17,13 @@ pub fn check(text: &[u8]) {
             let shown = rules.to_string();
             assert!(shown.chars().all(|c| c == '\n' || !c.is_control()));
             let alert = Alert::from_json(ALERT).expect("an alert");
-            let _decision = decide(&rules, &alert);
+            let explanation = explain(&rules, &alert);
+            let shown = explanation.to_string();
+            assert!(shown.chars().all(|c| c == '\n' || !c.is_control()));
+            if let Decision::Capture(plans) = decide(&rules, &alert) {
+                let captures = plans.iter().filter(|plan| plan.capture(&alert).is_ok());
+                assert_eq!(captures.count(), explanation.captures().count());
+            }
         }
         Err(error) => {
             let shown = error.to_string();

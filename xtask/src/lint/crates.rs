@@ -6,24 +6,31 @@ use anyhow::Context as _;
 use serde_json::Value;
 
 /// A crate, and the crates of the workspace that it may depend on.
-const ARROWS: [(&str, &[&str]); 11] = [
+const ARROWS: [(&str, &[&str]); 12] = [
     ("remora-agent-common", &[]),
     ("remora-agent-ebpf", &["remora-agent-common"]),
     ("remora-capture", &[]),
     ("remora-proto", &["remora-capture"]),
+    ("remora-rules", &["remora-capture"]),
     (
         "remora-agent",
         &["remora-agent-common", "remora-capture", "remora-proto"],
     ),
-    ("remora-controller", &["remora-capture", "remora-proto"]),
-    ("remora-cli", &["remora-capture", "remora-proto"]),
+    (
+        "remora-controller",
+        &["remora-capture", "remora-proto", "remora-rules"],
+    ),
+    (
+        "remora-cli",
+        &["remora-capture", "remora-proto", "remora-rules"],
+    ),
     (
         "remora-fuzz",
         &[
             "remora-agent",
             "remora-agent-common",
             "remora-capture",
-            "remora-controller",
+            "remora-rules",
         ],
     ),
     ("xtask", &[]),
@@ -57,7 +64,12 @@ const CONFINED: [(&[&str], &[&str]); 3] = [
 ];
 
 /// Crates that are pure: no async runtime, no input or output.
-const PURE: [&str; 3] = ["remora-agent-common", "remora-agent-ebpf", "remora-capture"];
+const PURE: [&str; 4] = [
+    "remora-agent-common",
+    "remora-agent-ebpf",
+    "remora-capture",
+    "remora-rules",
+];
 const IMPURE: [&str; 8] = [
     "axum",
     "futures-util",
@@ -167,6 +179,9 @@ mod tests {
             ("remora-controller", "remora-agent"),
             ("remora-controller", "remora-agent-common"),
             ("remora-cli", "remora-agent"),
+            ("remora-cli", "remora-controller"),
+            ("remora-rules", "remora-proto"),
+            ("remora-capture", "remora-rules"),
             ("xtask", "remora-capture"),
             ("xtask-codegen", "remora-proto"),
         ] {
@@ -184,6 +199,7 @@ mod tests {
         for (from, to) in [
             ("remora-agent", "remora-agent-common"),
             ("remora-controller", "remora-proto"),
+            ("remora-cli", "remora-rules"),
             ("remora-tests", "remora-agent"),
         ] {
             assert_eq!(
@@ -199,6 +215,7 @@ mod tests {
     fn pure_crates_and_clients_stay_off_the_kernel_and_the_runtime() {
         for (from, to) in [
             ("remora-capture", "tokio"),
+            ("remora-rules", "tokio"),
             ("remora-agent-common", "libc"),
             ("remora-agent-ebpf", "aya"),
             ("remora-controller", "aya"),

@@ -146,7 +146,7 @@ fn a_wrong_entry_is_refused_with_line_and_remedy() {
         ),
         (
             "a: 1\n---\nb: 2\n",
-            "rules.yaml:1: not the YAML that was expected: expected sequence start",
+            "rules.yaml:1: not the YAML that was expected: a list belongs here, like `[a, b]`",
         ),
         (
             "- action: a\n---\n- action: b\n",
@@ -162,10 +162,40 @@ fn a_wrong_entry_is_refused_with_line_and_remedy() {
 }
 
 #[test]
+fn a_value_of_the_wrong_shape_is_told_in_plain_words() {
+    let wrong = |place: String, expected: &str| {
+        let error = error(&place);
+        let expected = format!("not the YAML that was expected: {expected} belong");
+        assert!(error.contains(&expected), "{place}\n{error}");
+    };
+    for (block, expected) in [
+        ("rules: x", "a list"),
+        ("tags: {a: b}", "a list"),
+        ("priority: [Error]", "a word or a number"),
+        ("source: [syscall]", "a text"),
+    ] {
+        wrong(matching(block), expected);
+    }
+    for (block, expected) in [
+        ("labels: x", "keys"),
+        ("labels: {a: [1]}", "a word or a number"),
+        ("filter: [tcp]", "a text"),
+        ("duration: [1]", "a word or a number"),
+    ] {
+        wrong(with(block), expected);
+    }
+    wrong("- rule: r\n  match: 7\n".to_owned(), "keys");
+    wrong("- rule: r\n  actions: 7\n".to_owned(), "a list");
+}
+
+#[test]
 fn parameters_have_defaults_and_units() {
     let default = parameters("");
-    assert_eq!(default.scope, Scope::Endpoint);
-    assert!(default.filter.is_empty());
+    assert_eq!(
+        (default.scope, default.traffic),
+        (Scope::Container, Traffic::Endpoint)
+    );
+    assert_eq!(default.filter, RuleFilter::Fixed(Filter::default()));
     assert_eq!(default.limits.duration, Some(Duration::from_secs(30)));
     assert_eq!(
         (default.limits.packets, default.limits.file_bytes),
@@ -177,11 +207,14 @@ fn parameters_have_defaults_and_units() {
     );
 
     let all = parameters(
-        "scope: remote-host, filter: tcp and port 443, duration: 1m 30s, look_back: 15, \
+        "traffic: remote-host, filter: tcp and port 443, duration: 1m 30s, look_back: 15, \
          max_packets: 1000, max_bytes: 64MiB, snaplen: 96",
     );
-    assert_eq!(all.scope, Scope::RemoteHost);
-    assert_eq!(all.filter, "tcp and port 443".parse().unwrap());
+    assert_eq!(all.traffic, Traffic::RemoteHost);
+    assert_eq!(
+        all.filter,
+        RuleFilter::Fixed("tcp and port 443".parse().unwrap())
+    );
     assert_eq!(all.limits.duration, Some(Duration::from_secs(90)));
     assert_eq!(all.look_back, Duration::from_secs(15));
     assert_eq!(all.limits.packets.unwrap().get(), 1000);
@@ -202,12 +235,45 @@ fn parameters_have_defaults_and_units() {
 fn a_wrong_parameter_is_refused_with_line_and_remedy() {
     for (text, expected) in [
         (
-            "scope: pod",
-            "5: `pod` is not a scope; use flow, endpoint, remote-host, protocol or all",
+            "scope: pods",
+            "5: `pods` is not a scope; use container, pod, deployment, service or node",
         ),
         (
-            "filter: 'host ${remote.ip}'",
-            "5: filter templates (`${…}`) are not in this version; `scope` puts the alert's endpoint into the filter",
+            "scope: flow",
+            "5: `flow` tells which packets, not whose; write `traffic: flow`",
+        ),
+        (
+            "traffic: pod",
+            "5: `pod` is no traffic; use flow, endpoint, remote-host, protocol or all",
+        ),
+        (
+            "destination: 's3://bucket'",
+            "5: `destination` is `store`, the agent's data directory, not `s3://bucket`",
+        ),
+        (
+            "labels: {pod: mine}",
+            "5: label `pod` is set by Remora itself; give yours another name",
+        ),
+        ("labels: [a]", "5: not the YAML that was expected: "),
+        (
+            "fallback: tcp",
+            "5: `fallback` is for a `filter` with holes (`${remote.ip}`); this one has none",
+        ),
+        (
+            "filter: 'host ${remote.ip}', fallback: 'prot 80'",
+            "5: filter: `prot` (word 1) is a name",
+        ),
+        (
+            "filter: 'host ${remote.port}'",
+            "5: filter template: `${remote.port}` is not an address, which belongs there",
+        ),
+        (
+            "filter: 'host ${remote.ipp}'",
+            "5: filter template: `${remote.ipp}` is nothing that an alert has; there are ${remote.ip}, ${remote.port}, ${remote.proto}, ${service.port}, ${own.ip}, ${own.port} and ${field:KEY}; did you mean `${remote.ip}`?",
+        ),
+        (
+            "filter: 'host ${remote.ip?} and prot 80'",
+            "5: filter template, filled in as `host 192.0.2.7 and prot 80`: `prot` (word 4) is a name",
         ),
         (
             "filter: 'tcp or prot 80'",
@@ -302,7 +368,7 @@ fn a_default_action_completes_the_rules_of_all_files_and_the_rule_wins() {
     let two = "
 - action: a
   actionner: remora:capture
-  parameters: {duration: 1h, scope: all, max_packets: 7}
+  parameters: {duration: 1h, traffic: all, max_packets: 7}
   continue: true
 ";
     let rules = Rules::parse([("one", one), ("two", two)]).unwrap();
@@ -313,7 +379,7 @@ fn a_default_action_completes_the_rules_of_all_files_and_the_rule_wins() {
         Some(Duration::from_secs(3600))
     );
     for action in [first, second] {
-        assert_eq!(action.capture.scope, Scope::All);
+        assert_eq!(action.capture.traffic, Traffic::All);
         assert_eq!(action.capture.limits.packets.unwrap().get(), 7);
     }
     assert_eq!(

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde_saphyr::Spanned;
 
-use super::{
+use crate::{
     Action, Continue, Match, Mode, Rule,
     document::{ActionBlock, ParameterBlock, Scalar},
     error::{Fault, Problem},
@@ -17,24 +17,24 @@ const ACTIONNER: &str = "remora:capture";
 
 /// A default action, kept until the rules are complete.
 #[derive(Debug)]
-pub(super) struct DefaultAction {
-    pub(super) actionner: Option<Spanned<String>>,
-    pub(super) parameters: ParameterBlock,
-    pub(super) after: Option<Continue>,
+pub(crate) struct DefaultAction {
+    pub(crate) actionner: Option<Spanned<String>>,
+    pub(crate) parameters: ParameterBlock,
+    pub(crate) after: Option<Continue>,
 }
 
 /// A rule whose actions are not yet merged with the defaults.
 #[derive(Debug)]
-pub(super) struct Draft {
-    pub(super) name: String,
-    pub(super) matches: Match,
-    pub(super) actions: Vec<Spanned<ActionBlock>>,
-    pub(super) after: Continue,
-    pub(super) mode: Mode,
+pub(crate) struct Draft {
+    pub(crate) name: String,
+    pub(crate) matches: Match,
+    pub(crate) actions: Vec<Spanned<ActionBlock>>,
+    pub(crate) after: Continue,
+    pub(crate) mode: Mode,
 }
 
 /// The draft with its actions.
-pub(super) fn complete(
+pub(crate) fn complete(
     defaults: &HashMap<String, DefaultAction>,
     file: &str,
     draft: Draft,
@@ -74,14 +74,14 @@ pub(super) fn complete(
     })
 }
 
-pub(super) fn continue_of(value: &Spanned<Scalar>) -> Result<Continue, Fault> {
+pub(crate) fn continue_of(value: &Spanned<Scalar>) -> Result<Continue, Fault> {
     Ok(if flag("continue", value)? {
         Continue::Next
     } else {
         Continue::Stop
     })
 }
-pub(super) fn check_actionner(actionner: &Spanned<String>) -> Result<(), Fault> {
+pub(crate) fn check_actionner(actionner: &Spanned<String>) -> Result<(), Fault> {
     if actionner.value == ACTIONNER {
         return Ok(());
     }

@@ -137,7 +137,7 @@ fn a_dry_run_that_stops_keeps_later_rules_from_acting() {
 
 #[test]
 fn the_example_rules_are_right_and_catch_what_they_say() {
-    let text = include_str!("../../../../deploy/rules/example.yaml");
+    let text = include_str!("../../../deploy/rules/example.yaml");
     let rules = rules(text);
     let decided = |rule: &str, priority: &str, tags: serde_json::Value| {
         let mut value = c2();

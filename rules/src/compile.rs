@@ -4,7 +4,7 @@ use std::{collections::HashMap, path::Path, str::FromStr};
 
 use serde_saphyr::Spanned;
 
-use super::{
+use crate::{
     Match, Mode, Rules,
     actions::{DefaultAction, Draft, check_actionner, complete, continue_of},
     document::{self, ActionBlock, Entry, MatchBlock, Scalar},
@@ -29,7 +29,7 @@ impl Rules {
         let mut files = Vec::with_capacity(paths.len().min(FILES_MAX));
         for path in paths {
             let name = path.as_ref().display().to_string();
-            let name = crate::text::shown(&name).to_string();
+            let name = remora_capture::text::shown(&name).to_string();
             let text = read(path.as_ref()).map_err(|fault| RuleError {
                 file: name.clone(),
                 fault,

@@ -8,7 +8,7 @@ use std::{
 };
 
 use remora_capture::alert::Alert;
-use remora_controller::rules::{Decision, Rules, decide};
+use remora_rules::{Decision, Rules, decide};
 use serde_json::Value;
 
 /// Rules that Talon takes and we refuse: Talon drops the condition and matches everything.
@@ -87,6 +87,19 @@ const FILES: [(&str, &[&str]); 6] = [
     ]),
 ];
 
+/// Pairs of files that Talon takes together and we do not: it changes what the first says by what the
+/// second says of the same name, in ways that differ by the kind of value; we take each name once.
+const PAIRS: [&str; 8] = [
+    "output-merge",
+    "override-action-actionner",
+    "override-action-scalar-list-map",
+    "override-action-type-clash",
+    "override-rule-action-added",
+    "override-rule-match",
+    "override-rule-nothing-else",
+    "same-file-twice",
+];
+
 fn corpus() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/talon-rules")
 }
@@ -100,6 +113,43 @@ fn ours(text: &str) -> String {
     text.replace("aws:lambda", "remora:capture")
         .replace("parameters: {aws_lambda_name: f}", "parameters: {}")
         .replace("dry_run: \"true\"", "dry_run: \"false\"")
+}
+
+#[test]
+fn pairs_of_files_are_right_where_talon_takes_them_but_for_names_given_twice() {
+    let mut differ = BTreeSet::new();
+    let verdicts = json("multi.verdicts.json");
+    for (name, verdict) in &verdicts {
+        let texts = [1, 2].map(|n| {
+            let text = fs::read_to_string(corpus().join(format!("multi/{name}.{n}.yaml"))).unwrap();
+            let kept = text.lines().filter(|line| {
+                let key = line.trim_start();
+                !key.starts_with("notifiers:") && !key.starts_with("parameters:")
+            });
+            ours(&kept.map(|line| format!("{line}\n")).collect::<String>())
+        });
+        let we = Rules::parse([("1", texts[0].as_str()), ("2", texts[1].as_str())]).is_ok();
+        if we != (verdict["accepted"] == true) {
+            assert!(!we, "{name}");
+            differ.insert(name.as_str());
+        }
+    }
+    assert_eq!(differ, PAIRS.into());
+    assert_eq!(verdicts.len(), 11);
+}
+
+#[test]
+fn each_difference_is_told_in_the_docs() {
+    let docs = fs::read_to_string(corpus().join("../../../docs/falco.md")).unwrap();
+    let names = REFUSED
+        .into_iter()
+        .chain(MATCHED.map(|(name, _, _)| name))
+        .chain(NO_ALERTS)
+        .chain(FILES.iter().flat_map(|(_, names)| names.iter().copied()))
+        .chain(PAIRS);
+    for name in names {
+        assert!(docs.contains(&format!("`{name}`")), "not told: {name}");
+    }
 }
 
 #[test]

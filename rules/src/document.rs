@@ -1,16 +1,16 @@
 //! A rule file as it is written: YAML to typed entries, each value with its line.
 //!
-//! Knows keys and shapes, not meanings: [`super::compile`] gives the entries their sense.
+//! Knows keys and shapes, not meanings: [`crate::compile`] gives the entries their sense.
 //!
 //! Invariants: a file costs bounded memory and time whatever it holds ([`FILE_MAX`], [`budget`]);
 //! a key that is not known is an error, since a typing error in `match:` would match everything.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Deserializer, de};
 use serde_saphyr::{Budget, Options, Spanned};
 
-use super::error::{Fault, Problem};
+use crate::error::{Fault, Problem};
 
 /// Largest rule file, in bytes.
 pub const FILE_MAX: usize = 1024 * 1024;
@@ -40,78 +40,102 @@ const NOT_YET: [(&str, &str); 4] = [
     ),
 ];
 
-/// One item of the list: a rule or a default action, told apart by [`super::compile`].
+/// One item of the list: a rule or a default action, told apart by [`crate::compile`].
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Entry {
-    pub(super) rule: Option<Spanned<String>>,
-    pub(super) action: Option<Spanned<String>>,
+pub(crate) struct Entry {
+    pub(crate) rule: Option<Spanned<String>>,
+    pub(crate) action: Option<Spanned<String>>,
     #[expect(dead_code, reason = "for the reader of the file")]
     description: Option<String>,
     #[serde(rename = "match")]
-    pub(super) matches: Option<Spanned<MatchBlock>>,
-    pub(super) actions: Option<Spanned<Vec<Spanned<ActionBlock>>>>,
+    pub(crate) matches: Option<Spanned<MatchBlock>>,
+    pub(crate) actions: Option<Spanned<Vec<Spanned<ActionBlock>>>>,
     #[serde(rename = "continue")]
-    pub(super) continues: Option<Spanned<Scalar>>,
-    pub(super) dry_run: Option<Spanned<Scalar>>,
-    pub(super) actionner: Option<Spanned<String>>,
-    pub(super) parameters: Option<ParameterBlock>,
+    pub(crate) continues: Option<Spanned<Scalar>>,
+    pub(crate) dry_run: Option<Spanned<Scalar>>,
+    pub(crate) actionner: Option<Spanned<String>>,
+    pub(crate) parameters: Option<ParameterBlock>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct MatchBlock {
-    pub(super) rules: Option<Spanned<Vec<Spanned<String>>>>,
-    pub(super) tags: Option<Spanned<Vec<Spanned<String>>>>,
-    pub(super) output_fields: Option<Spanned<Vec<Spanned<String>>>>,
-    pub(super) priority: Option<Spanned<Scalar>>,
-    pub(super) source: Option<String>,
+pub(crate) struct MatchBlock {
+    pub(crate) rules: Option<Spanned<Vec<Spanned<String>>>>,
+    pub(crate) tags: Option<Spanned<Vec<Spanned<String>>>>,
+    pub(crate) output_fields: Option<Spanned<Vec<Spanned<String>>>>,
+    pub(crate) priority: Option<Spanned<Scalar>>,
+    pub(crate) source: Option<String>,
 }
 
 /// An action inside a rule.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct ActionBlock {
-    pub(super) action: Option<String>,
+pub(crate) struct ActionBlock {
+    pub(crate) action: Option<String>,
     #[expect(dead_code, reason = "for the reader of the file")]
     description: Option<String>,
-    pub(super) actionner: Option<Spanned<String>>,
+    pub(crate) actionner: Option<Spanned<String>>,
     #[serde(rename = "continue")]
-    pub(super) continues: Option<Spanned<Scalar>>,
-    pub(super) parameters: Option<ParameterBlock>,
+    pub(crate) continues: Option<Spanned<Scalar>>,
+    pub(crate) parameters: Option<ParameterBlock>,
 }
 
 /// Parameters of `remora:capture`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct ParameterBlock {
-    pub(super) scope: Option<Spanned<String>>,
-    pub(super) filter: Option<Spanned<String>>,
-    pub(super) duration: Option<Spanned<Scalar>>,
-    pub(super) look_back: Option<Spanned<Scalar>>,
-    pub(super) max_packets: Option<Spanned<Scalar>>,
-    pub(super) max_bytes: Option<Spanned<Scalar>>,
-    pub(super) snaplen: Option<Spanned<Scalar>>,
+pub(crate) struct ParameterBlock {
+    pub(crate) scope: Option<Spanned<String>>,
+    pub(crate) traffic: Option<Spanned<String>>,
+    pub(crate) filter: Option<Spanned<String>>,
+    pub(crate) fallback: Option<Spanned<String>>,
+    pub(crate) dns: Option<Spanned<Scalar>>,
+    pub(crate) both_ends: Option<Spanned<Scalar>>,
+    pub(crate) duration: Option<Spanned<Scalar>>,
+    pub(crate) look_back: Option<Spanned<Scalar>>,
+    pub(crate) max_packets: Option<Spanned<Scalar>>,
+    pub(crate) max_bytes: Option<Spanned<Scalar>>,
+    pub(crate) snaplen: Option<Spanned<Scalar>>,
+    pub(crate) destination: Option<Spanned<String>>,
+    pub(crate) labels: Option<BTreeMap<String, Spanned<Scalar>>>,
 }
 
 impl ParameterBlock {
     /// These parameters, completed by those of the default action.
-    pub(super) fn or(self, default: Self) -> Self {
+    pub(crate) fn or(self, default: Self) -> Self {
+        let labels = match (self.labels, default.labels) {
+            (Some(own), Some(mut default)) => {
+                default.extend(own);
+                Some(default)
+            }
+            (own, default) => own.or(default),
+        };
+        // A fallback belongs to its filter.
+        let (filter, fallback) = match self.filter {
+            Some(filter) => (Some(filter), self.fallback),
+            None => (default.filter, self.fallback.or(default.fallback)),
+        };
         Self {
             scope: self.scope.or(default.scope),
-            filter: self.filter.or(default.filter),
+            traffic: self.traffic.or(default.traffic),
+            filter,
+            fallback,
+            dns: self.dns.or(default.dns),
+            both_ends: self.both_ends.or(default.both_ends),
             duration: self.duration.or(default.duration),
             look_back: self.look_back.or(default.look_back),
             max_packets: self.max_packets.or(default.max_packets),
             max_bytes: self.max_bytes.or(default.max_bytes),
             snaplen: self.snaplen.or(default.snaplen),
+            destination: self.destination.or(default.destination),
+            labels,
         }
     }
 }
 
 /// A value whose YAML type is left open: `30`, `30s`, `true` and `"true"` are all usual.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Scalar {
+pub(crate) enum Scalar {
     Bool(bool),
     Integer(u64),
     Text(String),
@@ -159,7 +183,7 @@ impl<'de> Deserialize<'de> for Scalar {
 }
 
 /// Reads the entries of one file.
-pub(super) fn parse(text: &str) -> Result<Vec<Spanned<Entry>>, Fault> {
+pub(crate) fn parse(text: &str) -> Result<Vec<Spanned<Entry>>, Fault> {
     if text.len() > FILE_MAX {
         return Err(Fault::at(
             0,
@@ -221,18 +245,36 @@ fn fault(error: &serde_saphyr::Error) -> Fault {
     Fault::at(line, problem)
 }
 
-/// The parser's message, without its line number (we lead with it).
+/// The parser's message, without its line number (we lead with it), and in a user's words where it
+/// tells of its events.
 fn plain(error: &serde_saphyr::Error) -> String {
     let text = error.to_string();
     let line = text.lines().next().unwrap_or_default();
-    line.split(" at line ")
-        .next()
-        .unwrap_or_default()
+    let line = line.split(" at line ").next().unwrap_or_default();
+    let plain = [
+        (
+            "expected sequence start",
+            "a list belongs here, like `[a, b]`",
+        ),
+        (
+            "expected mapping start",
+            "keys belong here, like `key: value`",
+        ),
+        ("expected string scalar", "a text belongs here"),
+        (
+            "expected a word or a number",
+            "a word or a number belongs here",
+        ),
+    ];
+    plain
+        .iter()
+        .find(|(event, _)| line.ends_with(event))
+        .map_or(line, |(_, plain)| plain)
         .to_owned()
 }
 
 /// The known key most like `word`, if one is like it at all.
-pub(super) fn nearest(word: &str, known: &[&'static str]) -> Option<&'static str> {
+pub(crate) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
     /// Fewer than this share of the letters in common is another word.
     const LIKENESS_MIN: f64 = 0.6;
     let word: String = word.chars().take(64).collect();

@@ -2,9 +2,7 @@
 
 use std::fmt;
 
-use remora_capture::{filter::FilterError, session::SpecError};
-
-use crate::text::shown;
+use remora_capture::{filter::FilterError, session::SpecError, text::shown};
 
 /// A fault of one rule file; shown as `FILE:LINE: what is wrong; what to do`.
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +22,7 @@ pub struct Fault {
 }
 
 impl Fault {
-    pub(super) fn at(line: u64, problem: Problem) -> Self {
+    pub(crate) fn at(line: u64, problem: Problem) -> Self {
         Self { line, problem }
     }
 }
@@ -94,20 +92,33 @@ pub enum Problem {
     OperatorInValue(String),
     #[error("`{key}` is true or false, not `{}`", shown(.value))]
     Flag { key: &'static str, value: String },
-    #[error("`{}` is not a scope; use flow, endpoint, remote-host, protocol or all", shown(.0))]
+    #[error("`{}` is not a scope; use container, pod, deployment, service or node", shown(.0))]
     Scope(String),
+    #[error("`{word}` tells which packets, not whose; write `traffic: {word}`")]
+    ScopeOfTraffic { word: &'static str },
+    #[error("`{}` is no traffic; use flow, endpoint, remote-host, protocol or all", shown(.0))]
+    Traffic(String),
     #[error("`{key}` is a length of time like 30s, 5m or 2h, not `{}`", shown(.value))]
     Duration { key: &'static str, value: String },
     #[error("`{key}` is a whole number above 0, not `{}`", shown(.value))]
     Count { key: &'static str, value: String },
     #[error("`{key}` is a number of bytes above 0 like 65536, 512KiB or 64MiB, not `{}`", shown(.value))]
     Bytes { key: &'static str, value: String },
-    #[error(
-        "filter templates (`${{…}}`) are not in this version; `scope` puts the alert's endpoint into the filter"
-    )]
-    Template,
+    #[error("filter template: {0}")]
+    Template(String),
+    #[error("filter template, filled in as `{}`: {error}", shown(.text))]
+    Filled {
+        text: String,
+        error: Box<FilterError>,
+    },
     #[error("filter: {0}")]
     Filter(FilterError),
+    #[error("`fallback` is for a `filter` with holes (`${{remote.ip}}`); this one has none")]
+    IdleFallback,
+    #[error("`destination` is `store`, the agent's data directory, not `{}`; uploads are not in this version", shown(.0))]
+    Destination(String),
+    #[error("label `{}` is set by Remora itself; give yours another name", shown(.0))]
+    Label(String),
     #[error(transparent)]
     Spec(#[from] SpecError),
 }

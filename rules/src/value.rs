@@ -5,31 +5,31 @@ use std::{num::NonZeroU64, str::FromStr, time::Duration};
 use jiff::SignedDuration;
 use serde_saphyr::Spanned;
 
-use super::{
+use crate::{
     document::Scalar,
     error::{Fault, Problem},
 };
 
-pub(super) type Value = Spanned<Scalar>;
+pub(crate) type Value = Spanned<Scalar>;
 
-pub(super) fn line_of<T>(value: &Spanned<T>) -> u64 {
+pub(crate) fn line_of<T>(value: &Spanned<T>) -> u64 {
     value.referenced.line()
 }
 
 /// A text that carries its own grammar.
-pub(super) fn parsed<T: FromStr<Err = Problem>>(line: u64, text: &str) -> Result<T, Fault> {
+pub(crate) fn parsed<T: FromStr<Err = Problem>>(line: u64, text: &str) -> Result<T, Fault> {
     text.parse().map_err(|problem| Fault::at(line, problem))
 }
 
 /// `true`, `false`, also quoted; nothing else, as Talon has it.
-pub(super) fn flag(key: &'static str, value: &Value) -> Result<bool, Fault> {
+pub(crate) fn flag(key: &'static str, value: &Value) -> Result<bool, Fault> {
     let text = value.value.to_string();
     text.parse()
         .map_err(|_other| Fault::at(line_of(value), Problem::Flag { key, value: text }))
 }
 
 /// `30`, `30s`, `1m 30s`; a bare number is seconds.
-pub(super) fn duration(key: &'static str, value: &Value) -> Result<Duration, Fault> {
+pub(crate) fn duration(key: &'static str, value: &Value) -> Result<Duration, Fault> {
     let length = match &value.value {
         Scalar::Integer(seconds) => Some(Duration::from_secs(*seconds)),
         Scalar::Text(text) => text
@@ -48,14 +48,14 @@ pub(super) fn duration(key: &'static str, value: &Value) -> Result<Duration, Fau
 }
 
 /// A whole number above 0.
-pub(super) fn count(key: &'static str, value: &Value) -> Result<NonZeroU64, Fault> {
+pub(crate) fn count(key: &'static str, value: &Value) -> Result<NonZeroU64, Fault> {
     let text = value.value.to_string();
     text.parse()
         .map_err(|_other| Fault::at(line_of(value), Problem::Count { key, value: text }))
 }
 
 /// A size above 0: `65536`, `512KiB`, `64MiB`, `1GiB`.
-pub(super) fn bytes(key: &'static str, value: &Value) -> Result<NonZeroU64, Fault> {
+pub(crate) fn bytes(key: &'static str, value: &Value) -> Result<NonZeroU64, Fault> {
     let text = value.value.to_string();
     let units = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
     let (number, unit) = units

@@ -3,15 +3,18 @@
 //! Where Talon takes a text to mean nothing and then matches every alert (`>=` alone, a value with
 //! an `=` in it, an empty item), this refuses the text.
 
-use std::str::FromStr;
+use std::{fmt, str::FromStr};
 
-use remora_capture::alert::{Alert, Priority};
+use remora_capture::{
+    alert::{Alert, Priority},
+    text::shown,
+};
 
-use super::error::Problem;
+use crate::error::Problem;
 
 /// A condition on the alert's priority: `Warning`, `>=Warning`, `<Error`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct PriorityCondition {
+pub(crate) struct PriorityCondition {
     relation: Relation,
     priority: Priority,
 }
@@ -26,18 +29,31 @@ enum Relation {
     AtMost,
 }
 
+/// Longer signs before those that they begin with.
+const RELATIONS: [(&str, Relation); 5] = [
+    (">=", Relation::AtLeast),
+    ("<=", Relation::AtMost),
+    (">", Relation::Above),
+    ("<", Relation::Below),
+    ("=", Relation::Equal),
+];
+
+/// `>=Warning`
+impl fmt::Display for PriorityCondition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sign = RELATIONS
+            .iter()
+            .find(|(_, relation)| *relation == self.relation && self.relation != Relation::Equal)
+            .map_or("", |(sign, _)| sign);
+        write!(f, "{sign}{}", self.priority)
+    }
+}
+
 impl FromStr for PriorityCondition {
     type Err = Problem;
 
     fn from_str(text: &str) -> Result<Self, Problem> {
-        let operators = [
-            (">=", Relation::AtLeast),
-            ("<=", Relation::AtMost),
-            (">", Relation::Above),
-            ("<", Relation::Below),
-            ("=", Relation::Equal),
-        ];
-        let (relation, name) = operators
+        let (relation, name) = RELATIONS
             .iter()
             .find_map(|(sign, relation)| Some((*relation, text.strip_prefix(sign)?)))
             .unwrap_or((Relation::Equal, text));
@@ -50,7 +66,7 @@ impl FromStr for PriorityCondition {
 
 impl PriorityCondition {
     /// An alert without a priority that we know fulfils no condition.
-    pub(super) fn holds(self, alert: &Alert) -> bool {
+    pub(crate) fn holds(self, alert: &Alert) -> bool {
         let Some(priority) = alert.priority else {
             return false;
         };
@@ -67,7 +83,7 @@ impl PriorityCondition {
 
 /// One item of `tags:`, `"network, T1071"`: the alert has all of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct TagCondition(Vec<String>);
+pub(crate) struct TagCondition(Vec<String>);
 
 impl FromStr for TagCondition {
     type Err = Problem;
@@ -82,14 +98,14 @@ impl FromStr for TagCondition {
 }
 
 impl TagCondition {
-    pub(super) fn holds(&self, alert: &Alert) -> bool {
+    pub(crate) fn holds(&self, alert: &Alert) -> bool {
         self.0.iter().all(|tag| alert.tags.contains(tag))
     }
 }
 
 /// One item of `output_fields:`, `"k8s.ns.name=shop, fd.sport!=443"`: all hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct FieldsCondition(Vec<FieldCondition>);
+pub(crate) struct FieldsCondition(Vec<FieldCondition>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct FieldCondition {
@@ -149,9 +165,22 @@ impl FromStr for FieldCondition {
 impl FieldsCondition {
     /// Compares text: a number is its digits as the alert has them. `!=` holds for a field that is
     /// absent, as in Talon, unless it asks for presence: `k8s.pod.name!=<NA>`.
-    pub(super) fn holds(&self, alert: &Alert) -> bool {
-        self.0
-            .iter()
-            .all(|c| (alert.field(&c.key) == c.value.as_deref()) == c.equal)
+    pub(crate) fn holds(&self, alert: &Alert) -> bool {
+        self.0.iter().all(|condition| condition.holds(alert))
+    }
+
+    /// The first condition that does not hold, and what the alert has instead.
+    pub(crate) fn why_not(&self, alert: &Alert) -> Option<String> {
+        let failed = self.0.iter().find(|condition| !condition.holds(alert))?;
+        Some(match alert.field(&failed.key) {
+            Some(value) => format!("`{}` is `{}`", shown(&failed.key), shown(value)),
+            None => format!("`{}` is absent", shown(&failed.key)),
+        })
+    }
+}
+
+impl FieldCondition {
+    fn holds(&self, alert: &Alert) -> bool {
+        (alert.field(&self.key) == self.value.as_deref()) == self.equal
     }
 }

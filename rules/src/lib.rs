@@ -1,36 +1,46 @@
 //! Rules: which alert starts which capture.
 //!
 //! ```text
-//! files ──document──▶ entries ──compile──▶ Rules ──decide(alert)──▶ Decision
-//!        shape, keys           meaning             pure
+//! files ──document──▶ entries ──compile──▶ Rules ──decide(alert)──▶ Plan ──capture(alert)──▶ spec
+//!        shape, keys           meaning             pure: which rules       pure: whose packets,
+//!                                                                           and which of them
 //! ```
+//! The controller starts what a plan says; `remora rules test` shows it ([`explain()`]).
+//!
 //! The grammar is Falco Talon's where it makes sense: rules with `match:` and `actions:`, default
 //! actions that rules complete by name, `continue` and `dry_run`. A file that is wrong anywhere
 //! is refused as a whole, with its line; nothing in a rule is ever ignored.
+#![forbid(unsafe_code)]
 
 mod actions;
+mod capture;
 mod compile;
 mod condition;
 mod decide;
 mod document;
 mod error;
+mod explain;
 mod parameters;
+mod template;
 mod value;
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use remora_capture::{
-    alert::mapping::Scope,
+    alert::mapping::Traffic,
     filter::Filter,
     session::{Limits, Snaplen},
+    text::shown,
 };
 
-use crate::text::shown;
-
+pub use capture::{NoCapture, Wanted};
 pub use compile::{ACTIONS_MAX, FILES_MAX, RULES_MAX};
 pub use decide::{Decision, Ignored, Plan, decide};
 pub use document::FILE_MAX;
 pub use error::{Fault, Problem, RuleError};
+pub use explain::{Explanation, explain};
+pub use parameters::OWN_LABELS;
+pub use template::{NoValue, Template};
 
 /// All rules of the controller, in the order of their files.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -88,14 +98,67 @@ enum Mode {
 /// How `remora:capture` captures.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CaptureParameters {
-    /// How much around the alert's connection.
+    /// Whose packets.
     pub scope: Scope,
-    /// Beside the scope's terms; both must match.
-    pub filter: Filter,
+    /// Which of them, around the alert's connection.
+    pub traffic: Traffic,
+    /// Beside the traffic's terms; both must match.
+    pub filter: RuleFilter,
+    pub dns: Dns,
+    pub ends: Ends,
     pub limits: Limits,
     pub snaplen: Snaplen,
-    /// Zero for none.
+    /// Before the alert's own time; zero for none.
     pub look_back: Duration,
+    /// None of [`OWN_LABELS`].
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Whose packets are captured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scope {
+    /// The alert's container; of a process of the host its cgroup.
+    #[default]
+    Container,
+    /// All containers of the alert's pod.
+    Pod,
+    /// All pods of its deployment, on all nodes.
+    Deployment,
+    /// All pods behind its service, on all nodes.
+    Service,
+    /// All of the alert's node; an agent of this version takes one cgroup or one interface.
+    Node,
+}
+
+/// The rule's own filter.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RuleFilter {
+    /// The same for every alert.
+    Fixed(Filter),
+    Template {
+        template: Template,
+        /// For an alert that lacks what the template asks for.
+        fallback: Option<Filter>,
+    },
+}
+
+/// Whether lookups of names are captured beside what the filter takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dns {
+    #[default]
+    AsFiltered,
+    /// Port 53, too.
+    Too,
+}
+
+/// Where is captured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ends {
+    /// At the alert's process.
+    #[default]
+    Alerted,
+    /// And at the other end, if that is a pod of the cluster.
+    Both,
 }
 
 impl Rules {
@@ -135,17 +198,27 @@ impl fmt::Display for Rules {
     }
 }
 
-/// `endpoint, 30s, tcp port 443`.
+/// `node, endpoint, 30s, tcp port 443`.
 impl fmt::Display for CaptureParameters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(parameters::scope_word(self.scope))?;
+        if self.scope != Scope::default() {
+            write!(f, "{}, ", parameters::scope_word(self.scope))?;
+        }
+        f.write_str(parameters::traffic_word(self.traffic))?;
         if let Some(duration) = self.limits.duration {
             write!(f, ", {duration:?}")?;
         }
-        if !self.filter.is_empty() {
-            write!(f, ", {}", self.filter)?;
+        match &self.filter {
+            RuleFilter::Fixed(filter) if filter.is_empty() => {}
+            RuleFilter::Fixed(filter) => write!(f, ", {filter}")?,
+            RuleFilter::Template { template, .. } => {
+                write!(f, ", {}", shown(&template.to_string()))?;
+            }
         }
-        Ok(())
+        match self.needs_cluster() {
+            Some(what) => write!(f, ", {what}: needs the cluster part"),
+            None => Ok(()),
+        }
     }
 }
 
