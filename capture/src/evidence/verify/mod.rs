@@ -97,6 +97,12 @@ impl Entry {
             bytes,
         })
     }
+
+    /// Length of the file.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.digest.bytes
+    }
 }
 
 fn is_document(name: &str) -> bool {
@@ -130,6 +136,11 @@ impl Inventory {
             .iter()
             .filter(|(name, _)| name.ends_with(MANIFEST_ENDING))
             .map(|(_, entry)| entry.bytes.as_slice())
+    }
+
+    #[must_use]
+    pub fn contains(&self, name: &str) -> bool {
+        self.entries.contains_key(name)
     }
 
     #[must_use]
