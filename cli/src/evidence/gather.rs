@@ -148,7 +148,7 @@ fn entries_of<R: Read>(
         } else {
             let length = entry.header().size()?;
             let read = Entry::read(&name, &mut entry)?;
-            if read.bytes() != length {
+            if read.digest().bytes != length {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             inventory.put(&name, read);

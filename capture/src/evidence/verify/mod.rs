@@ -98,10 +98,9 @@ impl Entry {
         })
     }
 
-    /// Length of the file.
     #[must_use]
-    pub fn bytes(&self) -> u64 {
-        self.digest.bytes
+    pub fn digest(&self) -> FileDigest {
+        self.digest
     }
 }
 
@@ -302,6 +301,13 @@ fn strangers(
             || name.ends_with(".pub")
             || NO_EVIDENCE.contains(&name.as_str());
         if known {
+            continue;
+        }
+        // The agent was at it when the directory was copied.
+        if name.strip_suffix(".part") == Some(HEAD) || name.ends_with(".manifest.part") {
+            report
+                .unproved
+                .push(format!("{name}: it was being written"));
             continue;
         }
         // Of a capture that runs, or has ended this moment.
