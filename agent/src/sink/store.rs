@@ -178,7 +178,8 @@ impl Store {
         fs::metadata(&manifest)?;
         let mut paths = vec![manifest, self.file(id, ACCOUNT)];
         paths.extend(capture_files(&self.directory, id)?);
-        paths.push(self.directory.join(HEAD));
+        // It comes a moment after the first manifest.
+        paths.extend(Some(self.directory.join(HEAD)).filter(|head| head.exists()));
         paths.extend(public_files(&self.directory)?);
         Ok(paths)
     }
