@@ -31,7 +31,7 @@ use crate::{
     },
     node::{AskNumbers, NodeFacts, NodeNumbers},
     session::{Driver, DriverHandle, DriverParts, Standing, driver},
-    sink::{SessionOutputs, Store},
+    sink::{SessionOutputs, Store, evidence::Sealer},
     supervisor::Supervisor,
     target::{CgroupRoot, LinkWatcher, Modes, Resolver},
     telemetry::{AdminParts, AdminSocket},
@@ -56,6 +56,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         None => CgroupRoot::find()?,
     };
     let store = Arc::new(Store::open(&args.data_dir, args.quota, node.clone())?);
+    let keys = store.keys(args.key.as_deref())?;
     let (pins, standing) = left(args.pin.as_deref(), &store)?;
 
     let ring_bytes = u32::try_from(args.ring_size).context("--ring-size is too large")?;
@@ -109,6 +110,12 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         );
     }
     let mut supervisor = Supervisor::default();
+    let origin = node.origin(kernel::object_digest());
+    let sealer =
+        Sealer::new(Arc::clone(&store), keys, origin).context("manifests are made twice")?;
+    supervisor
+        .spawn_thread("sealer", || sealer.run())
+        .context("failed to start what signs manifests")?;
     let (consumer, mut reader) = Consumer::new(loaded.ring);
     let pinned = loaded.progress.map(|Progress { keep, last }| {
         reader.keep_progress(keep, last.clone());
@@ -159,6 +166,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         .spawn_thread("link-watch", move || watch.run(watcher))
         .context("failed to start the link watch")?;
     let (ended, named) = (kernel.clone(), Arc::clone(&resolver));
+    let (kept, asked) = (Arc::clone(&store), Arc::clone(&store));
 
     let numbers: AskNumbers = Arc::new(move || NodeNumbers {
         ring_bytes: ring_bytes.into(),
@@ -169,6 +177,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         filters_loaded: kernel.upgrade().loaded(),
         filters_refused: kernel.upgrade().refused(),
         taps: attached(&kernel, &named),
+        chain_head: store.seals().head(),
     });
     let socket = Socket::bind(&args.socket, &peers).await?;
     if let Some(address) = &args.metrics {
@@ -194,6 +203,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         driver: handle.clone(),
         peers,
         status,
+        evidence: Arc::new(move |id| asked.evidence(id)),
     };
     supervisor.spawn("api", serve(socket, server, until_stopped(stopped)));
     tracing::info!(
@@ -214,6 +224,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         }
     };
     links.stop();
+    kept.seals().end();
     stop.send_replace(true);
     drop(handle);
     if !supervisor.join(CLOSE).await {

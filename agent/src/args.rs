@@ -63,6 +63,11 @@ pub struct RunArgs {
     #[arg(long, value_name = "SIZE", default_value = "4GiB", value_parser = parse_size)]
     pub quota: u64,
 
+    /// Key that signs manifests, an ed25519 private key in PEM (default: DIR/keys/node.key in the data
+    /// directory, made at the first start). A key that lies elsewhere than the captures proves more
+    #[arg(long, value_name = "FILE")]
+    pub key: Option<PathBuf>,
+
     /// Size of the kernel's ring, a power of two from 256KiB to 1GiB
     #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = parse_size)]
     pub ring_size: u64,

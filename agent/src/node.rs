@@ -1,10 +1,13 @@
 //! What the agent says of the machine it runs on.
 
-use std::sync::Arc;
+use std::{io, path::PathBuf, sync::Arc};
 
 use anyhow::Context as _;
 use nix::{sys::utsname::uname, unistd::gethostname};
-use remora_capture::session::TapInfo;
+use remora_capture::{
+    evidence::{Digest, Head, Origin},
+    session::{CaptureId, TapInfo},
+};
 
 /// What changes while the agent runs.
 #[derive(Clone, Debug, Default)]
@@ -20,7 +23,12 @@ pub struct NodeNumbers {
     pub filters_refused: u64,
     /// Interfaces that programs are attached to.
     pub taps: Vec<TapInfo>,
+    /// The last manifest of the chain.
+    pub chain_head: Option<Head>,
 }
+
+/// The files that are evidence of a capture; an error of the kind NotFound if it has no manifest.
+pub type AskEvidence = Arc<dyn Fn(CaptureId) -> io::Result<Vec<PathBuf>> + Send + Sync>;
 
 /// Asks for the numbers of this moment.
 pub type AskNumbers = Arc<dyn Fn() -> NodeNumbers + Send + Sync>;
@@ -53,5 +61,16 @@ impl NodeFacts {
                 .into_owned(),
         };
         Ok(Self { name, kernel })
+    }
+
+    /// What manifests say of who signs them. `bpf_object`: of the eBPF programs.
+    #[must_use]
+    pub fn origin(&self, bpf_object: Digest) -> Origin {
+        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+        Origin {
+            node: self.name.clone(),
+            boot_id: boot_id.unwrap_or_default().trim().to_owned(),
+            bpf_object,
+        }
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! - [`session`]: what a capture is: target, filter, limits, trigger, counts, state.
 //! - [`alert`]: Falco's alerts, and what to capture for them.
+//! - [`evidence`]: manifests, their signatures and their chain; what they prove.
 //! - [`filter`]: capture filters in tcpdump's language.
 //! - [`pcapng`]: capture files: writing, mending, reading.
 //! - [`segment`]: super-packets cut into what the wire would have carried.
@@ -11,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod alert;
+pub mod evidence;
 pub mod filter;
 pub mod pcapng;
 pub mod segment;

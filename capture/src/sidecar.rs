@@ -1,6 +1,7 @@
 //! The JSON beside each finished file: what was asked, what became of it, and every count.
 //!
-//! Not signed and not chained: that is the manifest's task, which will take the place of this.
+//! Not signed and not chained: that is the task of the [manifest](crate::evidence::Manifest), which is made
+//! of it and has its digest.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};

@@ -43,6 +43,13 @@ Examples:
 Ctrl-C ends a capture in order: the last packets and the counts are still written. A second one
 ends at once.";
 
+const VERIFY_HELP: &str = "\
+Exit code 0: all is proved; 3: nothing is wrong, but not all is proved (the output says what); 1:
+something was changed, is missing or was added.
+
+The key: keys/*.pub in the agent's data directory, from a copy that you trust. The head: `remora status`
+or the agent's log, kept elsewhere than the captures.";
+
 /// The command line of `remora`.
 #[derive(Debug, Parser)]
 #[command(name = "remora", version, about = ABOUT, after_help = EXAMPLES)]
@@ -74,6 +81,30 @@ pub(crate) enum Command {
         /// How to print it.
         #[arg(long, short, value_enum, default_value_t)]
         output: Format,
+        /// Its story from the signed manifest: who asked and why, what was done, by whom.
+        #[arg(long, conflicts_with = "output")]
+        custody: bool,
+    },
+    /// Say what evidence proves, with a public key alone: no agent, no network.
+    #[command(after_help = VERIFY_HELP)]
+    Verify {
+        /// An agent's data directory or a copy of it, a capture's file or manifest, or an archive.
+        path: PathBuf,
+        /// Public key of the node (PEM); several if it changed.
+        #[arg(long, value_name = "PUB", required = true)]
+        key: Vec<PathBuf>,
+        /// The chain's head as it was published, CHAIN:NUMBER:SHA256, or a file with it: finds out
+        /// whether later captures were cut off.
+        #[arg(long, value_name = "HEAD")]
+        head: Option<String>,
+    },
+    /// Write captures with all that proves them into one archive.
+    Export {
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<CaptureId>,
+        /// FILE.tar or FILE.tar.zst
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
     },
     /// Stop a capture and show its final counts.
     Stop { id: CaptureId },

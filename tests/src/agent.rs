@@ -13,7 +13,10 @@ use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sys::signal::Signal,
 };
-use remora_capture::sidecar::Sidecar;
+use remora_capture::{
+    evidence::{MANIFEST_ENDING, Manifest, PublicKey},
+    sidecar::Sidecar,
+};
 use remora_proto::v1;
 use tokio::runtime::Runtime;
 use tonic::{
@@ -450,6 +453,46 @@ impl<'a> TestAgent<'a> {
         let path = self.data_dir().join(format!("{id}.json"));
         let json = fs::read(&path).with_context(|| format!("no sidecar {}", path.display()))?;
         Sidecar::from_json(&json).with_context(|| format!("bad sidecar {}", path.display()))
+    }
+
+    /// A capture's manifest, once it is there: a moment after the end.
+    ///
+    /// # Errors
+    /// There is none in time, or the node's key did not sign it.
+    pub fn manifest(&self, id: &str) -> Result<Manifest> {
+        let path = self.data_dir().join(format!("{id}{MANIFEST_ENDING}"));
+        let bytes = wait::until_some(START_LIMIT, "the manifest", || Ok(fs::read(&path).ok()))
+            .with_context(|| self.tail())?;
+        Manifest::open(&bytes, &self.public_keys()?)
+            .with_context(|| format!("bad manifest {}", path.display()))
+    }
+
+    /// All keys that ever signed here.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn public_keys(&self) -> Result<Vec<PublicKey>> {
+        let mut keys = Vec::new();
+        for path in self.public_key_files()? {
+            keys.push(PublicKey::from_pem(&fs::read_to_string(path)?)?);
+        }
+        Ok(keys)
+    }
+
+    /// Their files.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn public_key_files(&self) -> Result<Vec<PathBuf>> {
+        let mut files = Vec::new();
+        for entry in fs::read_dir(self.data_dir().join("keys"))? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|ending| ending == "pub") {
+                files.push(path);
+            }
+        }
+        anyhow::ensure!(!files.is_empty(), "no public key");
+        Ok(files)
     }
 
     /// The metrics as Prometheus gets them.

@@ -5,12 +5,13 @@
 //! submitted = read + lost_on_crash
 //! read      = written + dropped_queue + dropped_io + malformed + stale
 //! written   = packets in the file, counted by pcap-file and by capinfos
-//! API = sidecar = statistics block = metrics
+//! API = sidecar = manifest = statistics block = metrics
 //! ```
 
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
+use remora_capture::evidence::Entry;
 use remora_proto::v1;
 
 use crate::{
@@ -70,6 +71,7 @@ pub fn prove(agent: &TestAgent<'_>, state: &v1::CaptureState) -> Result<Proven> 
         sidecar.file
     );
     prove_metrics(&agent.metrics()?, &state.id, &counts)?;
+    prove_manifest(agent, &state.id, &counts)?;
     Ok(Proven {
         counts,
         capture,
@@ -154,12 +156,49 @@ pub fn prove_set(agent: &TestAgent<'_>, state: &v1::CaptureState) -> Result<Prov
     );
     prove_told(&all, &counts)?;
     prove_metrics(&agent.metrics()?, &state.id, &counts)?;
+    prove_manifest(agent, &state.id, &counts)?;
     Ok(ProvenSet {
         counts,
         files,
         packets: all.packets,
         paths,
     })
+}
+
+/// The manifest is signed, has the same counts, and stands for the files as they lie there.
+fn prove_manifest(agent: &TestAgent<'_>, id: &str, counts: &v1::Counts) -> Result<()> {
+    let manifest = agent.manifest(id)?;
+    let told: v1::Counts = manifest.counts.into();
+    ensure!(
+        told == *counts,
+        "the manifest says {told:?}, the API {counts:?}"
+    );
+    let (mut packets, mut bytes) = (manifest.removed.packets, manifest.removed.bytes);
+    for file in &manifest.files {
+        let path = agent.data_dir().join(&file.name);
+        let digest = file.digest.context("a file without a digest")?;
+        let found = Entry::read(&file.name, std::fs::File::open(&path)?)?;
+        ensure!(found.digest() == digest, "{}: another digest", file.name);
+        let blocks = wire::capinfos_count(&path)?;
+        ensure!(
+            blocks == file.blocks,
+            "{}: capinfos counts {blocks}, the manifest {}",
+            file.name,
+            file.blocks
+        );
+        packets += file.packets;
+        bytes += digest.bytes;
+    }
+    ensure!(
+        (packets, bytes) == (counts.written, counts.written_bytes),
+        "the manifest's files have {packets} packets in {bytes} bytes, the API says {counts:?}"
+    );
+    let missing = manifest.counts.missing();
+    ensure!(
+        !manifest.complete || missing == 0,
+        "complete, but {missing} are missing"
+    );
+    Ok(())
 }
 
 /// The metrics tell each count of a capture.

@@ -119,6 +119,15 @@ fn fifty_rounds_of_start_and_kill_leave_nothing_in_the_kernel() -> Result<()> {
     for capture in captures.iter().filter(|capture| !capture.file.is_empty()) {
         Capture::read(&agent.file(capture))?;
     }
+    // The last one's manifest is made after the start.
+    for capture in &captures {
+        agent.manifest(&capture.id)?;
+    }
+    remora_tests::wait::until(LIMIT, "the chain's head", || {
+        let head = agent.status()?.chain_head;
+        let is_last = head.split(':').nth(1) == Some(&captures.len().to_string());
+        Ok(is_last && !agent.data_dir().join("chain.head.part").exists())
+    })?;
     let data: Vec<_> = std::fs::read_dir(agent.data_dir())?
         .flatten()
         .map(|e| e.path())
@@ -126,7 +135,10 @@ fn fifty_rounds_of_start_and_kill_leave_nothing_in_the_kernel() -> Result<()> {
     assert!(
         data.iter().all(|path| {
             let extension = path.extension().unwrap_or_default();
-            extension == "pcapng" || extension == "json" || path.is_dir() || is_lock(path)
+            let kept = ["pcapng", "json", "head"]
+                .iter()
+                .any(|end| extension == *end);
+            kept || path.is_dir() || is_lock(path)
         }),
         "left in the data directory: {data:?}"
     );

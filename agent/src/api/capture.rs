@@ -14,7 +14,8 @@ use tokio::sync::{broadcast, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 
-use super::{PeerPolicy, error, stored};
+use super::{PeerPolicy, error, evidence, stored};
+use crate::node::AskEvidence;
 use crate::session::{DriverHandle, Order, StreamSource};
 
 /// Messages of a stream that wait for its connection.
@@ -23,6 +24,7 @@ const MESSAGES: usize = 4;
 pub(super) struct CaptureService {
     pub(super) driver: DriverHandle,
     pub(super) peers: PeerPolicy,
+    pub(super) evidence: AskEvidence,
     /// Runs a stream's task.
     pub(super) spawn: fn(Pin<Box<dyn Future<Output = ()> + Send>>),
 }
@@ -166,6 +168,30 @@ impl Capture for CaptureService {
         tracing::info!(%caller, capture = %id, "stream");
         let (sender, receiver) = mpsc::channel(MESSAGES);
         (self.spawn)(Box::pin(stream(self.driver.clone(), id, source, sender)));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    type EvidenceStream = Responses<v1::EvidenceResponse>;
+
+    async fn evidence(
+        &self,
+        request: Request<v1::EvidenceRequest>,
+    ) -> Result<Response<Self::EvidenceStream>, Status> {
+        let caller = self.peers.check(&request)?;
+        let v1::EvidenceRequest {
+            id: text,
+            manifest_only,
+        } = request.into_inner();
+        let id = id(&text)?;
+        let state = self
+            .driver
+            .get(id)
+            .await
+            .map_err(|error| error::lookup(&error))?;
+        let paths = evidence::paths(&self.evidence, &state, manifest_only).await?;
+        tracing::info!(%caller, capture = %id, manifest_only, "evidence");
+        let (sender, receiver) = mpsc::channel(MESSAGES);
+        (self.spawn)(Box::pin(evidence::send(paths, sender)));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 }

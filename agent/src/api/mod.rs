@@ -7,6 +7,7 @@
 
 mod capture;
 mod error;
+mod evidence;
 mod node;
 pub mod peer;
 pub mod server;

@@ -52,6 +52,7 @@ impl Node for NodeService {
             records_stale,
             records_malformed,
             taps,
+            chain_head,
             // Told as metrics.
             filters_loaded: _,
             filters_refused: _,
@@ -71,6 +72,7 @@ impl Node for NodeService {
             clock_error_ns: clock.error_ns,
             records_stale,
             records_malformed,
+            chain_head: chain_head.map(|head| head.to_string()).unwrap_or_default(),
         }))
     }
 }

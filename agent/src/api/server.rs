@@ -17,7 +17,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
 use super::{PeerPolicy, StatusSource, capture::CaptureService, node::NodeService};
-use crate::{session::DriverHandle, supervisor};
+use crate::{node::AskEvidence, session::DriverHandle, supervisor};
 
 /// Calls under way on one connection.
 const STREAMS_MAX: u32 = 128;
@@ -27,6 +27,7 @@ pub struct ServerParts {
     pub driver: DriverHandle,
     pub peers: PeerPolicy,
     pub status: StatusSource,
+    pub evidence: AskEvidence,
 }
 
 /// The socket cannot be made.
@@ -120,10 +121,12 @@ pub async fn serve(
         driver,
         peers,
         status,
+        evidence,
     } = parts;
     let capture = CaptureServer::new(CaptureService {
         driver: driver.clone(),
         peers: peers.clone(),
+        evidence,
         spawn: supervisor::detach,
     })
     .max_decoding_message_size(REQUEST_BYTES_MAX)

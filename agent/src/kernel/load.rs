@@ -10,6 +10,7 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use remora_agent_common::ABI_VERSION;
+use remora_capture::evidence::Digest;
 
 use super::{
     Pins, Programs, Ring, Tables,
@@ -25,6 +26,12 @@ use super::{
 
 /// The object that `cargo xtask build` made; empty if this build had none.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("REMORA_EBPF_OBJECT"));
+
+/// SHA-256 of the object, to be named in evidence.
+#[must_use]
+pub fn object_digest() -> Digest {
+    Digest::of(OBJECT)
+}
 
 /// Smallest ring, in bytes: it must hold a few of the largest records.
 pub const RING_BYTES_MIN: u32 = 256 << 10;

@@ -40,7 +40,7 @@ pub mod upgrade;
 
 pub use attach::{InterfaceHook, Programs, remove_leftovers};
 pub use cgroups::CgroupHooks;
-pub use load::{KernelError, LoadOptions, Loaded, load};
+pub use load::{KernelError, LoadOptions, Loaded, load, object_digest};
 pub use look_back::{LookBack, LookBackOptions};
 pub use pins::Pins;
 pub use ring::Ring;

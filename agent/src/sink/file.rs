@@ -1,6 +1,10 @@
 //! A capture's files while they are written.
 
-use std::{fs, io, path::PathBuf, time::Instant};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use nix::fcntl::{FallocateFlags, fallocate};
 use remora_capture::{
@@ -35,16 +39,20 @@ struct Reserve(PathBuf);
 
 impl Reserve {
     fn keep(path: PathBuf, bytes: u64) -> io::Result<Self> {
-        let file = create(&path)?;
-        let reserve = Self(path);
-        fallocate(
-            &file,
-            FallocateFlags::empty(),
-            0,
-            i64::try_from(bytes).unwrap_or(i64::MAX),
-        )?;
-        Ok(reserve)
+        reserve(&path, bytes)?;
+        Ok(Self(path))
     }
+}
+
+/// Makes a file that takes so much of the disk, or none.
+pub(super) fn reserve(path: &Path, bytes: u64) -> io::Result<()> {
+    let file = create(path)?;
+    let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+    fallocate(&file, FallocateFlags::empty(), 0, bytes).map_err(|error| {
+        // The first error is the one to tell.
+        let _secondary = fs::remove_file(path);
+        error.into()
+    })
 }
 
 impl Drop for Reserve {

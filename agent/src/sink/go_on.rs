@@ -28,9 +28,11 @@ use remora_capture::{
 use tokio::sync::watch;
 
 use super::{
-    file::FileSink,
+    file::{FileSink, reserve},
     shelf::{PART, StoreFile},
-    store::{PINNED, RESERVE, Store, StoreError, capture_files, closed_name, write_anew},
+    store::{
+        PINNED, RESERVE, SEAL_RESERVE, Store, StoreError, capture_files, closed_name, write_anew,
+    },
 };
 use crate::{
     session::{Growth, Meter, Standing},
@@ -163,7 +165,14 @@ impl Store {
             last: StoreFile::go_on(file, scan.whole_bytes, self.usage()),
             scan,
         };
-        let reserve = (self.file(id, RESERVE), self.reserve_bytes(state));
+        let room = self.reserve_bytes(state);
+        let seal = self.file(id, SEAL_RESERVE);
+        if !seal.exists() {
+            // A full disk is no reason to end it.
+            let _no_room = reserve(&seal, room);
+        }
+        self.seals().watch(id, growth.subscribe());
+        let reserve = (self.file(id, RESERVE), room);
         let start_ns = u64::try_from(state.started.as_nanosecond()).unwrap_or(0);
         let shelf = self.shelf(id, writing);
         let sink = FileSink::go_on(shelf, writing, start_ns, header, so_far, reserve, growth)?;

@@ -1,8 +1,10 @@
 //! Where captures end up: [`file`](file) in the data directory, [`stream`](stream) to one reader. The
 //! [`store`](store) is the directory with its quota and its sidecars, `shelf` a capture's files in
-//! it, `recover` their repair after a crash, `go_on` how they are gone on with instead.
-//! [`outputs`](outputs) makes a session's output of them.
+//! it, `recover` their repair after a crash, `go_on` how they are gone on with instead;
+//! [`evidence`](evidence) signs what is finished. [`outputs`](outputs) makes a session's output of them.
 
+pub mod evidence;
+pub mod fail_point;
 pub mod file;
 mod go_on;
 pub mod outputs;

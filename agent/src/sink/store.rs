@@ -6,9 +6,14 @@
 //! <id>.pcapng.part     its file; whole blocks only
 //! <id>.pinned.json     how the next agent goes on with it (`--pin`)
 //! <id>.reserve         disk space for its end, so that a full disk still gets an account
+//! <id>.seal.reserve    likewise for the manifest, which comes a moment later
 //! ── closed ──
 //! <id>.pcapng          renamed from .part
 //! <id>.json            the final account (written aside and renamed), then .open.json goes
+//! ── signed ──
+//! <id>.manifest.json   the manifest, and the chain's head: see [`evidence`](super::evidence)
+//! chain.head
+//! keys/                what signs, and the public keys of all that have signed
 //! ```
 //! A compressed file's name ends in `.pcapng.zst` instead. Files that rotate have a number and the
 //! time of their first packet: `<id>_000001_20261124112233.pcapng`.
@@ -29,6 +34,7 @@ use std::{
 
 use nix::fcntl::{Flock, FlockArg};
 use remora_capture::{
+    evidence::MANIFEST_ENDING,
     pcapng::{Finished, Part},
     session::{CaptureId, CaptureState, Durability, Writing},
     sidecar::{CaptureFile, Clock, SIDECAR_BYTES_MAX, Sidecar, Tool},
@@ -36,7 +42,9 @@ use remora_capture::{
 use tokio::sync::watch;
 
 use super::{
-    file::FileSink,
+    evidence::{HEAD, Keys, Seals, public_files},
+    fail_point::reach,
+    file::{FileSink, reserve},
     shelf::{FILE_MODE, PART, StoreShelf, create},
 };
 use crate::{
@@ -95,6 +103,7 @@ pub struct Store {
     pub(super) directory: PathBuf,
     usage: Arc<Usage>,
     node: NodeFacts,
+    seals: Seals,
     _lock: Flock<File>,
 }
 
@@ -140,8 +149,39 @@ impl Store {
                 quota,
             }),
             node,
+            seals: Seals::default(),
             _lock: lock,
         })
+    }
+
+    /// The key that its manifests are signed with: the one that is `given`, or the node's own.
+    ///
+    /// # Errors
+    /// It cannot be read or made.
+    pub fn keys(&self, given: Option<&Path>) -> Result<Keys, StoreError> {
+        Keys::open(&self.directory, given)
+    }
+
+    /// What has its manifests made.
+    #[must_use]
+    pub fn seals(&self) -> &Seals {
+        &self.seals
+    }
+
+    /// All files that are evidence of a capture: its manifest and account, its packets, the chain's
+    /// head, the public keys.
+    ///
+    /// # Errors
+    /// It has no manifest (yet), or the directory cannot be read.
+    pub fn evidence(&self, id: CaptureId) -> io::Result<Vec<PathBuf>> {
+        let manifest = self.directory.join(format!("{id}{MANIFEST_ENDING}"));
+        fs::metadata(&manifest)?;
+        let mut paths = vec![manifest, self.file(id, ACCOUNT)];
+        paths.extend(capture_files(&self.directory, id)?);
+        // It comes a moment after the first manifest.
+        paths.extend(Some(self.directory.join(HEAD)).filter(|head| head.exists()));
+        paths.extend(public_files(&self.directory)?);
+        Ok(paths)
     }
 
     #[must_use]
@@ -204,15 +244,17 @@ impl Store {
         let writing = state.spec.writing;
         let shelf = self.shelf(id, writing);
         let journal = self.sidecar(state, &Finished::default()).to_json();
-        let reserve = self.reserve_bytes(state);
+        let room = self.reserve_bytes(state);
+        self.seals.watch(id, growth.subscribe());
         create(&self.file(id, OPEN))
             .and_then(|mut file| file.write_all(&journal))
+            .and_then(|()| reserve(&self.file(id, SEAL_RESERVE), room))
             .and_then(|()| {
                 FileSink::create(
                     shelf,
                     writing,
                     first_part(state).time_ns,
-                    (self.file(id, RESERVE), reserve),
+                    (self.file(id, RESERVE), room),
                     growth,
                 )
             })
@@ -237,7 +279,7 @@ impl Store {
         }
     }
 
-    /// The final account is a little longer than the journal.
+    /// The final account is a little longer than the journal, and the manifest a third more than that.
     pub(super) fn reserve_bytes(&self, state: &CaptureState) -> u64 {
         let journal = self.sidecar(state, &Finished::default()).to_json();
         RESERVE_BYTES + 2 * journal.len() as u64
@@ -252,10 +294,11 @@ impl Store {
         let files = capture_files(&self.directory, id).unwrap_or_default();
         for path in files
             .into_iter()
-            .chain([RESERVE, OPEN, PINNED].map(|ending| self.file(id, ending)))
+            .chain([SEAL_RESERVE, RESERVE, OPEN, PINNED].map(|ending| self.file(id, ending)))
         {
             remove(&path);
         }
+        self.seals.forget(id);
     }
 
     /// Writes a capture's final account. Also for streamed captures, which have no file.
@@ -271,13 +314,23 @@ impl Store {
         let path = self.file(id, ACCOUNT);
         let aside = self.file(id, ACCOUNT_PART);
         let write = || {
-            write_anew(&aside, &sidecar.to_json())?.sync_data()?;
+            reach("files closed");
+            let file = write_anew(&aside, &sidecar.to_json())?;
+            reach("account written");
+            file.sync_data()?;
+            reach("account synced");
             fs::rename(&aside, &path)
         };
-        write().map_err(|error| format!("failed to write {}: {error}", path.display()))?;
+        write().map_err(|error| {
+            self.seals.forget(id);
+            format!("failed to write {}: {error}", path.display())
+        })?;
+        reach("account renamed");
         for ending in [RESERVE, OPEN, PINNED] {
             remove(&self.file(id, ending));
         }
+        reach("journal removed");
+        self.seals.seal(id);
         Ok(())
     }
 
@@ -350,11 +403,12 @@ impl Store {
     }
 }
 
-const ACCOUNT: &str = "json";
+pub(super) const ACCOUNT: &str = "json";
 const ACCOUNT_PART: &str = "json.part";
 pub(super) const OPEN: &str = "open.json";
 pub(super) const PINNED: &str = "pinned.json";
 pub(super) const RESERVE: &str = "reserve";
+pub(super) const SEAL_RESERVE: &str = "seal.reserve";
 
 /// The first file of a capture.
 fn first_part(state: &CaptureState) -> Part {

@@ -1,9 +1,11 @@
 //! One module a command that does more than ask and print.
 
 mod capture;
+mod export;
 mod get;
 mod rules;
 mod store;
+mod verify;
 
 use anyhow::Context as _;
 use remora_capture::session::{CaptureId, CaptureState};
@@ -25,6 +27,8 @@ pub(crate) enum Outcome {
     Done,
     /// The user was told on standard error.
     Faulty,
+    /// Nothing is wrong with the evidence, but not all of it is proved.
+    Partly,
 }
 
 /// Does what the arguments say.
@@ -54,7 +58,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Outcome> {
             print(&render::list(captures, output)?)?;
             Ok(outcome)
         }
-        Command::Show { id, output } => {
+        Command::Export { ids, output } => export::run(agent, &ids, &output).await,
+        Command::Verify { path, key, head } => verify::run(&path, &key, head.as_deref()),
+        Command::Show { id, custody, .. } if custody => export::custody(agent, id).await,
+        Command::Show { id, output, .. } => {
             let state = get_state(agent, &mut connect(agent).await?, id).await?;
             print(&render::show(&state, output)?)
         }

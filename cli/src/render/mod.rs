@@ -1,6 +1,7 @@
 //! What commands print, made by pure functions. Every text of the agent is escaped here.
 
 pub(crate) mod closing;
+mod evidence;
 mod list;
 mod show;
 mod status;
@@ -8,6 +9,7 @@ mod unit;
 
 use remora_capture::text;
 
+pub(crate) use evidence::{custody, report};
 pub(crate) use list::list;
 pub(crate) use show::show;
 pub(crate) use status::status;

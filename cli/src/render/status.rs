@@ -27,6 +27,7 @@ struct NodeStatus {
     clock_error_ns: i64,
     records_stale: u64,
     records_malformed: u64,
+    chain_head: String,
 }
 
 impl From<v1::StatusResponse> for NodeStatus {
@@ -46,6 +47,7 @@ impl From<v1::StatusResponse> for NodeStatus {
             clock_error_ns,
             records_stale,
             records_malformed,
+            chain_head,
         } = status;
         Self {
             node,
@@ -62,6 +64,7 @@ impl From<v1::StatusResponse> for NodeStatus {
             clock_error_ns,
             records_stale,
             records_malformed,
+            chain_head,
         }
     }
 }
@@ -123,6 +126,13 @@ fn describe(agent: &AgentAddress, status: &NodeStatus) -> String {
                 "{} stale, {} malformed",
                 status.records_stale, status.records_malformed
             ),
+        ],
+        vec![
+            "Chain head:".into(),
+            match status.chain_head.as_str() {
+                "" => "none: nothing was signed yet".into(),
+                head => shown(head).to_string(),
+            },
         ],
         vec!["Taps:".into(), status.taps.len().to_string()],
     ]);

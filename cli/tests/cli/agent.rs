@@ -185,6 +185,14 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 impl Capture for Service {
     type WatchStream = Answers<v1::WatchResponse>;
     type StreamStream = Answers<v1::StreamResponse>;
+    type EvidenceStream = Answers<v1::EvidenceResponse>;
+
+    async fn evidence(
+        &self,
+        _request: Request<v1::EvidenceRequest>,
+    ) -> Result<Response<Self::EvidenceStream>, Status> {
+        Err(Status::unimplemented("this agent signs nothing"))
+    }
 
     async fn start(
         &self,

@@ -123,6 +123,13 @@ impl capture_server::Capture for Fake {
     ) -> Result<Response<Self::StreamStream>, Status> {
         Err(Status::unimplemented("fake"))
     }
+    type EvidenceStream = tokio_stream::Empty<Result<v1::EvidenceResponse, Status>>;
+    async fn evidence(
+        &self,
+        _: Request<v1::EvidenceRequest>,
+    ) -> Result<Response<Self::EvidenceStream>, Status> {
+        Err(Status::unimplemented("fake"))
+    }
 }
 
 /// A fake agent that listens until it is dropped; then its connections break, as those of a

@@ -383,6 +383,38 @@ pub struct CaptureState {
     #[prost(message, optional, tag = "20")]
     pub files: ::core::option::Option<Files>,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EvidenceRequest {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// Without packets: the manifest, the chain's head and the public keys.
+    #[prost(bool, tag = "2")]
+    pub manifest_only: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EvidenceResponse {
+    #[prost(oneof = "evidence_response::Message", tags = "1, 2")]
+    pub message: ::core::option::Option<evidence_response::Message>,
+}
+/// Nested message and enum types in `EvidenceResponse`.
+pub mod evidence_response {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Message {
+        #[prost(message, tag = "1")]
+        File(super::EvidenceFile),
+        /// Of the file that was named last.
+        #[prost(bytes, tag = "2")]
+        Bytes(::prost::bytes::Bytes),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EvidenceFile {
+    /// Without a directory.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub bytes: u64,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StatusRequest {}
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -417,6 +449,10 @@ pub struct StatusResponse {
     pub records_stale: u64,
     #[prost(uint64, tag = "14")]
     pub records_malformed: u64,
+    /// The last manifest of the node's chain, "CHAIN:NUMBER:SHA256"; empty before the first. Whoever
+    /// keeps it finds out if later somebody cuts manifests off.
+    #[prost(string, tag = "15")]
+    pub chain_head: ::prost::alloc::string::String,
 }
 /// Why a call failed; sent as its name without the prefix, in lower case ("target_not_found").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -917,6 +953,33 @@ pub mod capture_client {
             req.extensions_mut().insert(GrpcMethod::new("remora.v1.Capture", "Stream"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// The files that are evidence of a finished, stored capture, byte for byte: each file's message,
+        /// then its bytes. The manifest comes first; it is there a moment after the capture's end, which is
+        /// waited for. FAILED_PRECONDITION for a capture that runs, or whose manifest found no room yet.
+        pub async fn evidence(
+            &mut self,
+            request: impl tonic::IntoRequest<super::EvidenceRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::EvidenceResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/remora.v1.Capture/Evidence",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("remora.v1.Capture", "Evidence"));
+            self.inner.server_streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -978,6 +1041,19 @@ pub mod capture_server {
             &self,
             request: tonic::Request<super::StreamRequest>,
         ) -> std::result::Result<tonic::Response<Self::StreamStream>, tonic::Status>;
+        /// Server streaming response type for the Evidence method.
+        type EvidenceStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::EvidenceResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// The files that are evidence of a finished, stored capture, byte for byte: each file's message,
+        /// then its bytes. The manifest comes first; it is there a moment after the capture's end, which is
+        /// waited for. FAILED_PRECONDITION for a capture that runs, or whose manifest found no room yet.
+        async fn evidence(
+            &self,
+            request: tonic::Request<super::EvidenceRequest>,
+        ) -> std::result::Result<tonic::Response<Self::EvidenceStream>, tonic::Status>;
     }
     /// Captures: one capture is one session on one agent.
     #[derive(Debug)]
@@ -1305,6 +1381,52 @@ pub mod capture_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = StreamSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/remora.v1.Capture/Evidence" => {
+                    #[allow(non_camel_case_types)]
+                    struct EvidenceSvc<T: Capture>(pub Arc<T>);
+                    impl<
+                        T: Capture,
+                    > tonic::server::ServerStreamingService<super::EvidenceRequest>
+                    for EvidenceSvc<T> {
+                        type Response = super::EvidenceResponse;
+                        type ResponseStream = T::EvidenceStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::EvidenceRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Capture>::evidence(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = EvidenceSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -1,0 +1,133 @@
+//! From a finished capture to its signed manifest.
+//!
+//! ```text
+//! account kept ─▶ files hashed ─▶ <id>.manifest.json: written aside, synced, renamed
+//!   (told)                          ─▶ directory synced ─▶ chain.head: likewise ─▶ next capture
+//! ```
+//! One thread does it, after the capture's end was told: it alone has the chain. A manifest is made
+//! of what lies on the disk, so whatever is missing after a crash is made at the next start, and what
+//! finds no room is tried again. A manifest is the head of the chain as soon as it has its name;
+//! `chain.head` says so again.
+
+mod ahead;
+mod keys;
+mod sealer;
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+};
+
+use remora_capture::{evidence::Head, session::CaptureId};
+use tokio::sync::watch;
+
+pub use keys::Keys;
+pub(super) use keys::public_files;
+pub(super) use sealer::HEAD;
+pub use sealer::Sealer;
+
+use super::store::StoreError;
+use crate::session::Growth;
+
+/// Orders that wait. What finds no place is found in the directory later.
+const ORDERS: usize = 1024;
+
+/// What the thread is told.
+enum Order {
+    /// Its files grow: large ones are hashed meanwhile.
+    Watch(CaptureId, watch::Receiver<Growth>),
+    /// Its account is there.
+    Seal(CaptureId),
+    /// It did not start, or its account found no room.
+    Forget(CaptureId),
+    /// There will be no more.
+    End,
+}
+
+/// Tells the thread what to do; waits for nothing.
+#[derive(Debug)]
+pub struct Seals {
+    orders: SyncSender<Order>,
+    waiting: Mutex<Option<Receiver<Order>>>,
+    told: Arc<Told>,
+}
+
+/// What is told of the chain.
+#[derive(Debug, Default)]
+struct Told {
+    head: Mutex<Option<Head>>,
+    /// An order found no place.
+    missed: std::sync::atomic::AtomicBool,
+}
+
+impl Told {
+    fn head(&self) -> Option<Head> {
+        *self.head.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Seals {
+    fn default() -> Self {
+        let (orders, waiting) = sync_channel(ORDERS);
+        Self {
+            orders,
+            waiting: Mutex::new(Some(waiting)),
+            told: Arc::default(),
+        }
+    }
+}
+
+impl Seals {
+    fn order(&self, order: Order) {
+        if self.orders.try_send(order).is_err() {
+            let missed = &self.told.missed;
+            missed.store(true, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn watch(&self, id: CaptureId, growth: watch::Receiver<Growth>) {
+        self.order(Order::Watch(id, growth));
+    }
+
+    pub(super) fn seal(&self, id: CaptureId) {
+        self.order(Order::Seal(id));
+    }
+
+    pub(super) fn forget(&self, id: CaptureId) {
+        self.order(Order::Forget(id));
+    }
+
+    /// Ends the thread when all that was ordered is done.
+    pub fn end(&self) {
+        self.order(Order::End);
+    }
+
+    /// The last manifest.
+    #[must_use]
+    pub fn head(&self) -> Option<Head> {
+        self.told.head()
+    }
+
+    fn take(&self) -> Option<Receiver<Order>> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.take()
+    }
+}
+
+fn io_error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> StoreError {
+    let path: PathBuf = path.to_owned();
+    move |source| StoreError::Io {
+        action,
+        path,
+        source,
+    }
+}
+
+/// Names in a directory are on the disk after this.
+fn sync_directory(directory: &Path) -> std::io::Result<()> {
+    File::open(directory)?.sync_all()
+}

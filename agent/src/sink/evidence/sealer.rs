@@ -1,0 +1,310 @@
+//! The thread that makes manifests.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, File},
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, PoisonError,
+        atomic::Ordering::Relaxed,
+        mpsc::{Receiver, RecvTimeoutError},
+    },
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use remora_capture::{
+    evidence::{
+        DOCUMENT_BYTES_MAX, Digest, Digester, FileRecord, Head, Link, MANIFEST_ENDING, Manifest,
+        Origin,
+    },
+    filter::{self, Meaning, Names},
+    session::{CaptureId, Destination},
+    sidecar::{CaptureFile, SIDECAR_BYTES_MAX, Sidecar},
+};
+
+use super::{Keys, Order, Told, ahead::Ahead, sync_directory};
+use crate::sink::{
+    fail_point::reach,
+    store::{ACCOUNT, SEAL_RESERVE, Store, remove, write_anew},
+};
+
+/// File with the signed head.
+pub(in crate::sink) const HEAD: &str = "chain.head";
+const HEAD_PART: &str = "chain.head.part";
+/// The manifest while it is written.
+const MANIFEST_PART: &str = "manifest.part";
+/// How often growing files are looked at.
+const LOOK: Duration = Duration::from_millis(250);
+/// How often a manifest that could not be written is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Makes a store's manifests.
+pub struct Sealer {
+    store: Arc<Store>,
+    orders: Receiver<Order>,
+    told: Arc<Told>,
+    keys: Keys,
+    origin: Origin,
+    growing: BTreeMap<CaptureId, Ahead>,
+    /// Captures whose manifest could not be written.
+    failed: BTreeSet<CaptureId>,
+    next_try: Instant,
+}
+
+impl Sealer {
+    /// `None` if the store has one already.
+    #[must_use]
+    pub fn new(store: Arc<Store>, keys: Keys, origin: Origin) -> Option<Self> {
+        let seals = store.seals();
+        let orders = seals.take()?;
+        Some(Self {
+            told: Arc::clone(&seals.told),
+            store,
+            orders,
+            keys,
+            origin,
+            growing: BTreeMap::new(),
+            failed: BTreeSet::new(),
+            next_try: Instant::now(),
+        })
+    }
+
+    /// Makes what is missing, then what is ordered, until it is told to end.
+    pub fn run(mut self) {
+        if let Err(error) = self.take_up() {
+            tracing::error!(%error, "failed to read the chain of manifests");
+        }
+        self.seal_missing();
+        loop {
+            match self.next() {
+                Ok(Order::Watch(id, growth)) => {
+                    self.growing.insert(id, Ahead::new(Some(growth)));
+                }
+                Ok(Order::Seal(id)) => self.seal(id),
+                Ok(Order::Forget(id)) => {
+                    self.growing.remove(&id);
+                }
+                Err(RecvTimeoutError::Timeout) => self.hash_ahead(),
+                Ok(Order::End) | Err(RecvTimeoutError::Disconnected) => return,
+            }
+            let missed = self.told.missed.swap(false, Relaxed);
+            if missed || (!self.failed.is_empty() && self.next_try <= Instant::now()) {
+                self.seal_missing();
+            }
+        }
+    }
+
+    fn next(&self) -> Result<Order, RecvTimeoutError> {
+        match (self.growing.is_empty(), self.failed.is_empty()) {
+            (true, true) => self.orders.recv().map_err(RecvTimeoutError::from),
+            (true, false) => self.orders.recv_timeout(RETRY),
+            (false, _) => self.orders.recv_timeout(LOOK),
+        }
+    }
+
+    fn hash_ahead(&mut self) {
+        for (id, ahead) in &mut self.growing {
+            if let Err(error) = ahead.go_on(&self.store.directory, *id) {
+                // The end reads it again.
+                tracing::debug!(capture = %id, %error, "failed to hash ahead");
+            }
+        }
+    }
+
+    /// Finds the chain's last manifest: what `chain.head` says, or a later one that the agent was
+    /// killed over. A number is never used twice, so whatever is the highest counts.
+    fn take_up(&mut self) -> io::Result<()> {
+        let path = self.store.directory.join(HEAD);
+        let mut head = match read(&path) {
+            Ok(bytes) => match Head::from_signed(&bytes, &self.keys.public) {
+                Ok(head) => Some(head),
+                Err(error) => {
+                    tracing::error!(%error, "chain.head is not this node's; made anew of the manifests");
+                    None
+                }
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        let said = head;
+        for id in self.manifests()? {
+            let bytes = read(&self.manifest(id))?;
+            match Manifest::open(&bytes, &self.keys.public) {
+                Ok(manifest) => {
+                    let link = manifest.chain;
+                    let later = match head {
+                        None => true,
+                        Some(head) if said.is_some() => {
+                            link.chain == head.chain && link.sequence > head.sequence
+                        }
+                        Some(head) => (link.chain, link.sequence) > (head.chain, head.sequence),
+                    };
+                    if later {
+                        head = Some(link.head(Digest::of(&bytes)));
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(capture = %id, %error, "a manifest is not this node's");
+                }
+            }
+        }
+        match head {
+            Some(head) if Some(head) != said => self.keep_head(head)?,
+            _ => self.tell(head),
+        }
+        Ok(())
+    }
+
+    fn tell(&self, head: Option<Head>) {
+        *self
+            .told
+            .head
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = head;
+    }
+
+    fn manifests(&self) -> io::Result<Vec<CaptureId>> {
+        let ending = MANIFEST_ENDING.trim_start_matches('.');
+        self.store.ids(ending).map_err(io::Error::other)
+    }
+
+    fn manifest(&self, id: CaptureId) -> PathBuf {
+        self.store.directory.join(format!("{id}{MANIFEST_ENDING}"))
+    }
+
+    /// Each finished capture without a manifest gets one, the oldest first.
+    fn seal_missing(&mut self) {
+        let sealed: BTreeSet<_> = self.manifests().unwrap_or_default().into_iter().collect();
+        match self.store.ids(ACCOUNT) {
+            Ok(mut ids) => {
+                ids.retain(|id| !sealed.contains(id));
+                ids.sort_unstable();
+                self.failed.clear();
+                ids.into_iter().for_each(|id| self.seal(id));
+            }
+            Err(error) => tracing::error!(%error, "failed to look for captures without a manifest"),
+        }
+    }
+
+    fn seal(&mut self, id: CaptureId) {
+        let ahead = self.growing.remove(&id);
+        match self.try_seal(id, ahead.unwrap_or_else(|| Ahead::new(None))) {
+            Ok(None) => {}
+            Ok(Some(head)) => {
+                tracing::info!(capture = %id, %head, "signed");
+                self.failed.remove(&id);
+            }
+            Err(error) => {
+                tracing::error!(capture = %id, %error, "failed to write the manifest; tried again later");
+                self.failed.insert(id);
+                self.next_try = Instant::now() + RETRY;
+            }
+        }
+    }
+
+    /// `None` if it needs no manifest, or has one.
+    fn try_seal(&self, id: CaptureId, mut ahead: Ahead) -> io::Result<Option<Head>> {
+        let directory = &self.store.directory;
+        let path = self.manifest(id);
+        let bytes = read_up_to(&self.store.file(id, ACCOUNT), SIDECAR_BYTES_MAX)?;
+        let mut sidecar = Sidecar::from_json(&bytes).map_err(io::Error::other)?;
+        let spec = &mut sidecar.capture.spec;
+        if spec.destination != Destination::Store || path.exists() {
+            remove(&self.store.file(id, SEAL_RESERVE));
+            return Ok(None);
+        }
+        if *spec.filter.meaning() == Meaning::Unread
+            && let Ok(compiled) = spec
+                .filter
+                .clone()
+                .compiled(filter::compiler(Names::Refused))
+        {
+            spec.filter = compiled;
+        }
+        let files = records(&sidecar)
+            .into_iter()
+            .map(|file| match ahead.finish(directory, &file.name) {
+                Ok(digest) => Ok(FileRecord::new(&file, Some(digest))),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    tracing::error!(capture = %id, file = file.name, "gone before it was hashed");
+                    Ok(FileRecord::new(&file, None))
+                }
+                Err(error) => Err(error),
+            })
+            .collect::<io::Result<Vec<_>>>()?;
+        reach("files hashed");
+        let account = CaptureFile {
+            name: format!("{id}.{ACCOUNT}"),
+            bytes: bytes.len() as u64,
+            ..CaptureFile::default()
+        };
+        let mut digester = Digester::default();
+        digester.update(&bytes);
+        let account = FileRecord::new(&account, Some(digester.finish()));
+        let link = Link::after(self.told.head().as_ref());
+        let manifest = Manifest::new(
+            sidecar,
+            (account, files),
+            &self.origin,
+            link.clone(),
+            self.keys.signing().id(),
+            Timestamp::now(),
+        );
+        let signed = manifest.sign(&self.keys.secret).map_err(io::Error::other)?;
+        reach("manifest signed");
+        remove(&self.store.file(id, SEAL_RESERVE));
+        reach("reserve given free");
+        let aside = self.store.file(id, MANIFEST_PART);
+        let file = write_anew(&aside, &signed)?;
+        reach("manifest written");
+        file.sync_all()?;
+        reach("manifest synced");
+        fs::rename(&aside, &path)?;
+        reach("manifest renamed");
+        // From now on its number is taken, whatever becomes of the head's file.
+        let head = link.head(Digest::of(&signed));
+        self.tell(Some(head));
+        sync_directory(directory)?;
+        reach("directory synced");
+        self.keep_head(head)?;
+        Ok(Some(head))
+    }
+
+    fn keep_head(&self, head: Head) -> io::Result<()> {
+        let directory = &self.store.directory;
+        self.tell(Some(head));
+        let aside = directory.join(HEAD_PART);
+        let file = write_anew(&aside, &head.to_signed(&self.keys.secret))?;
+        reach("head written");
+        file.sync_all()?;
+        reach("head synced");
+        fs::rename(&aside, directory.join(HEAD))?;
+        reach("head renamed");
+        sync_directory(directory)
+    }
+}
+
+/// The files that an account tells of.
+fn records(sidecar: &Sidecar) -> Vec<CaptureFile> {
+    if sidecar.capture.spec.writing.rotation.is_on() {
+        sidecar.files.clone()
+    } else if sidecar.file.name.is_empty() {
+        Vec::new()
+    } else {
+        vec![sidecar.file.clone()]
+    }
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    read_up_to(path, DOCUMENT_BYTES_MAX)
+}
+
+fn read_up_to(path: &Path, most: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?
+        .take(most as u64 + 1)
+        .read_to_end(&mut bytes)?;
+    Ok(bytes)
+}

@@ -1,0 +1,479 @@
+//! The manifest: all that is said of a finished capture, in an in-toto statement.
+//!
+//! ```text
+//! envelope (DSSE) ▶ statement: subject  = each file and the account, with its SHA-256
+//!                              predicate = the manifest
+//! ```
+
+use std::{collections::BTreeMap, time::Duration};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{Digest, Envelope, EnvelopeError, FileDigest, KeyId, Link, PublicKey, SecretKey};
+use crate::{
+    filter::{Filter, Meaning},
+    session::{
+        CaptureId, Counts, Direction, Limits, Phase, Removed, StopReason, SuperPackets, TapInfo,
+        Target, Trigger, Writing,
+    },
+    sidecar::{CaptureFile, Gap, Recovered, Sidecar, Tool},
+};
+
+/// What the statement is about: this layout of the manifest.
+pub const PREDICATE_TYPE: &str = "https://remora.dev/capture/v1";
+/// Ends the name of a manifest's file, after the capture's id.
+pub const MANIFEST_ENDING: &str = ".manifest.json";
+/// Largest signed document that is read, in bytes: the list of the largest set of files in base64.
+pub const DOCUMENT_BYTES_MAX: usize = 16 << 20;
+
+const STATEMENT_TYPE: &str = "https://in-toto.io/Statement/v1";
+const PAYLOAD_TYPE: &str = "application/vnd.in-toto+json";
+
+/// A file is not a manifest that one of the keys signed.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    #[error(transparent)]
+    Envelope(#[from] EnvelopeError),
+    #[error("it is signed, but it is not a manifest of `{PREDICATE_TYPE}`: {0}")]
+    Statement(String),
+}
+
+/// What the agent that signs says of itself.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    pub node: String,
+    /// Of the machine's present boot.
+    pub boot_id: String,
+    /// Of the eBPF programs' object.
+    pub bpf_object: Digest,
+}
+
+/// All that is said of a capture.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    pub capture_id: CaptureId,
+    pub node: String,
+    pub chain: Link,
+    /// Of the key that signs it.
+    pub key_id: KeyId,
+    /// With the whole alert.
+    pub trigger: Trigger,
+    /// Of the alert as it came, if there was one.
+    pub alert_sha256: Option<Digest>,
+    /// Who called, as the agent saw it, and was let in.
+    pub caller: String,
+    pub target: Target,
+    /// The target as it was found on the node.
+    pub resolved_target: String,
+    pub taps: Vec<TapInfo>,
+    pub labels: BTreeMap<String, String>,
+    pub filter: String,
+    /// Of the programs that libpcap makes of the filter; none if it is typed terms alone.
+    pub programs: Option<ProgramDigests>,
+    pub direction: Direction,
+    pub snaplen: u32,
+    pub look_back: Duration,
+    pub limits: Limits,
+    pub writing: Writing,
+    pub super_packets: SuperPackets,
+    pub clock: ClockRecord,
+    pub started: Timestamp,
+    pub finished: Option<Timestamp>,
+    pub first_packet: Option<Timestamp>,
+    pub last_packet: Option<Timestamp>,
+    pub phase: Phase,
+    pub stop_reason: Option<StopReason>,
+    pub message: String,
+    pub counts: Counts,
+    /// Every packet that matched within the limits is in the files.
+    pub complete: bool,
+    /// What a ring of files removed: part of `counts.written`.
+    pub removed: Removed,
+    pub gaps: Vec<Gap>,
+    pub recovered: Option<Recovered>,
+    /// Oldest first.
+    pub files: Vec<FileRecord>,
+    /// The account `<id>.json`.
+    pub account: FileRecord,
+    pub tool: Tool,
+    pub bpf_object_sha256: Digest,
+    /// Oldest first.
+    pub custody: Vec<Custody>,
+}
+
+/// SHA-256 of a filter's programs, each as [`Program::to_bytes`](crate::filter::Program::to_bytes)
+/// has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgramDigests {
+    pub ethernet: Digest,
+    pub raw: Option<Digest>,
+}
+
+/// How packet times were made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockRecord {
+    pub source: String,
+    /// UTC minus CLOCK_MONOTONIC in nanoseconds; a text, for JSON's numbers end before it.
+    pub offset_ns: String,
+    /// The offset is known to within this, in nanoseconds; how far UTC is off is not in it.
+    pub error_ns: i64,
+}
+
+/// A file of the capture.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileRecord {
+    pub name: String,
+    pub packets: u64,
+    /// Packet blocks: more than packets where super-packets were cut into segments.
+    pub blocks: u64,
+    /// None if it was not there any more when the manifest was made.
+    pub digest: Option<FileDigest>,
+}
+
+/// What was done with the capture.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Custody {
+    pub at: Timestamp,
+    pub who: String,
+    pub action: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Statement {
+    #[serde(rename = "_type")]
+    statement_type: String,
+    subject: Vec<Subject>,
+    #[serde(rename = "predicateType")]
+    predicate_type: String,
+    predicate: Manifest,
+}
+
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
+struct Subject {
+    name: String,
+    digest: SubjectDigest,
+}
+
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
+struct SubjectDigest {
+    sha256: Digest,
+}
+
+impl FileRecord {
+    #[must_use]
+    pub fn new(file: &CaptureFile, digest: Option<FileDigest>) -> Self {
+        Self {
+            name: file.name.clone(),
+            packets: file.packets,
+            blocks: file.blocks,
+            digest,
+        }
+    }
+}
+
+impl ProgramDigests {
+    /// Those of a filter whose meaning is known.
+    #[must_use]
+    pub fn of(filter: &Filter) -> Option<Self> {
+        let Meaning::Programs(programs) = filter.meaning() else {
+            return None;
+        };
+        Some(Self {
+            ethernet: Digest::of(&programs.ethernet.to_bytes()),
+            raw: programs.raw.as_ref().map(|raw| Digest::of(&raw.to_bytes())),
+        })
+    }
+}
+
+impl Manifest {
+    /// The manifest of an account and of what was found of its files. `account` has the digest of the
+    /// account's file.
+    #[must_use]
+    pub fn new(
+        sidecar: Sidecar,
+        (account, files): (FileRecord, Vec<FileRecord>),
+        origin: &Origin,
+        chain: Link,
+        key_id: KeyId,
+        sealed: Timestamp,
+    ) -> Self {
+        let Sidecar {
+            capture,
+            clock,
+            tool,
+            recovered,
+            gaps,
+            schema: _,
+            file: _,
+            files: _,
+        } = sidecar;
+        let spec = capture.spec;
+        let agent = |boot: &str| format!("agent of {}{boot}", origin.node);
+        let mut custody = vec![Custody {
+            at: capture.started,
+            who: agent(""),
+            action: "began to capture".to_owned(),
+        }];
+        if let Some(at) = capture.finished {
+            let action = if recovered.is_some() {
+                "repaired and closed what an agent that died had left open"
+            } else {
+                "closed the files"
+            };
+            custody.push(Custody {
+                at,
+                who: agent(""),
+                action: action.to_owned(),
+            });
+        }
+        custody.push(Custody {
+            at: sealed,
+            who: agent(&format!(", boot {}", origin.boot_id)),
+            action: "hashed the files and signed this manifest".to_owned(),
+        });
+        let counts = capture.counts;
+        let is_there = files.iter().all(|file| file.digest.is_some());
+        let complete = counts.balanced()
+            && counts.missing() == 0
+            && capture.files.removed == Removed::default()
+            && recovered.is_none()
+            && is_there;
+        let alert = &spec.trigger.alert;
+        Self {
+            capture_id: capture.id,
+            node: capture.node,
+            chain,
+            key_id,
+            alert_sha256: (!alert.is_empty()).then(|| Digest::of(alert.as_bytes())),
+            trigger: spec.trigger,
+            caller: capture.caller,
+            target: spec.target,
+            resolved_target: capture.resolved_target,
+            taps: capture.taps,
+            labels: spec.labels,
+            programs: ProgramDigests::of(&spec.filter),
+            filter: spec.filter.text().to_owned(),
+            direction: spec.direction,
+            snaplen: spec.snaplen.get(),
+            look_back: spec.look_back,
+            limits: spec.limits,
+            writing: spec.writing,
+            super_packets: spec.super_packets,
+            clock: ClockRecord {
+                source: "CLOCK_MONOTONIC + offset".to_owned(),
+                offset_ns: clock.offset_ns.to_string(),
+                error_ns: clock.error_ns,
+            },
+            started: capture.started,
+            finished: capture.finished,
+            first_packet: capture.first_packet,
+            last_packet: capture.last_packet,
+            phase: capture.phase,
+            stop_reason: capture.stop_reason,
+            message: capture.message,
+            counts,
+            complete,
+            removed: capture.files.removed,
+            gaps,
+            recovered,
+            files,
+            account,
+            tool,
+            bpf_object_sha256: origin.bpf_object,
+            custody,
+        }
+    }
+
+    /// The files that it stands for, its account last.
+    pub fn records(&self) -> impl Iterator<Item = &FileRecord> {
+        self.files.iter().chain([&self.account])
+    }
+
+    fn subject(&self) -> Vec<Subject> {
+        self.records()
+            .filter_map(|file| {
+                Some(Subject {
+                    name: file.name.clone(),
+                    digest: SubjectDigest {
+                        sha256: file.digest?.sha256,
+                    },
+                })
+            })
+            .collect()
+    }
+
+    /// The file `<id>.manifest.json`.
+    ///
+    /// # Errors
+    /// It has no canonical form.
+    pub fn sign(self, key: &SecretKey) -> Result<Vec<u8>, EnvelopeError> {
+        let statement = Statement {
+            statement_type: STATEMENT_TYPE.to_owned(),
+            subject: self.subject(),
+            predicate_type: PREDICATE_TYPE.to_owned(),
+            predicate: self,
+        };
+        Ok(Envelope::sign(&statement, PAYLOAD_TYPE, key)?.to_bytes())
+    }
+
+    /// Reads a file that one of the keys signed.
+    ///
+    /// # Errors
+    /// None did, or what it signed is no manifest.
+    pub fn open(bytes: &[u8], keys: &[PublicKey]) -> Result<Self, ManifestError> {
+        let envelope = Envelope::from_bytes(bytes)?;
+        let manifest = Self::of_payload(envelope.open(PAYLOAD_TYPE, keys)?)?;
+        if manifest.key_id != envelope.key_id() {
+            return Err(ManifestError::Statement("it names another key".to_owned()));
+        }
+        Ok(manifest)
+    }
+
+    /// Reads a file, whoever signed it: to be shown, not to be believed.
+    ///
+    /// # Errors
+    /// It is no manifest.
+    pub fn unverified(bytes: &[u8]) -> Result<Self, ManifestError> {
+        Self::of_payload(Envelope::from_bytes(bytes)?.unverified())
+    }
+
+    fn of_payload(payload: &[u8]) -> Result<Self, ManifestError> {
+        let other = |why: &str| ManifestError::Statement(why.to_owned());
+        let statement: Statement = serde_json::from_slice(payload)
+            .map_err(|error| ManifestError::Statement(error.to_string()))?;
+        if statement.statement_type != STATEMENT_TYPE || statement.predicate_type != PREDICATE_TYPE
+        {
+            return Err(other("it is a statement of another type"));
+        }
+        let manifest = statement.predicate;
+        if statement.subject != manifest.subject() {
+            return Err(other("its subject is not its files"));
+        }
+        Ok(manifest)
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::{
+        evidence::{Digester, Head},
+        session::{CaptureState, Files, SessionSpec},
+        sidecar::Clock,
+    };
+
+    pub(crate) fn digest(bytes: &[u8]) -> FileDigest {
+        let mut digester = Digester::default();
+        digester.update(bytes);
+        digester.finish()
+    }
+
+    pub(crate) fn key() -> SecretKey {
+        SecretKey::from_random(&[9; 32])
+    }
+
+    /// A capture of one file of these bytes: name and bytes of its files, the manifest last.
+    pub(crate) fn capture(
+        head: Option<&Head>,
+        file: &[u8],
+        key: &SecretKey,
+    ) -> Vec<(String, Vec<u8>)> {
+        let id = CaptureId::generate();
+        let mut spec = SessionSpec::new(Target::Pid(7));
+        spec.trigger.alert = "{\"rule\":\"x\u{1b}\"}".to_owned();
+        let state = CaptureState {
+            id,
+            spec,
+            phase: Phase::Finished,
+            stop_reason: Some(StopReason::Requested),
+            message: String::new(),
+            counts: Counts::default(),
+            started: Timestamp::UNIX_EPOCH,
+            finished: Some(Timestamp::UNIX_EPOCH),
+            first_packet: None,
+            last_packet: None,
+            file: format!("{id}.pcapng"),
+            files: Files::default(),
+            taps: Vec::new(),
+            node: "node-a".to_owned(),
+            caller: String::new(),
+            resolved_target: String::new(),
+        };
+        let name = state.file.clone();
+        let told = CaptureFile {
+            name: name.clone(),
+            bytes: file.len() as u64,
+            ..CaptureFile::default()
+        };
+        let sidecar = Sidecar::new(told.clone(), state, Clock::default(), Tool::default());
+        let account = sidecar.to_json();
+        let account_name = format!("{id}.json");
+        let account_file = CaptureFile {
+            name: account_name.clone(),
+            ..CaptureFile::default()
+        };
+        let origin = Origin {
+            node: "node-a".to_owned(),
+            boot_id: "b".to_owned(),
+            bpf_object: Digest::of(b""),
+        };
+        let manifest = Manifest::new(
+            sidecar,
+            (
+                FileRecord::new(&account_file, Some(digest(&account))),
+                vec![FileRecord::new(&told, Some(digest(file)))],
+            ),
+            &origin,
+            Link::after(head),
+            key.public().id(),
+            Timestamp::UNIX_EPOCH,
+        );
+        vec![
+            (name, file.to_vec()),
+            (account_name, account),
+            (
+                format!("{id}{MANIFEST_ENDING}"),
+                manifest.sign(key).expect("signed"),
+            ),
+        ]
+    }
+
+    #[test]
+    fn a_manifest_reads_back_with_the_alert_as_it_came() {
+        let key = key();
+        let files = capture(None, b"packets", &key);
+        let (_, bytes) = files.last().expect("manifest");
+        let manifest = Manifest::open(bytes, &[key.public()]).expect("own");
+        assert_eq!(manifest.trigger.alert, "{\"rule\":\"x\u{1b}\"}");
+        assert_eq!(
+            manifest.alert_sha256,
+            Some(Digest::of(manifest.trigger.alert.as_bytes()))
+        );
+        assert!(manifest.complete);
+        assert_eq!(manifest.clone().sign(&key).expect("signed"), *bytes);
+        // A head that the same key signed is no manifest.
+        let head = manifest.chain.head(Digest::of(bytes)).to_signed(&key);
+        assert!(Manifest::open(&head, &[key.public()]).is_err());
+    }
+
+    #[test]
+    fn the_subject_is_the_files_and_nothing_else() {
+        let key = key();
+        let files = capture(None, b"packets", &key);
+        let manifest = Manifest::unverified(&files.last().expect("manifest").1).expect("own");
+        let statement = Statement {
+            statement_type: STATEMENT_TYPE.to_owned(),
+            subject: Vec::new(),
+            predicate_type: PREDICATE_TYPE.to_owned(),
+            predicate: manifest,
+        };
+        let signed = Envelope::sign(&statement, PAYLOAD_TYPE, &key)
+            .expect("signed")
+            .to_bytes();
+        assert!(matches!(
+            Manifest::open(&signed, &[key.public()]),
+            Err(ManifestError::Statement(_))
+        ));
+    }
+}

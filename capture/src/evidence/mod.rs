@@ -1,0 +1,37 @@
+//! Evidence: what proves, with a public key alone, that a capture is what the agent made.
+//!
+//! ```text
+//! <id>.pcapng ─ SHA-256, chunk tree ─┐
+//! <id>.json (the account) ─ SHA-256 ─┤
+//!                                    ▼
+//! manifest n-1 ─ SHA-256 ─▶ manifest n ─ SHA-256 ─▶ manifest n+1 … ─ SHA-256 ─▶ head (published)
+//!                           canonical JSON in a signed envelope
+//! ```
+//! - [`Digest`], [`Digester`]: SHA-256 of a file and of its chunks.
+//! - [`canonical()`]: one form for each JSON value.
+//! - [`SecretKey`], [`PublicKey`], [`Envelope`]: ed25519 signatures (DSSE).
+//! - [`Manifest`]: what is said of a capture. [`Link`], [`Head`]: the chain of a node's manifests.
+//! - [`verify()`]: what a set of files proves, and what not.
+//!
+//! Files that were cut, changed, left out, put in or put in another place are found by hashes; whole
+//! manifests that are missing by the chain; a tail that is cut off only by a head that was published
+//! elsewhere. What nothing here can prove: that the agent was honest when it signed.
+
+mod canonical;
+mod chain;
+mod digest;
+mod envelope;
+mod key;
+mod manifest;
+mod verify;
+
+pub use canonical::{CanonicalError, canonical};
+pub use chain::{Head, HeadError, Link};
+pub use digest::{CHUNK_BYTES, ChunkTree, Digest, DigestError, Digester, FileDigest};
+pub use envelope::{Envelope, EnvelopeError};
+pub use key::{KeyError, KeyId, PublicKey, SecretKey};
+pub use manifest::{
+    ClockRecord, Custody, DOCUMENT_BYTES_MAX, FileRecord, MANIFEST_ENDING, Manifest, ManifestError,
+    Origin, PREDICATE_TYPE, ProgramDigests,
+};
+pub use verify::{Entry, Inventory, Report, Scope, Verdict, verify};

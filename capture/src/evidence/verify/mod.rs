@@ -1,0 +1,425 @@
+//! What a set of files proves, and what not.
+//!
+//! First all files are read once ([`Inventory`]), then it is looked at how they fit together. So a
+//! directory and an archive are verified alike, and nothing is unpacked.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::{self, Read},
+};
+
+use ulid::Ulid;
+
+use super::{
+    DOCUMENT_BYTES_MAX, Digest, Digester, FileDigest, Head, MANIFEST_ENDING, Manifest, PublicKey,
+};
+use crate::text::excerpt;
+
+/// Name of the file with the chain's head.
+const HEAD: &str = "chain.head";
+/// What the agent keeps beside captures, and what a person reads: no evidence.
+const NO_EVIDENCE: [&str; 3] = ["lock", "README.txt", "node.key"];
+/// Bytes read at a time.
+const PIECE: usize = 1 << 18;
+/// Characters of a name that are told.
+const NAME_MAX: usize = 120;
+
+/// One file as it was read.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    digest: FileDigest,
+    /// Of a document; packets are not kept.
+    bytes: Vec<u8>,
+}
+
+/// All files, by name.
+#[derive(Clone, Debug, Default)]
+pub struct Inventory {
+    entries: BTreeMap<String, Entry>,
+    /// What is wrong with the set itself.
+    broken: Vec<String>,
+}
+
+/// What is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// A data directory or a copy of one: all that there is.
+    Directory,
+    /// Some captures: what is before and after them in the chain need not be there.
+    Selection,
+}
+
+/// How far the proof goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// All of it is as it was signed.
+    Proved,
+    /// Nothing is wrong, but not all is proved.
+    Partly,
+    /// Something was changed, is missing or does not belong.
+    Broken,
+}
+
+/// What was found, each a sentence for a person. Names in it are harmless to a terminal.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    pub proved: Vec<String>,
+    pub unproved: Vec<String>,
+    pub broken: Vec<String>,
+    /// Whose signature fits.
+    pub captures: usize,
+}
+
+impl Entry {
+    /// Reads a file to its end. Only a document's bytes are kept.
+    ///
+    /// # Errors
+    /// The reader's.
+    pub fn read(name: &str, mut reader: impl Read) -> io::Result<Self> {
+        let is_document = is_document(name);
+        let mut digester = Digester::default();
+        let mut bytes = Vec::new();
+        let mut piece = vec![0; PIECE];
+        loop {
+            let read = match reader.read(&mut piece) {
+                Ok(0) => break,
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            digester.update(&piece[..read]);
+            if is_document && bytes.len() <= DOCUMENT_BYTES_MAX {
+                bytes.extend_from_slice(&piece[..read]);
+            }
+        }
+        Ok(Self {
+            digest: digester.finish(),
+            bytes,
+        })
+    }
+
+    #[must_use]
+    pub fn digest(&self) -> FileDigest {
+        self.digest
+    }
+}
+
+fn is_document(name: &str) -> bool {
+    name == HEAD || name.ends_with(MANIFEST_ENDING)
+}
+
+impl Inventory {
+    /// Takes a file. Two of one name, and names that are none of a file in one directory, are a fault
+    /// of the set.
+    pub fn put(&mut self, name: &str, entry: Entry) {
+        let plain = !name.is_empty()
+            && !name.starts_with('.')
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+        if !plain {
+            self.fault(name, "is no name that evidence has");
+        } else if self.entries.insert(name.to_owned(), entry).is_some() {
+            self.fault(name, "is there twice");
+        }
+    }
+
+    /// Something is wrong with a file that is there.
+    pub fn fault(&mut self, name: &str, what: &str) {
+        self.broken.push(format!("{}: {what}", shown(name)));
+    }
+
+    /// Manifests as they are, not believed yet.
+    pub fn manifests(&self) -> impl Iterator<Item = &[u8]> {
+        self.entries
+            .iter()
+            .filter(|(name, _)| name.ends_with(MANIFEST_ENDING))
+            .map(|(_, entry)| entry.bytes.as_slice())
+    }
+
+    #[must_use]
+    pub fn contains(&self, name: &str) -> bool {
+        self.entries.contains_key(name)
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}
+
+impl Report {
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        match (self.broken.is_empty(), self.unproved.is_empty()) {
+            (false, _) => Verdict::Broken,
+            (true, false) => Verdict::Partly,
+            (true, true) => Verdict::Proved,
+        }
+    }
+}
+
+fn shown(name: &str) -> String {
+    excerpt(name, NAME_MAX).to_string()
+}
+
+/// Looks at everything with `keys` alone. `published`: the chain's head as it was told elsewhere.
+#[must_use]
+pub fn verify(
+    inventory: &Inventory,
+    keys: &[PublicKey],
+    published: Option<&Head>,
+    scope: Scope,
+) -> Report {
+    let mut report = Report {
+        broken: inventory.broken.clone(),
+        ..Report::default()
+    };
+    let mut accounted = BTreeSet::new();
+    let mut chains: BTreeMap<Ulid, Chain> = BTreeMap::new();
+    for (name, entry) in &inventory.entries {
+        let Some(id) = name.strip_suffix(MANIFEST_ENDING) else {
+            continue;
+        };
+        let manifest = match Manifest::open(&entry.bytes, keys) {
+            Ok(manifest) => manifest,
+            Err(error) => {
+                report.broken.push(format!("{name}: {error}"));
+                continue;
+            }
+        };
+        report.captures += 1;
+        if manifest.capture_id.to_string() != id {
+            let of = manifest.capture_id;
+            report
+                .broken
+                .push(format!("{name}: it is the manifest of {of}"));
+        }
+        files(&manifest, inventory, &mut report, &mut accounted);
+        let file = entry.digest.sha256;
+        let chain = chains.entry(manifest.chain.chain).or_default();
+        if let Some((_, twin)) = chain.insert(manifest.chain.sequence, (file, manifest)) {
+            let (of, sequence) = (twin.capture_id, twin.chain.sequence);
+            report.broken.push(format!(
+                "{name}: {of} has its place in the chain, {sequence}, too"
+            ));
+        }
+    }
+    strangers(inventory, &accounted, scope, &mut report);
+    let own = own_head(inventory, keys, &mut report);
+    for (chain, manifests) in &chains {
+        let of = |head: &&Head| head.chain == *chain;
+        let known = [own.as_ref().filter(of), published.filter(of)];
+        links(*chain, manifests, known, scope, &mut report);
+    }
+    for head in own.iter().chain(published) {
+        if !chains.contains_key(&head.chain) && scope == Scope::Directory {
+            let Head {
+                chain, sequence, ..
+            } = head;
+            report.broken.push(format!(
+                "chain {chain}: none of its {sequence} manifests is here"
+            ));
+        }
+    }
+    if inventory.is_empty() {
+        report.unproved.push("there is no file".to_owned());
+    }
+    report
+}
+
+/// Manifests by their place, with the digests of their files.
+type Chain = BTreeMap<u64, (Digest, Manifest)>;
+
+/// Each file that the manifest stands for is as it was.
+fn files(
+    manifest: &Manifest,
+    inventory: &Inventory,
+    report: &mut Report,
+    accounted: &mut BTreeSet<String>,
+) {
+    let id = manifest.capture_id;
+    let before = report.broken.len();
+    let mut bytes = 0;
+    for file in manifest.records() {
+        let name = shown(&file.name);
+        accounted.insert(file.name.clone());
+        let Some(digest) = file.digest else {
+            report
+                .unproved
+                .push(format!("{name}: it was gone when the manifest was made"));
+            continue;
+        };
+        match inventory.entries.get(&file.name) {
+            None => report.broken.push(format!("{name}: missing, {id} has it")),
+            Some(entry) if entry.digest.bytes != digest.bytes => {
+                let (is, was) = (entry.digest.bytes, digest.bytes);
+                report
+                    .broken
+                    .push(format!("{name}: {is} bytes, signed were {was}"));
+            }
+            Some(entry) if entry.digest != digest => {
+                report
+                    .broken
+                    .push(format!("{name}: its bytes were changed"));
+            }
+            Some(_) => bytes += digest.bytes,
+        }
+    }
+    let there: u64 = manifest.files.iter().map(|file| file.packets).sum();
+    let written = manifest.counts.written;
+    if there + manifest.removed.packets != written || !manifest.counts.balanced() {
+        report
+            .broken
+            .push(format!("{id}: the signed counts do not add up"));
+    }
+    if report.broken.len() == before {
+        let (of, missing) = (&manifest.node, manifest.counts.missing());
+        let complete = match (manifest.complete, missing) {
+            (true, _) => "complete".to_owned(),
+            (false, 0) => "not complete, as it says itself".to_owned(),
+            (false, missing) => format!("not complete: {missing} missing, as it says itself"),
+        };
+        report.proved.push(format!(
+            "{id}: {written} packets written on {}, {} files of {bytes} bytes as signed; {complete}",
+            shown(of),
+            manifest.files.len(),
+        ));
+    }
+}
+
+/// Files that no manifest knows.
+fn strangers(
+    inventory: &Inventory,
+    accounted: &BTreeSet<String>,
+    scope: Scope,
+    report: &mut Report,
+) {
+    for name in inventory.entries.keys() {
+        let known = accounted.contains(name)
+            || is_document(name)
+            || name.ends_with(".pub")
+            || NO_EVIDENCE.contains(&name.as_str());
+        if known {
+            continue;
+        }
+        // The agent was at it when the directory was copied.
+        if name.strip_suffix(".part") == Some(HEAD) || name.ends_with(".manifest.part") {
+            report
+                .unproved
+                .push(format!("{name}: it was being written"));
+            continue;
+        }
+        // Of a capture that runs, or has ended this moment.
+        let open = [".open.json", ".part", ".reserve", ".pinned.json"];
+        let (id, _) = name.split_at(name.find(['.', '_']).unwrap_or(name.len()));
+        let is_running = scope == Scope::Directory
+            && inventory.entries.contains_key(&format!("{id}.open.json"))
+            && !inventory
+                .entries
+                .contains_key(&format!("{id}{MANIFEST_ENDING}"));
+        if is_running && (name.contains(".pcapng") || open.iter().any(|end| name.ends_with(end))) {
+            report
+                .unproved
+                .push(format!("{name}: its capture was not finished"));
+        } else {
+            report
+                .broken
+                .push(format!("{name}: no manifest knows this file"));
+        }
+    }
+}
+
+fn own_head(inventory: &Inventory, keys: &[PublicKey], report: &mut Report) -> Option<Head> {
+    let entry = inventory.entries.get(HEAD)?;
+    match Head::from_signed(&entry.bytes, keys) {
+        Ok(head) => Some(head),
+        Err(error) => {
+            report.broken.push(format!("{HEAD}: {error}"));
+            None
+        }
+    }
+}
+
+/// Each manifest follows the one before it, and the heads are among them.
+fn links(
+    chain: Ulid,
+    manifests: &Chain,
+    [own, published]: [Option<&Head>; 2],
+    scope: Scope,
+    report: &mut Report,
+) {
+    let before = report.broken.len();
+    let mut last: Option<Head> = None;
+    for (file, manifest) in manifests.values() {
+        let link = &manifest.chain;
+        let (sequence, id) = (link.sequence, manifest.capture_id);
+        let expected = last.map_or(1, |last| last.sequence + 1);
+        if sequence != expected {
+            if scope == Scope::Directory {
+                let until = sequence.saturating_sub(1);
+                report.broken.push(format!(
+                    "chain {chain}: manifests {expected} to {until} are missing"
+                ));
+            }
+        } else if last.map_or(link.previous.is_some(), |last| !link.follows(&last)) {
+            report.broken.push(format!(
+                "chain {chain}: {sequence} ({id}) does not follow the one before it"
+            ));
+        }
+        last = Some(link.head(*file));
+    }
+    let Some(last) = last else {
+        return;
+    };
+    for (name, head) in [("chain.head", own), ("the published head", published)] {
+        let Some(head) = head else {
+            continue;
+        };
+        match manifests.get(&head.sequence) {
+            Some((file, _)) if *file == head.manifest => {}
+            Some(_) => report.broken.push(format!(
+                "chain {chain}: {name} has another manifest {}",
+                head.sequence
+            )),
+            None if scope == Scope::Directory && head.sequence > last.sequence => {
+                report.broken.push(format!(
+                    "chain {chain}: cut off after {}; {name} tells of {}",
+                    last.sequence, head.sequence
+                ));
+            }
+            None => {}
+        }
+    }
+    if scope == Scope::Selection {
+        return;
+    }
+    match (own, published) {
+        // The agent may have been killed between a manifest and its head: one may be ahead.
+        (None, _) => report
+            .broken
+            .push(format!("chain {chain}: chain.head is missing")),
+        (Some(own), _) if own.sequence + 1 < last.sequence => report.broken.push(format!(
+            "chain {chain}: chain.head tells of {}, but {} is here",
+            own.sequence, last.sequence
+        )),
+        (Some(_), None) => report.unproved.push(format!(
+            "chain {chain}: that nothing came after {}; give the head that was published (--head)",
+            last.sequence
+        )),
+        (Some(_), Some(head)) if head.sequence < last.sequence => report.unproved.push(format!(
+            "chain {chain}: that nothing came after {}; the published head is of {}",
+            last.sequence, head.sequence
+        )),
+        (Some(_), Some(_)) => {}
+    }
+    if report.broken.len() == before {
+        report.proved.push(format!(
+            "chain {chain}: {} manifests from the first to {last}, none missing, each in its place",
+            manifests.len()
+        ));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,214 @@
+//! What there is to verify: a directory, one capture of it, or an archive.
+
+use std::{
+    fs::{self, File},
+    io::{self, BufReader, Read},
+    path::Path,
+};
+
+use anyhow::{Context as _, bail};
+use remora_capture::{
+    evidence::{Entry, Inventory, MANIFEST_ENDING, Scope},
+    session::CaptureId,
+};
+
+use super::LIST;
+
+/// A directory of the agent that holds keys and no evidence.
+const KEYS: &str = "keys";
+/// Longest list of captures that is read, in bytes.
+const LIST_BYTES_MAX: u64 = 1 << 20;
+
+/// All files that were read.
+#[derive(Debug)]
+pub(crate) struct Gathered {
+    pub(crate) inventory: Inventory,
+    pub(crate) scope: Scope,
+}
+
+/// Reads all that belongs to `path`.
+///
+/// # Errors
+/// It cannot be read, or is nothing that is evidence.
+pub(crate) fn gather(path: &Path) -> anyhow::Result<Gathered> {
+    let cannot = || format!("{} cannot be read", path.display());
+    if fs::metadata(path).with_context(cannot)?.is_dir() {
+        let inventory = directory(path, |_| true).with_context(cannot)?;
+        if inventory.manifests().next().is_none() {
+            bail!("{} has no manifest: it is no evidence", path.display());
+        }
+        return Ok(Gathered {
+            inventory,
+            scope: Scope::Directory,
+        });
+    }
+    let name = path.file_name().and_then(|name| name.to_str());
+    let name = name.with_context(|| format!("{} is no file name", path.display()))?;
+    let inventory = if name.ends_with(".tar") {
+        archive(File::open(path).with_context(cannot)?)
+    } else if name.ends_with(".tar.zst") {
+        let file = File::open(path).with_context(cannot)?;
+        archive(zstd::Decoder::new(file).with_context(cannot)?)
+    } else {
+        one(path, name)?
+    };
+    Ok(Gathered {
+        inventory,
+        scope: Scope::Selection,
+    })
+}
+
+/// The capture that a file belongs to, with all that lies beside it.
+fn one(path: &Path, name: &str) -> anyhow::Result<Inventory> {
+    let end = name.find(['.', '_']).unwrap_or(name.len());
+    let (id, _) = name.split_at(end);
+    let id: CaptureId = id.parse().ok().with_context(|| {
+        format!(
+            "{}: which capture's it is, is told by its name as the agent gave it, ID.pcapng",
+            path.display()
+        )
+    })?;
+    let id = id.to_string();
+    let beside = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    let is_of = |name: &str| {
+        name.strip_prefix(&id)
+            .is_some_and(|rest| rest.starts_with(['.', '_']))
+    };
+    let inventory = directory(beside, is_of)?;
+    if inventory.manifests().next().is_none() {
+        bail!("no manifest {id}{MANIFEST_ENDING} lies beside it: nothing is proved");
+    }
+    Ok(inventory)
+}
+
+fn directory(path: &Path, wanted: impl Fn(&str) -> bool) -> io::Result<Inventory> {
+    let mut inventory = Inventory::default();
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let kind = entry.file_type()?;
+        if !wanted(&name) || (kind.is_dir() && name == KEYS) {
+            continue;
+        }
+        if !kind.is_file() {
+            inventory.fault(&name, "it is no plain file");
+            continue;
+        }
+        let read = File::open(entry.path())
+            .and_then(|file| Entry::read(&name, file))
+            .map_err(|error| io::Error::new(error.kind(), format!("{name}: {error}")))?;
+        inventory.put(&name, read);
+    }
+    Ok(inventory)
+}
+
+/// What is wrong with an archive is a fault of the evidence in it.
+fn archive(reader: impl Read) -> Inventory {
+    let mut inventory = Inventory::default();
+    let mut archive = tar::Archive::new(BufReader::new(reader));
+    let listed = match archive.entries() {
+        // Raw: long names and the like are no part of our archives, and cost no memory.
+        Ok(entries) => entries_of(entries.raw(true), &mut inventory),
+        Err(error) => Err(error),
+    };
+    match listed {
+        Ok(list) => {
+            for id in list.lines() {
+                let manifest = format!("{id}{MANIFEST_ENDING}");
+                if !inventory.contains(&manifest) {
+                    inventory.fault(&manifest, "missing, the archive lists its capture");
+                }
+            }
+            if list.is_empty() {
+                inventory.fault(LIST, "missing: which captures it should hold is not told");
+            }
+        }
+        Err(error) => inventory.fault("the archive", &format!("it is cut off or broken: {error}")),
+    }
+    inventory
+}
+
+fn entries_of<R: Read>(
+    entries: tar::Entries<'_, R>,
+    inventory: &mut Inventory,
+) -> io::Result<String> {
+    let mut list = String::new();
+    for entry in entries {
+        let mut entry = entry?;
+        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        if !entry.header().entry_type().is_file() {
+            inventory.fault(&name, "it is no plain file");
+        } else if name == LIST && list.is_empty() {
+            (&mut entry)
+                .take(LIST_BYTES_MAX)
+                .read_to_string(&mut list)?;
+        } else {
+            let length = entry.header().size()?;
+            let read = Entry::read(&name, &mut entry)?;
+            if read.digest().bytes != length {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            inventory.put(&name, read);
+        }
+    }
+    Ok(list)
+}
+
+#[cfg(test)]
+mod tests {
+    use remora_capture::evidence::{SecretKey, Verdict, verify};
+
+    use super::*;
+
+    fn tar(entries: &[(&str, &[u8], u8)]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for (name, content, kind) in entries {
+            let mut header = tar::Header::new_ustar();
+            // As another program may write it: the crate itself refuses some names.
+            header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+            header.set_entry_type(tar::EntryType::new(*kind));
+            header.set_size(content.len() as u64);
+            header.set_cksum();
+            bytes.extend_from_slice(header.as_bytes());
+            bytes.extend_from_slice(content);
+            bytes.resize(bytes.len().next_multiple_of(512), 0);
+        }
+        bytes.resize(bytes.len() + 1024, 0);
+        bytes
+    }
+
+    #[track_caller]
+    fn assert_fault(bytes: &[u8], what: &str) {
+        let key = SecretKey::from_random(&[1; 32]).public();
+        let report = verify(&archive(bytes), &[key], None, Scope::Selection);
+        assert_eq!(report.verdict(), Verdict::Broken, "{report:?}");
+        assert!(
+            report.broken.iter().any(|text| text.contains(what)),
+            "{what}: {report:?}"
+        );
+    }
+
+    #[test]
+    fn names_that_leave_the_directory_links_and_cut_archives_are_refused() {
+        for name in ["../x.pcapng", "/etc/passwd", "a/../b", "./x", "a\u{1b}[31m"] {
+            assert_fault(&tar(&[(name, b"x", b'0')]), "is no name that evidence has");
+        }
+        assert_fault(&tar(&[("x.pcapng", b"", b'2')]), "no plain file");
+        assert_fault(&tar(&[("././@LongLink", b"long", b'L')]), "no plain file");
+        let whole = tar(&[
+            ("captures.txt", b"x\n", b'0'),
+            ("x.pcapng", &[7; 2000], b'0'),
+        ]);
+        assert_fault(&whole[..2000], "cut off or broken");
+        assert_fault(&whole, "missing, the archive lists its capture");
+        assert_fault(&tar(&[]), "which captures it should hold is not told");
+        let twice = tar(&[("a.pub", b"x", b'0'), ("a.pub", b"y", b'0')]);
+        assert_fault(&twice, "is there twice");
+        let mut flipped = whole;
+        flipped[3] ^= 1;
+        assert_fault(&flipped, "cut off or broken");
+    }
+}
