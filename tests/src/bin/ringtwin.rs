@@ -43,7 +43,7 @@ use remora_capture::{
     filter::Filter,
     session::{SessionSpec, Snaplen, Target},
 };
-use remora_tests::wait;
+use remora_tests::{cgroup, wait};
 use serde_json::json;
 
 const RING_BYTES: u32 = 64 << 20;
@@ -160,9 +160,12 @@ impl Kernel {
             flow_cutoff: 0,
             keep: Duration::ZERO,
         };
+        let mut programs = loaded.programs;
+        let cgroups = programs.cgroup_hooks(cgroup::root()?)?;
         let side = KernelSide::new(
             loaded.tables,
-            loaded.programs,
+            programs,
+            cgroups,
             loaded.filters,
             loaded.look_back,
             off,
