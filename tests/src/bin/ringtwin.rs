@@ -271,7 +271,7 @@ fn burst(
         let costs = producers.into_iter().map(|producer| {
             let cost = producer
                 .join()
-                .map_err(|_| anyhow!("a producer panicked"))?;
+                .map_err(|_panic| anyhow!("a producer panicked"))?;
             cost.context("a test run failed")
         });
         let costs = costs.collect();
@@ -279,7 +279,7 @@ fn burst(
         if let Some(reader) = reader {
             read += reader
                 .join()
-                .map_err(|_| anyhow!("the reader panicked"))??;
+                .map_err(|_panic| anyhow!("the reader panicked"))??;
         }
         costs
     })?;
