@@ -26,6 +26,8 @@ use remora_tests::{
 };
 
 const PACKETS: u64 = 1000;
+/// Deeper than any container.
+const DEPTH: usize = 20;
 
 fn of_cgroup(cgroup: &Cgroup) -> CaptureSpec {
     spec(Target::CgroupPath(cgroup.path()))
@@ -48,6 +50,16 @@ fn programs(agent: &TestAgent<'_>, directory: &Path) -> Result<usize> {
         .filter_map(|program| u32::try_from(program["id"].as_u64()?).ok())
         .filter(|id| own.contains(id))
         .count())
+}
+
+/// Cgroups in each other, the innermost first: so they go.
+fn below(outer: &Cgroup, depth: usize) -> Result<Vec<Cgroup>> {
+    let mut all = vec![outer.child("d")?];
+    while let Some(last) = all.last().filter(|_more| all.len() < depth) {
+        all.push(last.child("d")?);
+    }
+    all.reverse();
+    Ok(all)
 }
 
 fn place<'a>(node: &'a Node, cgroup: &'a Cgroup) -> Place<'a> {
@@ -79,10 +91,11 @@ fn cgroups_in_each_other_have_their_packets_once_and_others_never_meet_the_progr
 {
     let node = Node::new()?;
     let outer = Cgroup::new(&name::unique())?;
-    let inner = outer.child("inner")?;
+    let deep = below(&outer, DEPTH)?;
+    let inner = &deep[0];
     let beside = Cgroup::new(&name::unique())?;
     let _services = [
-        service(&node, &inner, 9000)?,
+        service(&node, inner, 9000)?,
         service(&node, &outer, 9001)?,
         service(&node, &beside, 9002)?,
     ];
@@ -102,18 +115,18 @@ fn cgroups_in_each_other_have_their_packets_once_and_others_never_meet_the_progr
     };
     assert_eq!(attached()?, [0; 4]);
     // The inner one first: nothing of it is lost when one around it comes.
-    let of_inner = agent.capture(of_cgroup(&inner))?;
+    let of_inner = agent.capture(of_cgroup(inner))?;
     let before = send(&node, &beside, 1, 9000)?;
     let of_outer = agent.capture(of_cgroup(&outer))?;
     let again = agent.capture(of_cgroup(&outer))?;
     assert_eq!(attached()?, [0, 2, 2, 0]);
     // Into the inner one, within the outer one from there, and past both.
     let into = send(&node, &beside, 2, 9000)?;
-    let within = send(&node, &inner, 3, 9001)?;
+    let within = send(&node, inner, 3, 9001)?;
     send(&node, &beside, 4, 9002)?;
     let inner_state = agent.stop(&of_inner.id)?;
     assert_eq!(attached()?, [0, 2, 0, 0]);
-    let after = send(&node, &inner, 5, 9001)?;
+    let after = send(&node, inner, 5, 9001)?;
     for (state, expected) in [
         (inner_state, [before, into, within, 0, 0]),
         (agent.stop(&of_outer.id)?, [0, into, within, 0, after]),

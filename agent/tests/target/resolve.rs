@@ -401,27 +401,6 @@ fn what_is_not_there_is_not_found_and_the_error_says_what_to_do() -> Result<()> 
 }
 
 #[test]
-fn a_cgroup_deeper_than_the_programs_look_is_refused() -> Result<()> {
-    if !enter_own_node()? {
-        return Ok(());
-    }
-    let cgroup = TestCgroup::new()?;
-    let levels = |depth: usize| vec!["d"; depth - 1].join("/");
-    let deepest = cgroup.make(&levels(15))?;
-    let deeper = cgroup.make(&levels(16))?;
-    assert_eq!(
-        resolve(&format!("cgroup:{deepest}"))?.cgroup.unwrap().level,
-        15
-    );
-    let error = refusal(&Target::CgroupPath(deeper))?;
-    assert!(
-        matches!(error, ResolveError::Unsupported { .. }),
-        "{error:?}"
-    );
-    Ok(())
-}
-
-#[test]
 fn an_interface_is_a_host_end_or_another() -> Result<()> {
     if !enter_own_node()? {
         return Ok(());
