@@ -72,8 +72,9 @@ impl<'a, 'n> Beside<'a, 'n> {
         // Its name while it grows.
         let file = self.agent.file(&self.all).with_extension("pcapng.part");
         wait::until(LIMIT, "the end marker", || {
-            let read = Capture::read(&file)?;
-            Ok(read.frames().any(|frame| is_marker(frame, END)))
+            // It may be in the middle of a batch.
+            let read = Capture::read(&file);
+            Ok(read.is_ok_and(|capture| capture.frames().any(|frame| is_marker(frame, END))))
         })
     }
 

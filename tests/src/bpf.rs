@@ -1,6 +1,6 @@
 //! The kernel's view of eBPF objects, and programs on interfaces that are somebody else's.
 
-use std::{collections::BTreeSet, fs, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, fs, path::PathBuf, thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::{
@@ -19,8 +19,10 @@ use crate::{netns::Netns, run, wait};
 
 /// How long bpftool may fail to list what is coming and going.
 const LIST_LIMIT: Duration = Duration::from_secs(5);
-/// How long the kernel may take to let go of what nobody holds.
-const GONE_LIMIT: Duration = Duration::from_secs(60);
+/// How long the kernel may take to let go of the next of what nobody holds.
+const GONE_LIMIT: Duration = Duration::from_secs(20);
+/// Between two looks at maps: the kernel empties program arrays in the background.
+const EMPTYING: Duration = Duration::from_millis(500);
 
 /// eBPF programs, links and maps by their kernel ids, which are not used twice.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,46 +63,79 @@ impl Objects {
         Ok(objects)
     }
 
-    /// Those that the kernel still knows, asked of bpftool.
+    /// Those that the kernel still knows, asked of bpftool. Not to be asked of maps that nobody holds: see
+    /// [`Self::gone`].
     ///
     /// # Errors
     /// bpftool fails.
     pub fn still_there(&self) -> Result<Self> {
-        let listed = |kind: &str| -> Result<BTreeSet<u32>> {
-            let ask = || run::output(run::command("bpftool").args(["-j", kind, "list"]));
-            // A link that somebody else is just making cannot be looked at yet (EAGAIN).
-            let text = wait::settled(LIST_LIMIT, || ask().ok()).map_or_else(ask, Ok)?;
-            let value: serde_json::Value = serde_json::from_str(text.trim())
-                .with_context(|| format!("bpftool printed {text}"))?;
-            Ok(value
-                .as_array()
-                .into_iter()
-                .flatten()
-                .filter_map(|item| item["id"].as_u64()?.try_into().ok())
-                .collect())
-        };
-        let both = |mine: &BTreeSet<u32>, kind: &str| -> Result<BTreeSet<u32>> {
-            Ok(mine.intersection(&listed(kind)?).copied().collect())
-        };
+        let mut left = self.still_running()?;
+        left.maps = both(&self.maps, &ids(&listed("map")?));
+        Ok(left)
+    }
+
+    /// Programs and links that the kernel still knows, and maps that a program uses.
+    fn still_running(&self) -> Result<Self> {
+        let programs = listed("prog")?;
+        let used = programs.iter().flat_map(|item| {
+            let maps = item["map_ids"].as_array().into_iter().flatten();
+            maps.filter_map(|id| id.as_u64()?.try_into().ok())
+        });
         Ok(Self {
-            programs: both(&self.programs, "prog")?,
-            links: both(&self.links, "link")?,
-            maps: both(&self.maps, "map")?,
+            maps: both(&self.maps, &used.collect()),
+            programs: both(&self.programs, &ids(&programs)),
+            links: both(&self.links, &ids(&listed("link")?)),
         })
     }
 
-    /// Waits until the kernel knows none of them any more: it lets go a grace period at a time, which
-    /// takes long on a busy machine.
+    /// Waits until the kernel knows none of them any more. It lets go of one after the other (a link, its
+    /// program, what that calls, their maps), each after a grace period, which takes long on a busy
+    /// machine: so as long as they become fewer.
+    ///
+    /// Maps come last, when no program uses them: bpftool opens each map that it lists, and to close a
+    /// program array that nobody else holds makes the kernel empty it. If it is about to do so already, it
+    /// counts itself twice among the array's users, and the array stays for ever
+    /// (kernel/bpf/arraymap.c, `prog_array_map_clear`, v6.18). Anybody's bpftool can do that, so of
+    /// program arrays it is asked only that no program uses them.
     ///
     /// # Errors
     /// Some are still there; names them.
     pub fn gone(&self) -> Result<()> {
-        let mut left = self.clone();
-        wait::until(GONE_LIMIT, "the kernel to let go of everything", || {
-            left = left.still_there()?;
-            Ok(left.is_empty())
+        let mut left = self.still_running()?;
+        while !left.is_empty() {
+            let before = left.clone();
+            wait::until(GONE_LIMIT, "the kernel to let go of more", || {
+                left = before.still_running()?;
+                Ok(left != before)
+            })
+            .with_context(|| format!("still there: {}", before.shown()))?;
+        }
+        let mut left = Self::default();
+        wait::until(GONE_LIMIT, "the kernel to let go of all maps", || {
+            thread::sleep(EMPTYING);
+            let mut maps = listed("map")?;
+            maps.retain(|map| map["type"] != "prog_array");
+            left.maps = both(&self.maps, &ids(&maps));
+            Ok(left.maps.is_empty())
         })
-        .with_context(|| format!("still there: {left:?}"))
+        .with_context(|| format!("still there: {}", left.shown()))
+    }
+
+    /// With their names and owners, as bpftool has them.
+    fn shown(&self) -> String {
+        let mut text = String::new();
+        for (kind, ids) in [
+            ("prog", &self.programs),
+            ("link", &self.links),
+            ("map", &self.maps),
+        ] {
+            for id in ids {
+                let id = id.to_string();
+                let told = run::output(run::command("bpftool").args([kind, "show", "id", &id]));
+                text += &format!("\n{}", told.unwrap_or(id));
+            }
+        }
+        text
     }
 
     #[must_use]
@@ -114,6 +149,24 @@ impl Objects {
         self.links.extend(other.links);
         self.maps.extend(other.maps);
     }
+}
+
+/// What bpftool lists of a kind.
+fn listed(kind: &str) -> Result<Vec<serde_json::Value>> {
+    let ask = || run::output(run::command("bpftool").args(["-j", kind, "list"]));
+    // A link that somebody else is just making cannot be looked at yet (EAGAIN).
+    let text = wait::settled(LIST_LIMIT, || ask().ok()).map_or_else(ask, Ok)?;
+    serde_json::from_str(text.trim()).with_context(|| format!("bpftool printed {text}"))
+}
+
+fn ids(items: &[serde_json::Value]) -> BTreeSet<u32> {
+    let ids = items.iter();
+    ids.filter_map(|item| item["id"].as_u64()?.try_into().ok())
+        .collect()
+}
+
+fn both(mine: &BTreeSet<u32>, theirs: &BTreeSet<u32>) -> BTreeSet<u32> {
+    mine.intersection(theirs).copied().collect()
 }
 
 /// A program on a TCX hook that is not Remora's.

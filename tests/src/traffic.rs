@@ -17,8 +17,9 @@ use nix::{
 
 use crate::{
     netns::Netns,
-    node::Pod,
+    node::{Node, Pod},
     run::{self, Proc},
+    wait,
 };
 
 /// How long a generator may take.
@@ -191,18 +192,41 @@ pub fn datagram(netns: &Netns, to: SocketAddr, payload: &[u8]) -> Result<()> {
     })
 }
 
+/// A datagram from a pod to a port of the node arrives. When it should have is told by one to `beside`
+/// that is sent after it, and must arrive.
+///
+/// # Errors
+/// Nothing arrives.
+pub fn arrives(node: &Node, pod: &Pod, port: u16, beside: u16) -> Result<bool> {
+    /// Between two CPUs a later one may come first.
+    const LATE: Duration = Duration::from_millis(100);
+    let bound = |port: u16| -> Result<(UdpSocket, SocketAddr)> {
+        let at = SocketAddr::new(node.address(), port);
+        let socket = node.netns().enter(|| Ok(UdpSocket::bind(at)?))?;
+        socket.set_read_timeout(Some(wait::patient(LATE * 50)))?;
+        Ok((socket, at))
+    };
+    let (asked, to) = bound(port)?;
+    datagram(pod.netns(), to, b"asked")?;
+    if beside != port {
+        let (told, to) = bound(beside)?;
+        datagram(pod.netns(), to, b"told")?;
+        told.recv(&mut [0; 8]).context("nothing arrives")?;
+        asked.set_read_timeout(Some(LATE))?;
+    }
+    Ok(asked.recv(&mut [0; 8]).is_ok())
+}
+
 /// Connects to a port where nobody listens.
 ///
 /// # Errors
 /// The answer is anything but a reset.
 pub fn connect_refused(netns: &Netns, to: SocketAddr) -> Result<()> {
-    netns.enter(
-        || match TcpStream::connect_timeout(&to, Duration::from_secs(5)) {
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => Ok(()),
-            Err(error) => Err(error).with_context(|| format!("{to} did not answer by a reset")),
-            Ok(_) => anyhow::bail!("somebody listens at {to}"),
-        },
-    )
+    netns.enter(|| match TcpStream::connect_timeout(&to, LIMIT) {
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("{to} did not answer by a reset")),
+        Ok(_) => anyhow::bail!("somebody listens at {to}"),
+    })
 }
 
 /// One TCP connection from `client` to `server`, `bytes` each way.
@@ -213,12 +237,11 @@ pub fn tcp_exchange(client: &Netns, server: &Netns, at: SocketAddr, bytes: usize
     use std::io::Read as _;
     let listener = server.enter(|| Ok(TcpListener::bind(at)?))?;
     let mut near = client.enter(|| {
-        TcpStream::connect_timeout(&at, Duration::from_secs(5))
-            .with_context(|| format!("failed to connect to {at}"))
+        TcpStream::connect_timeout(&at, LIMIT).with_context(|| format!("failed to connect to {at}"))
     })?;
     let (mut far, _) = listener.accept()?;
     for stream in [&near, &far] {
-        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        stream.set_read_timeout(Some(LIMIT))?;
     }
     std::thread::scope(|scope| {
         let echo = scope.spawn(move || -> Result<()> {
@@ -253,7 +276,7 @@ pub fn ping(netns: &Netns, to: IpAddr, count: u32) -> Result<()> {
     run::output(
         netns
             .command("ping")
-            .args(["-n", "-i", "0.01", "-W", "2", "-c"])
+            .args(["-n", "-i", "0.01", "-W", "20", "-c"])
             .arg(count.to_string())
             .arg(to.to_string()),
     )?;

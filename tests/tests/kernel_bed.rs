@@ -159,29 +159,17 @@ fn the_foreign_program_drops_its_port_and_nothing_else() -> Result<()> {
     let mut foreign = ForeignTcx::attach(node.netns(), web.interface(), 9009)?;
     let objects = Objects::of_process(std::process::id())?;
     assert!(objects.programs.contains(&foreign.program_id()?));
-    let sent = |port: u16| -> Result<bool> {
-        let listener = node.netns().enter(|| {
-            let socket = std::net::UdpSocket::bind(("10.77.0.1", port))?;
-            socket.set_read_timeout(Some(Duration::from_millis(300)))?;
-            Ok(socket)
-        })?;
-        traffic::datagram(
-            web.netns(),
-            ("10.77.0.1".parse::<std::net::IpAddr>()?, port).into(),
-            b"x",
-        )?;
-        Ok(listener.recv(&mut [0; 8]).is_ok())
-    };
+    let sent = |port: u16| traffic::arrives(&node, &web, port, 9008);
     assert!(sent(9008)?);
     assert!(!sent(9009)?);
     let id = foreign.program_id()?;
     foreign.detach()?;
     assert!(sent(9009)?);
-    assert!(
-        !objects.still_there()?.programs.contains(&id),
-        "the program is left"
-    );
-    Ok(())
+    Objects {
+        programs: [id].into(),
+        ..Objects::default()
+    }
+    .gone()
 }
 
 #[test]

@@ -1,11 +1,7 @@
 //! What must hold on every kernel: the programs load, both ways onto an interface take every packet
 //! once, and leave nothing behind. `cargo xtask kernels` runs this on others than this machine's.
 
-use std::{
-    fs,
-    net::{SocketAddr, UdpSocket},
-    time::Duration,
-};
+use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
@@ -316,16 +312,9 @@ fn an_agent_that_starts_leaves_a_living_ones_filters_alone() -> Result<()> {
     Ok(())
 }
 
-/// A datagram from `web` to a port of the node arrives.
+/// A datagram from `web` to a port of the node arrives, which the foreign filter drops at 9009.
 fn arrives(node: &Node, web: &Pod, port: u16) -> Result<bool> {
-    let to = SocketAddr::new(node.address(), port);
-    let socket = node.netns().enter(|| {
-        let socket = UdpSocket::bind(to)?;
-        socket.set_read_timeout(Some(Duration::from_millis(300)))?;
-        Ok(socket)
-    })?;
-    traffic::datagram(web.netns(), to, b"x")?;
-    Ok(socket.recv(&mut [0; 8]).is_ok())
+    traffic::arrives(node, web, port, 9008)
 }
 
 #[test]
@@ -349,7 +338,7 @@ fn a_foreign_filter_that_was_there_first_runs_after_ours_and_outlives_the_agent(
         "the foreign filter does not run"
     );
     let counts = agent.stop(&state.id)?.counts.context("no counts")?;
-    assert_eq!(counts.written, 2, "the capture sees what the filter drops");
+    assert_eq!(counts.written, 3, "the capture sees what the filter drops");
     agent.end_by(Signal::SIGTERM)?;
     assert_eq!(
         filters(node.netns(), web.interface(), "ingress")?,

@@ -1,12 +1,17 @@
 //! A capture ends by itself, exactly where its limits say.
 
-use std::{fs, path::Path, thread, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    thread,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use remora_capture::pcapng::STATISTICS_BYTES_MAX;
 use remora_proto::v1;
 use remora_tests::{
-    agent::{TestAgent, of_pod_filtered},
+    agent::{Options, TestAgent, of_pod_filtered},
     node::{Node, Pod},
     numbered::{Number, Numbers},
     packets::{Capture, Packet},
@@ -14,6 +19,7 @@ use remora_tests::{
     random::Random,
     run,
     traffic::{self, Stream},
+    wait,
 };
 
 const FILTER: &str = "udp port 9000";
@@ -94,6 +100,7 @@ fn a_duration_ends_in_the_kernel_and_no_packet_is_later() -> Result<()> {
         ..Stream::new(api.ipv4(), 9000, 0)
     };
     let sender = stream.send_until_stopped(node.directory(), |tool| web.command(tool))?;
+    let witness = agent.capture(of_pod_filtered(&web, FILTER))?;
     let duration = Duration::from_millis(300);
     let limits = v1::Limits {
         duration: Some(prost_types::Duration {
@@ -106,17 +113,38 @@ fn a_duration_ends_in_the_kernel_and_no_packet_is_later() -> Result<()> {
         limits: Some(limits),
         ..of_pod_filtered(&web, FILTER)
     };
+    let asked = SystemTime::now().duration_since(UNIX_EPOCH)?;
     let state = agent.capture(spec)?;
     let state = agent.wait_final(&state.id, LIMIT)?;
+    let last_of = |packets: &[Packet]| packets.last().context("no packets").map(|p| p.time);
+    wait::until(LIMIT, "a packet after the end", || {
+        let counts = agent.get(&witness.id)?.counts.unwrap_or_default();
+        Ok(counts.written > state.counts.unwrap_or_default().written + 1000)
+    })?;
     sender.stop()?;
     assert_eq!(state.stop_reason(), v1::StopReason::Duration);
     let proven = proof::prove(&agent, &state)?;
     let packets = &proven.capture.packets;
     let first = packets.first().context("no packets")?.time;
-    let last = packets.last().context("no packets")?.time;
+    let last = last_of(packets)?;
     assert!(last - first <= duration, "{:?}", last - first);
-    // The stream never paused: but for the machine's own stalls the window is full.
-    assert!(last - first > duration / 2, "{:?}", last - first);
+    // Of all packets from the first on it has each until the time was over, and none after that.
+    let all = proof::prove(&agent, &agent.stop(&witness.id)?)?;
+    proof::complete(&all.counts)?;
+    let within = all.capture.packets.iter().map(|packet| packet.time);
+    let within = within.filter(|time| (first..=last).contains(time)).count();
+    assert_eq!(within, packets.len());
+    let times = all.capture.packets.iter().map(|packet| packet.time);
+    let next = times
+        .filter(|time| *time > last)
+        .min()
+        .context("none later")?;
+    let tolerance = Duration::from_millis(5);
+    assert!(
+        next + tolerance >= asked + duration,
+        "ended {:?} early",
+        asked + duration - next
+    );
     Ok(())
 }
 
@@ -155,6 +183,57 @@ fn sixty_four_captures_run_and_a_sixty_fifth_is_refused_with_the_limit() -> Resu
         assert_eq!(packets, sent, "capture {id}");
     }
     // A slot is free again.
+    let state = agent.capture(of_pod_filtered(&web, FILTER))?;
+    agent.stop(&state.id)?;
+    Ok(())
+}
+
+#[test]
+fn a_full_quota_ends_a_capture_refuses_the_next_and_is_free_again_with_its_files() -> Result<()> {
+    const QUOTA: u64 = 200 << 10;
+    let node = Node::new()?;
+    let (web, api) = (node.pod("web")?, node.pod("api")?);
+    let options = Options {
+        arguments: vec!["--quota".into(), QUOTA.to_string()],
+        ..Options::default()
+    };
+    let mut agent = TestAgent::start_with(&node, options)?;
+    let _sink = traffic::sink(9000, node.directory(), |tool| api.command(tool))?;
+    let state = agent.capture(of_pod_filtered(&web, FILTER))?;
+    let stream = Stream {
+        size: 1400,
+        rate: 2000,
+        ..Stream::new(api.ipv4(), 9000, 400)
+    };
+    stream.send(|tool| web.command(tool))?;
+    let state = agent.wait_final(&state.id, LIMIT)?;
+    assert_eq!(state.stop_reason(), v1::StopReason::NoSpace);
+    assert!(state.message.contains("quota"), "{}", state.message);
+    let proven = proof::prove(&agent, &state)?;
+    assert!(proven.counts.dropped_io > 0, "{:?}", proven.counts);
+    let len = fs::metadata(&proven.path)?.len();
+    assert!((QUOTA / 2..=QUOTA).contains(&len), "{len} bytes");
+
+    // What is left of it is less than a file's first blocks and its account.
+    let mut kept = Vec::new();
+    let refusal = loop {
+        match agent.capture(of_pod_filtered(&web, FILTER)) {
+            Ok(state) => kept.push(agent.stop(&state.id)?),
+            Err(refusal) => break refusal,
+        }
+        anyhow::ensure!(kept.len() < 200, "never full");
+    };
+    assert!(
+        refusal.message().contains("--quota"),
+        "{}",
+        refusal.message()
+    );
+    // Files that somebody removed are missed at the next start.
+    agent.end_by(nix::sys::signal::Signal::SIGTERM)?;
+    for state in kept.iter().chain([&state]) {
+        fs::remove_file(agent.file(state))?;
+    }
+    agent.start_again()?;
     let state = agent.capture(of_pod_filtered(&web, FILTER))?;
     agent.stop(&state.id)?;
     Ok(())

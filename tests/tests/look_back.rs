@@ -11,7 +11,7 @@ use remora_tests::{
     packets::{Capture, Packet},
     proof,
     traffic::{self, Stream},
-    wait,
+    veth, wait,
 };
 
 const FILTER: &str = "udp port 9000";
@@ -289,6 +289,57 @@ fn two_sessions_that_look_back_at_once_and_later_have_all_of_it() -> Result<()> 
 }
 
 #[test]
+fn the_past_goes_into_files_that_rotate_and_are_compressed_as_all_else() -> Result<()> {
+    let node = Node::new()?;
+    let (web, api) = (node.pod("web")?, node.pod("api")?);
+    let agent = TestAgent::start_with(&node, options(&["--flow-cutoff", "0"]))?;
+    recorded(&agent, &[&web])?;
+    let _sink = traffic::sink(9000, node.directory(), |tool| api.command(tool))?;
+    let stream = Stream {
+        size: 700,
+        rate: 4000,
+        ..Stream::new(api.ipv4(), 9000, 0)
+    };
+    let sender = stream.send_until_stopped(node.directory(), |tool| web.command(tool))?;
+    for compression in [v1::Compression::Unspecified, v1::Compression::Zstd] {
+        wait::until(LIMIT, "packets in the ring", || {
+            let taps = agent.status()?.taps;
+            let ring = taps.iter().filter_map(|tap| tap.look_back).next();
+            Ok(ring.is_some_and(|ring| ring.packets > 1000))
+        })?;
+        let spec = v1::CaptureSpec {
+            writing: Some(v1::Writing {
+                rotate_bytes: 128 << 10,
+                compression: compression.into(),
+                ..v1::Writing::default()
+            }),
+            ..looking_back(of_pod_filtered(&web, FILTER), 5)
+        };
+        let state = agent.capture(spec)?;
+        agent.wait_state(&state.id, "packets of its own", |state| {
+            state.counts.is_some_and(|counts| counts.written > 4000)
+        })?;
+        let set = proof::prove_set(&agent, &agent.stop(&state.id)?)?;
+        proof::complete(&set.counts)?;
+        ensure!(set.files.count > 2, "{:?}", set.files);
+        let past = set.packets.iter().take_while(|packet| is_past(packet));
+        let (past, all) = (past.count(), sequences(&set.packets));
+        ensure!(past > 500, "{past} from before");
+        ensure!(!set.packets[past..].iter().any(is_past), "in between");
+        ensure!(all.windows(2).all(|two| two[0] < two[1]), "out of order");
+        let span = all.last().context("none")? - all.first().context("none")? + 1;
+        let never_there = veth::receive_dropped(node.netns(), web.interface())?;
+        let missing = span - all.len() as u64;
+        ensure!(
+            missing <= never_there,
+            "{missing} of {span} missing, {compression:?}"
+        );
+    }
+    sender.stop()?;
+    Ok(())
+}
+
+#[test]
 fn what_was_never_recorded_is_said() -> Result<()> {
     let node = Node::new()?;
     let web = node.pod("web")?;
@@ -302,6 +353,76 @@ fn what_was_never_recorded_is_said() -> Result<()> {
     );
     assert_eq!(state.phase(), v1::Phase::Finished);
     Ok(())
+}
+
+/// The account of a capture that asks for more than the ring has, and what the status and the metric say.
+#[test]
+fn a_look_back_beyond_the_ring_says_how_far_it_reaches() -> Result<()> {
+    let node = Node::new()?;
+    let (web, api) = (node.pod("web")?, node.pod("api")?);
+    let pod = ["--flow-cutoff", "0", "--look-back-pod", "145KiB"];
+    let agent = TestAgent::start_with(&node, options(&pod))?;
+    recorded(&agent, &[&web])?;
+    let _sink = traffic::sink(9000, node.directory(), |tool| api.command(tool))?;
+    // Two rings of it, in two seconds.
+    let stream = Stream {
+        size: 1400,
+        rate: 100,
+        ..Stream::new(api.ipv4(), 9000, 200)
+    };
+    stream.send(|tool| web.command(tool))?;
+    // Before, and right after: it reaches as far as the ring did in between.
+    let before = reach(&agent, &web)?;
+    let state = agent.capture(looking_back(of_pod_filtered(&web, FILTER), 60))?;
+    let state = agent.stop(&state.id)?;
+    let proven = proof::prove(&agent, &state)?;
+    let (past, _) = parted(&proven.capture)?;
+    let sequences = sequences(past);
+    assert_eq!(sequences.last(), Some(&199));
+    assert!(sequences.is_sorted() && sequences[0] > 20, "{sequences:?}");
+
+    let told = state.message.split("it reaches ").nth(1);
+    let told = told.and_then(|told| told.split_once(" s back, 60.0 s were asked for"));
+    let (told, _) = told.with_context(|| state.message.clone())?;
+    let told = Duration::from_secs_f64(told.parse()?);
+    let span = past.last().context("none")?.time - past.first().context("none")?.time;
+    // The message has tenths of a second, and what was sent before the oldest packet is overwritten.
+    let tenth = Duration::from_millis(100);
+    assert!(
+        told + tenth >= span.max(before),
+        "{told:?} told, {before:?} and {span:?} found"
+    );
+    assert!(
+        before + tenth >= span,
+        "the status says {before:?}, packets {span:?}"
+    );
+    Ok(())
+}
+
+/// How far the pod's ring reaches back, as the status says; the metric agrees.
+fn reach(agent: &TestAgent<'_>, pod: &Pod) -> Result<Duration> {
+    let of_status = || -> Result<Duration> {
+        let taps = agent.status()?.taps;
+        let tap = taps.iter().find(|tap| tap.interface == pod.interface());
+        let ring = tap.and_then(|tap| tap.look_back).context("no ring")?;
+        Ok(Duration::from_millis(ring.reach_ms))
+    };
+    let before = of_status()?;
+    let metrics = agent.metrics()?;
+    let after = of_status()?;
+    let line = metrics
+        .lines()
+        .find(|line| {
+            line.starts_with("remora_look_back_reach_seconds") && line.contains(pod.interface())
+        })
+        .with_context(|| metrics.clone())?;
+    let value = line.rsplit(' ').next().context("no value")?;
+    let told = Duration::from_secs_f64(value.parse()?);
+    ensure!(
+        (before..=after).contains(&told),
+        "{before:?}, {line}, {after:?}"
+    );
+    Ok(after)
 }
 
 #[test]

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use remora_proto::v1;
 use remora_tests::{
-    agent::{Options, TestAgent, of_pod_filtered},
+    agent::{Options, TestAgent, looking_back, of_pod_filtered, recorded},
     bpf::Objects,
     node::{Node, Pod},
     numbered::Numbers,
@@ -240,6 +240,44 @@ fn an_upgrade_is_no_gap_and_streams_end_in_order() -> Result<()> {
     let proven = proof::prove(&bed.agent, &bed.agent.stop(&stored.id)?)?;
     each_once(&proven.capture.packets, 1, sent, bed.never_there()?)?;
     proof::complete(&proven.counts)
+}
+
+#[test]
+fn what_was_before_a_capture_and_what_came_while_no_agent_was_there_are_in_one_file() -> Result<()>
+{
+    let node = Node::new()?;
+    let options = Options {
+        arguments: ["--flow-cutoff", "0"].map(str::to_owned).into(),
+        ..Options::default()
+    };
+    let mut bed = Bed::with(&node, options)?;
+    recorded(&bed.agent, &[&bed.web])?;
+    let stream = |first: u64| Stream {
+        rate: 2000,
+        run: u16::try_from(first).unwrap_or_default(),
+        ..Stream::new(bed.api.ipv4(), PORT, 300)
+    };
+    let streams = [1, 2, 3].map(stream);
+    let send = |web: &Pod, at: usize| streams[at].send(|tool| web.command(tool));
+    let mut sent = send(&bed.web, 0)?;
+    let spec = looking_back(of_pod_filtered(&bed.web, FILTER), 60);
+    let state = bed.agent.capture(spec)?;
+    bed.agent.wait_state(&state.id, "its past", |state| {
+        state.counts.is_some_and(|counts| counts.written == sent)
+    })?;
+    bed.kill()?;
+    sent += send(&bed.web, 1)?;
+    bed.agent.start_again()?;
+    sent += send(&bed.web, 2)?;
+    let proven = proof::prove(&bed.agent, &bed.agent.stop(&state.id)?)?;
+    proof::complete(&proven.counts)?;
+    ensure!(bed.never_there()? == 0, "packets did not come to the veth");
+    let of_runs = (1..=3).map(|run| Numbers::collect(run, proven.capture.frames()));
+    for numbers in of_runs {
+        ensure!(numbers.missing(300).is_empty() && numbers.duplicates() == 0);
+    }
+    ensure!(proven.counts.written == sent, "{:?}", proven.counts);
+    Ok(())
 }
 
 #[test]

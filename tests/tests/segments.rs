@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, ensure};
+use remora_agent_common::record::CAPLEN_MAX;
 use remora_proto::v1;
 use remora_tests::{
     agent::{TestAgent, of_pod_filtered},
@@ -85,6 +86,58 @@ fn tshark_finds_no_error_in_segments_and_counts_are_of_packets() -> Result<()> {
                     tcp.analysis.lost_segment || _ws.malformed";
     let wrong = wire::tshark(&path, &["-n", "-Y", analysis])?;
     ensure!(wrong.is_empty(), "{wrong}");
+    Ok(())
+}
+
+/// BIG TCP: longer than any length field of IPv4, and than the largest record.
+#[test]
+fn a_packet_of_more_than_64_kib_is_cut_and_says_how_long_it_was() -> Result<()> {
+    const GSO_MAX: u32 = 180_000;
+    let node = Node::new()?;
+    let (web, api) = (node.pod("web")?, node.pod("api")?);
+    for (netns, interface) in [
+        (web.netns(), "eth0"),
+        (node.netns(), web.interface()),
+        (node.netns(), api.interface()),
+        (api.netns(), "eth0"),
+    ] {
+        netns.ip(&format!(
+            "link set {interface} gso_max_size {GSO_MAX} gro_max_size {GSO_MAX}"
+        ))?;
+    }
+    let agent = TestAgent::start(&node)?;
+    // Between IPv6 and TCP is an option with the length, beyond which `tcp` does not look.
+    let captures = [false, true].map(|segment| {
+        agent.capture(v1::CaptureSpec {
+            segment,
+            ..of_pod_filtered(&web, "ip6")
+        })
+    });
+    let [whole, cut] = captures;
+    let at = SocketAddr::from((api.ipv6(), PORT));
+    traffic::tcp_exchange(web.netns(), api.netns(), at, 8_000_000)?;
+    let whole = proof::prove(&agent, &agent.stop(&whole?.id)?)?;
+    proof::complete(&whole.counts)?;
+    let packets = &whole.capture.packets;
+    let longest = packets.iter().map(|packet| packet.original_len).max();
+    ensure!(
+        longest > Some(CAPLEN_MAX),
+        "the longest has {longest:?} bytes"
+    );
+    for packet in packets {
+        let len = packet.data.len() as u32;
+        ensure!(
+            len == packet.original_len.min(CAPLEN_MAX),
+            "{len} of {}",
+            packet.original_len
+        );
+    }
+    // It cannot be put together from its segments, for its end is missing.
+    let state = agent.stop(&cut?.id)?;
+    let counts = state.counts.unwrap_or_default();
+    proof::law(&counts)?;
+    proof::complete(&counts)?;
+    wire::readable(&agent.file(&state))?;
     Ok(())
 }
 

@@ -150,16 +150,9 @@ fn is_lock(path: &Path) -> bool {
         .is_some_and(|name| name.to_string_lossy().contains("lock"))
 }
 
-/// A datagram from `web` to a port of the node arrives.
+/// A datagram from `web` to a port of the node arrives, which the foreign program drops at 9009.
 fn arrives(node: &Node, web: &Pod, port: u16) -> Result<bool> {
-    let to = SocketAddr::new(node.address(), port);
-    let socket = node.netns().enter(|| {
-        let socket = std::net::UdpSocket::bind(to)?;
-        socket.set_read_timeout(Some(Duration::from_millis(300)))?;
-        Ok(socket)
-    })?;
-    traffic::datagram(web.netns(), to, b"x")?;
-    Ok(socket.recv(&mut [0; 8]).is_ok())
+    traffic::arrives(node, web, port, 9008)
 }
 
 /// The foreign program drops its port and passes the rest, while `agent` captures both.
@@ -175,7 +168,7 @@ fn runs_beside(node: &Node, web: &Pod, agent: &TestAgent<'_>) -> Result<()> {
     );
     let counts = agent.stop(&state.id)?.counts.context("no counts")?;
     assert_eq!(
-        counts.written, 2,
+        counts.written, 3,
         "the capture sees what came before the foreign program"
     );
     Ok(())

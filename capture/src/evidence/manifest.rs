@@ -18,6 +18,7 @@ use crate::{
         Target, Trigger, Writing,
     },
     sidecar::{CaptureFile, Gap, Recovered, Sidecar, Tool},
+    text::shown,
 };
 
 /// What the statement is about: this layout of the manifest.
@@ -341,7 +342,7 @@ impl Manifest {
     fn of_payload(payload: &[u8]) -> Result<Self, ManifestError> {
         let other = |why: &str| ManifestError::Statement(why.to_owned());
         let statement: Statement = serde_json::from_slice(payload)
-            .map_err(|error| ManifestError::Statement(error.to_string()))?;
+            .map_err(|error| other(&shown(&error.to_string()).to_string()))?;
         if statement.statement_type != STATEMENT_TYPE || statement.predicate_type != PREDICATE_TYPE
         {
             return Err(other("it is a statement of another type"));

@@ -86,33 +86,46 @@ impl Counts {
     /// Packets that matched within the limits and are not in the output.
     #[must_use]
     pub fn missing(&self) -> u64 {
-        self.lost
-            + self.copy_error
-            + self.dropped_queue
-            + self.dropped_io
-            + self.malformed
-            + self.stale
-            + self.lost_on_crash
+        self.lost_in_kernel().saturating_add(self.dropped())
     }
 
     /// Lost in the kernel: no room, or bytes that could not be read.
     #[must_use]
     pub fn lost_in_kernel(&self) -> u64 {
-        self.lost + self.copy_error
+        self.lost.saturating_add(self.copy_error)
     }
 
     /// Dropped in user space, for whatever reason.
     #[must_use]
     pub fn dropped(&self) -> u64 {
-        self.dropped_queue + self.dropped_io + self.malformed + self.stale + self.lost_on_crash
+        let dropped = [
+            self.dropped_queue,
+            self.dropped_io,
+            self.malformed,
+            self.stale,
+            self.lost_on_crash,
+        ];
+        u64::try_from(sum(&dropped)).unwrap_or(u64::MAX)
     }
 
     /// Laws K and U hold to the packet.
     #[must_use]
     pub fn balanced(&self) -> bool {
-        self.matched == self.submitted + self.lost + self.over_budget + self.copy_error
-            && self.submitted == self.read + self.lost_on_crash
-            && self.read
-                == self.written + self.dropped_queue + self.dropped_io + self.malformed + self.stale
+        let kernel = [self.submitted, self.lost, self.over_budget, self.copy_error];
+        let user = [
+            self.written,
+            self.dropped_queue,
+            self.dropped_io,
+            self.malformed,
+            self.stale,
+        ];
+        u128::from(self.matched) == sum(&kernel)
+            && u128::from(self.submitted) == sum(&[self.read, self.lost_on_crash])
+            && u128::from(self.read) == sum(&user)
     }
+}
+
+/// Counts in a document that somebody made up may exceed all numbers.
+fn sum(counts: &[u64]) -> u128 {
+    counts.iter().copied().map(u128::from).sum()
 }

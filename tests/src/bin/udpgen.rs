@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 use std::{
+    fs,
     io::IoSlice,
     net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket},
     os::fd::AsRawFd as _,
@@ -28,6 +29,8 @@ use remora_tests::numbered::{HEADERS, Number, PAYLOAD_MIN};
 
 /// Datagrams of one system call.
 const BATCH: usize = 64;
+/// How long a neighbour may take to answer.
+const NEIGHBOUR_LIMIT: Duration = Duration::from_secs(20);
 /// Largest UDP payload over IPv4.
 const PAYLOAD_MAX: usize = 65_507;
 
@@ -108,6 +111,9 @@ fn send(args: &Args, socket: &UdpSocket, stop: &AtomicBool) -> Result<u64> {
     let mut sent = 0u64;
     while sent < total && !stop.load(Ordering::Relaxed) {
         let mut batch = BATCH.min(usize::try_from(total - sent).unwrap_or(BATCH));
+        if sent == 0 {
+            batch = 1;
+        }
         if let Some(behind) = behind(args.rate, sent, begun) {
             if behind == 0 {
                 thread::sleep(Duration::from_nanos(1_000_000_000 / args.rate));
@@ -142,13 +148,34 @@ fn send(args: &Args, socket: &UdpSocket, stop: &AtomicBool) -> Result<u64> {
             [],
             MsgFlags::empty(),
         ) {
-            Ok(results) => sent += results.count() as u64,
+            Ok(results) => {
+                let is_first = sent == 0;
+                sent += results.count() as u64;
+                if is_first {
+                    wait_for_neighbours()?;
+                }
+            }
             // A full queue, or an ICMP error of an earlier packet: nothing of this batch is sent.
             Err(Errno::EAGAIN | Errno::ENOBUFS | Errno::ECONNREFUSED | Errno::EINTR) => {}
             Err(error) => return Err(error).context("failed to send"),
         }
     }
     Ok(sent)
+}
+
+/// Until a neighbour's address is known some hundred packets wait for it, and the sender's own stack
+/// drops the others: on a busy machine, where that takes long.
+fn wait_for_neighbours() -> Result<()> {
+    // IP address, hardware type, flags (0x2: complete), … (net/ipv4/arp.c, arp_format_neigh_entry).
+    let unknown = |table: &str| {
+        let mut lines = table.lines().skip(1);
+        lines.any(|line| line.split_whitespace().nth(2) == Some("0x0"))
+    };
+    let until = Instant::now() + NEIGHBOUR_LIMIT;
+    while unknown(&fs::read_to_string("/proc/net/arp")?) && Instant::now() < until {
+        thread::sleep(Duration::from_micros(200));
+    }
+    Ok(())
 }
 
 /// How many packets the pace is behind; `None` without a pace.

@@ -263,12 +263,17 @@ fn files(
                     .broken
                     .push(format!("{name}: its bytes were changed"));
             }
+            // Of a file that was read.
             Some(_) => bytes += digest.bytes,
         }
     }
-    let there: u64 = manifest.files.iter().map(|file| file.packets).sum();
+    let files = manifest.files.iter().map(|file| file.packets);
+    let there: u128 = files
+        .chain([manifest.removed.packets])
+        .map(u128::from)
+        .sum();
     let written = manifest.counts.written;
-    if there + manifest.removed.packets != written || !manifest.counts.balanced() {
+    if there != u128::from(written) || !manifest.counts.balanced() {
         report
             .broken
             .push(format!("{id}: the signed counts do not add up"));
@@ -354,7 +359,7 @@ fn links(
     for (file, manifest) in manifests.values() {
         let link = &manifest.chain;
         let (sequence, id) = (link.sequence, manifest.capture_id);
-        let expected = last.map_or(1, |last| last.sequence + 1);
+        let expected = last.map_or(1, |last| last.sequence.saturating_add(1));
         if sequence != expected {
             if scope == Scope::Directory {
                 let until = sequence.saturating_sub(1);
@@ -399,10 +404,12 @@ fn links(
         (None, _) => report
             .broken
             .push(format!("chain {chain}: chain.head is missing")),
-        (Some(own), _) if own.sequence + 1 < last.sequence => report.broken.push(format!(
-            "chain {chain}: chain.head tells of {}, but {} is here",
-            own.sequence, last.sequence
-        )),
+        (Some(own), _) if own.sequence.saturating_add(1) < last.sequence => {
+            report.broken.push(format!(
+                "chain {chain}: chain.head tells of {}, but {} is here",
+                own.sequence, last.sequence
+            ))
+        }
         (Some(_), None) => report.unproved.push(format!(
             "chain {chain}: that nothing came after {}; give the head that was published (--head)",
             last.sequence
