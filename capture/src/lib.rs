@@ -5,6 +5,7 @@
 //! - [`alert`]: Falco's alerts, and what to capture for them.
 //! - [`evidence`]: manifests, their signatures and their chain; what they prove.
 //! - [`filter`]: capture filters in tcpdump's language.
+//! - [`merge`]: the streams of several nodes as one.
 //! - [`pcapng`]: capture files: writing, mending, reading.
 //! - [`segment`]: super-packets cut into what the wire would have carried.
 //! - [`sidecar`]: the account beside a finished file.
@@ -14,6 +15,7 @@
 pub mod alert;
 pub mod evidence;
 pub mod filter;
+pub mod merge;
 pub mod pcapng;
 pub mod segment;
 pub mod session;
