@@ -381,7 +381,10 @@ impl<'a> TestAgent<'a> {
     /// The agent's refusal.
     pub fn list(&self, all: bool) -> Result<Vec<v1::CaptureState>> {
         Ok(self
-            .answer(self.client()?.list(v1::ListRequest { all }))?
+            .answer(self.client()?.list(v1::ListRequest {
+                all,
+                ..v1::ListRequest::default()
+            }))?
             .into_inner()
             .captures)
     }

@@ -107,13 +107,20 @@ impl Capture for CaptureService {
         request: Request<v1::ListRequest>,
     ) -> Result<Response<v1::ListResponse>, Status> {
         self.peers.check(&request)?;
-        let all = request.into_inner().all;
+        let v1::ListRequest { all, part_of } = request.into_inner();
+        let part_of = match part_of.as_str() {
+            "" => None,
+            id => Some(id.parse::<CaptureId>().map_err(ConvertError::from)?),
+        };
         let captures = self
             .driver
             .list()
             .await
             .iter()
             .filter(|state| all || !state.phase.is_final())
+            .filter(|state| {
+                part_of.is_none() || state.spec.part.as_ref().map(|part| part.capture) == part_of
+            })
             .map(without_alert)
             .collect();
         Ok(Response::new(v1::ListResponse { captures }))

@@ -110,6 +110,7 @@ impl Resident {
             Target::Interface(name) => {
                 return (self.interface.name == *name).then_some(None);
             }
+            Target::Pod(_) => return None,
         };
         Some(Some(cgroup))
     }

@@ -137,6 +137,12 @@ impl Resolver {
                 self.workload(cgroup, format!("process {pid}"))
             }
             Target::Interface(name) => return interface(name).map(Located::Whole),
+            Target::Pod(pod) => {
+                return Err(ResolveError::unsupported(
+                    format!("the agent knows no pods by name, so not {pod}"),
+                    "name a container of it: container:ID",
+                ));
+            }
         };
         if cgroup.is_root() {
             return Err(ResolveError::unsupported(

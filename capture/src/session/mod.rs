@@ -8,6 +8,8 @@
 
 mod counts;
 mod look_back;
+mod pod;
+mod selector;
 mod spec;
 mod state;
 mod target;
@@ -15,6 +17,8 @@ mod writing;
 
 pub use counts::Counts;
 pub use look_back::{LookBackMode, NoMode};
+pub use pod::{PodError, PodRef};
+pub use selector::{Part, Selector, SelectorError, WorkloadKind};
 pub use spec::{
     Destination, Direction, LABELS_MAX, Limits, NAMES_MAX, NameHint, SNAPLEN_MAX, SessionSpec,
     Snaplen, SpecError, Trigger,

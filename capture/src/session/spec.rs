@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, num::NonZeroU64, time::Durati
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{SuperPackets, Target, TargetError, Writing};
+use super::{Part, SelectorError, SuperPackets, Target, TargetError, Writing};
 use crate::{alert::ALERT_BYTES_MAX, filter::Filter};
 
 /// Largest snaplen, in bytes (libpcap's `MAXIMUM_SNAPLEN`).
@@ -26,6 +26,8 @@ const FILE_BYTES_MIN: u64 = 1024;
 pub enum SpecError {
     #[error(transparent)]
     Target(#[from] TargetError),
+    #[error(transparent)]
+    Selector(#[from] SelectorError),
     #[error("snaplen {0} is out of range; use 1 to {SNAPLEN_MAX}")]
     Snaplen(u64),
     #[error("a capture lasts more than 0 and at most 7 days, not {0:?}")]
@@ -197,6 +199,9 @@ pub struct SessionSpec {
     pub labels: BTreeMap<String, String>,
     #[serde(default)]
     pub names: Vec<NameHint>,
+    /// The capture over several nodes that this is a part of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<Part>,
 }
 
 impl SessionSpec {
@@ -216,6 +221,7 @@ impl SessionSpec {
             trigger: Trigger::default(),
             labels: BTreeMap::new(),
             names: Vec::new(),
+            part: None,
         }
     }
 
@@ -225,6 +231,9 @@ impl SessionSpec {
     /// The first [`SpecError`] found.
     pub fn validate(&self) -> Result<(), SpecError> {
         self.target.validate()?;
+        if let Some(part) = &self.part {
+            part.selector.validate()?;
+        }
         if let Some(duration) = self.limits.duration
             && (duration.is_zero() || duration > DURATION_MAX)
         {

@@ -4,6 +4,8 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
+use super::{PodError, PodRef};
+
 /// A target on one node, not yet looked up.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -20,13 +22,16 @@ pub enum Target {
     Container(String),
     /// Network interface of the agent's network namespace.
     Interface(String),
+    /// A pod of the agent's node: `shop/cart-7d9`, one container of it, or one of the pods that had
+    /// this name.
+    Pod(PodRef),
 }
 
 /// A target's text is not one.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum TargetError {
     #[error(
-        "`{0}` is not a target; use cgroup:PATH, cgroup:ID, pid:N, unit:NAME, container:ID or interface:NAME"
+        "`{0}` is not a target; use cgroup:PATH, cgroup:ID, pid:N, unit:NAME, container:ID, pod:NAMESPACE/NAME or interface:NAME"
     )]
     Unknown(String),
     #[error(
@@ -41,6 +46,8 @@ pub enum TargetError {
     Container(String),
     #[error("`{0}` is not an interface name; it has 1 to 15 characters without `/` and blanks")]
     Interface(String),
+    #[error(transparent)]
+    Pod(#[from] PodError),
 }
 
 /// Longest cgroup path, in bytes (PATH_MAX of Linux).
@@ -97,6 +104,7 @@ impl Target {
                     return Err(TargetError::Interface(shown(name)));
                 }
             }
+            Self::Pod(pod) => pod.validate()?,
         }
         Ok(())
     }
@@ -125,6 +133,7 @@ impl FromStr for Target {
                 Self::Container(id.to_ascii_lowercase())
             }
             "interface" | "if" => Self::Interface(rest.to_owned()),
+            "pod" => Self::Pod(rest.parse()?),
             _ => return Err(TargetError::Unknown(shown(text))),
         };
         target.validate()?;
@@ -141,6 +150,7 @@ impl fmt::Display for Target {
             Self::Unit(unit) => write!(f, "unit:{unit}"),
             Self::Container(id) => write!(f, "container:{id}"),
             Self::Interface(name) => write!(f, "interface:{name}"),
+            Self::Pod(pod) => write!(f, "pod:{pod}"),
         }
     }
 }

@@ -42,7 +42,14 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Outcome> {
         Command::Get { id, write } => get::run(agent, id, &write).await,
         Command::List { all, output } => {
             let mut client = connect(agent).await?;
-            let list = answer(agent, client.list(v1::ListRequest { all })).await?;
+            let list = answer(
+                agent,
+                client.list(v1::ListRequest {
+                    all,
+                    ..v1::ListRequest::default()
+                }),
+            )
+            .await?;
             let mut captures = Vec::new();
             let mut outcome = Outcome::Done;
             for capture in list.captures {

@@ -5,6 +5,7 @@
 //! in again as it was. Texts in an answer of the agent are bounded by its message alone
 //! ([`crate::limits`]) and not escaped: who prints them does that.
 
+mod selector;
 mod spec;
 mod state;
 mod time;

@@ -66,6 +66,7 @@ impl TryFrom<v1::CaptureSpec> for SessionSpec {
             writing,
             segment,
             programs,
+            part,
         } = spec;
         let spec = Self {
             target: required("spec.target", target)?.try_into()?,
@@ -92,6 +93,7 @@ impl TryFrom<v1::CaptureSpec> for SessionSpec {
                 .enumerate()
                 .map(name_hint)
                 .collect::<Result<_, _>>()?,
+            part: part.map(TryInto::try_into).transpose()?,
         };
         spec.validate()?;
         Ok(spec)
@@ -113,6 +115,7 @@ impl From<&SessionSpec> for v1::CaptureSpec {
             trigger,
             labels,
             names,
+            part,
         } = spec;
         Self {
             target: Some(target.into()),
@@ -132,6 +135,7 @@ impl From<&SessionSpec> for v1::CaptureSpec {
             names: names.iter().map(Into::into).collect(),
             writing: (*writing != Writing::default()).then(|| writing.into()),
             segment: *super_packets == SuperPackets::Segmented,
+            part: part.as_ref().map(Into::into),
         }
     }
 }
@@ -260,6 +264,7 @@ impl TryFrom<v1::Target> for Target {
             Wire::Unit(unit) => Self::Unit(unit),
             Wire::ContainerId(id) => Self::Container(id),
             Wire::Interface(name) => Self::Interface(name),
+            Wire::Pod(pod) => Self::Pod(pod.into()),
         };
         target.validate().map_err(SpecError::from)?;
         Ok(target)
@@ -276,6 +281,7 @@ impl From<&Target> for v1::Target {
             Target::Unit(unit) => Wire::Unit(unit),
             Target::Container(id) => Wire::ContainerId(id),
             Target::Interface(name) => Wire::Interface(name),
+            Target::Pod(pod) => Wire::Pod(pod.into()),
         };
         Self {
             target: Some(target),

@@ -5,7 +5,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use proptest::{collection, option, prelude::*};
+use proptest::{collection, option, prelude::*, sample::select};
 use prost::Message as _;
 use remora_capture::{
     filter::{
@@ -14,8 +14,9 @@ use remora_capture::{
     },
     session::{
         CaptureId, CaptureState, Compression, Counts, Destination, Direction, Durability, Files,
-        Limits, LookBackMode, LookBackRing, NameHint, Phase, Removed, Rotation, SessionSpec,
-        Snaplen, StopReason, SuperPackets, TapInfo, Target, Trigger, Writing,
+        Limits, LookBackMode, LookBackRing, NameHint, Part, Phase, PodRef, Removed, Rotation,
+        Selector, SessionSpec, Snaplen, StopReason, SuperPackets, TapInfo, Target, Trigger,
+        WorkloadKind, Writing,
     },
 };
 use tonic::{Code, Status};
@@ -299,6 +300,7 @@ fn target() -> impl Strategy<Value = Target> {
         "[a-z]{1,20}\\.service".prop_map(Target::Unit),
         "[0-9a-f]{12,64}".prop_map(Target::Container),
         "[a-z][a-z0-9]{0,14}".prop_map(Target::Interface),
+        pod(),
     ]
 }
 
@@ -372,6 +374,7 @@ fn spec() -> impl Strategy<Value = SessionSpec> {
                 Just((Destination::Stream, Writing::default()))
             ],
             prop_oneof![Just(SuperPackets::Whole), Just(SuperPackets::Segmented)],
+            option::of(part()),
         ),
         (0..315_576_000_000u64, 0..1_000_000_000u32),
         collection::btree_map(".{0,20}", ".{0,20}", 0..4),
@@ -379,7 +382,7 @@ fn spec() -> impl Strategy<Value = SessionSpec> {
     )
         .prop_map(|(head, direction, destination, look_back, labels, names)| {
             let (target, filter, snaplen, mut limits, trigger) = head;
-            let ((destination, writing), super_packets) = destination;
+            let ((destination, writing), super_packets, part) = destination;
             if writing.rotation.is_on() || super_packets == SuperPackets::Segmented {
                 limits.file_bytes = None;
             }
@@ -396,7 +399,57 @@ fn spec() -> impl Strategy<Value = SessionSpec> {
                 trigger,
                 labels,
                 names,
+                part,
             }
+        })
+}
+
+fn part() -> impl Strategy<Value = Part> {
+    (selector(), any::<bool>()).prop_map(|(selector, fixed)| Part {
+        capture: CaptureId::generate(),
+        selector,
+        fixed,
+    })
+}
+
+fn selector() -> impl Strategy<Value = Selector> {
+    let name = || "[a-z0-9]{1,20}";
+    let kind = select(WorkloadKind::ALL.to_vec());
+    prop_oneof![
+        (name(), name(), option::of(name())).prop_map(|(namespace, name, container)| {
+            Selector::Pod {
+                namespace,
+                name,
+                container,
+            }
+        }),
+        (name(), kind, name()).prop_map(|(namespace, kind, name)| Selector::Workload {
+            namespace,
+            kind,
+            name
+        }),
+        (name(), name()).prop_map(|(namespace, name)| Selector::Service { namespace, name }),
+        (name(), "[ -~]{1,40}")
+            .prop_map(|(namespace, labels)| Selector::Labels { namespace, labels }),
+        name().prop_map(|name| Selector::Node { name }),
+    ]
+}
+
+fn pod() -> impl Strategy<Value = Target> {
+    let name = || "[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?";
+    (
+        name(),
+        name(),
+        option::of("[a-f0-9-]{1,36}"),
+        option::of(name()),
+    )
+        .prop_map(|(namespace, name, uid, container)| {
+            Target::Pod(PodRef {
+                namespace,
+                name,
+                uid,
+                container,
+            })
         })
 }
 

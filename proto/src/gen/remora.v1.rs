@@ -2,7 +2,7 @@
 /// What is captured. Exactly one.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Target {
-    #[prost(oneof = "target::Target", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "target::Target", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub target: ::core::option::Option<target::Target>,
 }
 /// Nested message and enum types in `Target`.
@@ -27,7 +27,80 @@ pub mod target {
         /// Network interface in the agent's network namespace.
         #[prost(string, tag = "6")]
         Interface(::prost::alloc::string::String),
+        #[prost(message, tag = "7")]
+        Pod(super::Pod),
     }
+}
+/// A pod of the agent's node, as Kubernetes names it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Pod {
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// Which of those that had the name one after the other; empty: who is there, or was last.
+    #[prost(string, tag = "3")]
+    pub uid: ::prost::alloc::string::String,
+    /// One container of it, by name; empty: the whole pod.
+    #[prost(string, tag = "4")]
+    pub container: ::prost::alloc::string::String,
+}
+/// Objects of a cluster whose pods are captured.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Selector {
+    /// Empty for a node.
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(oneof = "selector::Kind", tags = "2, 3, 4, 5, 6")]
+    pub kind: ::core::option::Option<selector::Kind>,
+}
+/// Nested message and enum types in `Selector`.
+pub mod selector {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Kind {
+        #[prost(message, tag = "2")]
+        Pod(super::PodSelector),
+        #[prost(message, tag = "3")]
+        Workload(super::WorkloadSelector),
+        /// The pods behind a service.
+        #[prost(string, tag = "4")]
+        Service(::prost::alloc::string::String),
+        /// Pods by their labels, in Kubernetes' words: "app=cart,tier!=cache".
+        #[prost(string, tag = "5")]
+        Labels(::prost::alloc::string::String),
+        /// A node's own interfaces: the traffic of everybody on it.
+        #[prost(string, tag = "6")]
+        Node(::prost::alloc::string::String),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PodSelector {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// One container of it, by name; empty: the whole pod.
+    #[prost(string, tag = "2")]
+    pub container: ::prost::alloc::string::String,
+}
+/// The pods that a workload has, and those that it gets.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WorkloadSelector {
+    #[prost(enumeration = "WorkloadKind", tag = "1")]
+    pub kind: i32,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+}
+/// The capture over several nodes that a session is a part of. The agents keep it: whoever asks them
+/// all finds the whole again.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Part {
+    /// Its id, a ULID as all ids of captures.
+    #[prost(string, tag = "1")]
+    pub capture: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub selector: ::core::option::Option<Selector>,
+    /// Pods that come later do not join.
+    #[prost(bool, tag = "3")]
+    pub fixed: bool,
 }
 /// 0 or absent means no limit, in each.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -164,6 +237,8 @@ pub struct CaptureSpec {
     /// that the wire would have carried, each packet's with its id; counts and limits are of packets.
     #[prost(bool, tag = "21")]
     pub segment: bool,
+    #[prost(message, optional, tag = "22")]
+    pub part: ::core::option::Option<Part>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StartRequest {
@@ -201,11 +276,14 @@ pub struct GetResponse {
     #[prost(message, optional, tag = "1")]
     pub capture: ::core::option::Option<CaptureState>,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListRequest {
     /// Finished captures too.
     #[prost(bool, tag = "1")]
     pub all: bool,
+    /// Those alone that are parts of this capture over several nodes; empty: all.
+    #[prost(string, tag = "2")]
+    pub part_of: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListResponse {
@@ -510,6 +588,45 @@ impl Reason {
             "REASON_STREAM_TAKEN" => Some(Self::StreamTaken),
             "REASON_DRAINING" => Some(Self::Draining),
             "REASON_PERMISSION_DENIED" => Some(Self::PermissionDenied),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum WorkloadKind {
+    /// refused
+    Unspecified = 0,
+    Deployment = 1,
+    StatefulSet = 2,
+    DaemonSet = 3,
+    Job = 4,
+    ReplicaSet = 5,
+}
+impl WorkloadKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "WORKLOAD_KIND_UNSPECIFIED",
+            Self::Deployment => "WORKLOAD_KIND_DEPLOYMENT",
+            Self::StatefulSet => "WORKLOAD_KIND_STATEFUL_SET",
+            Self::DaemonSet => "WORKLOAD_KIND_DAEMON_SET",
+            Self::Job => "WORKLOAD_KIND_JOB",
+            Self::ReplicaSet => "WORKLOAD_KIND_REPLICA_SET",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "WORKLOAD_KIND_UNSPECIFIED" => Some(Self::Unspecified),
+            "WORKLOAD_KIND_DEPLOYMENT" => Some(Self::Deployment),
+            "WORKLOAD_KIND_STATEFUL_SET" => Some(Self::StatefulSet),
+            "WORKLOAD_KIND_DAEMON_SET" => Some(Self::DaemonSet),
+            "WORKLOAD_KIND_JOB" => Some(Self::Job),
+            "WORKLOAD_KIND_REPLICA_SET" => Some(Self::ReplicaSet),
             _ => None,
         }
     }
@@ -1769,6 +1886,933 @@ pub mod node_server {
     /// Generated gRPC service name
     pub const SERVICE_NAME: &str = "remora.v1.Node";
     impl<T> tonic::server::NamedService for NodeServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ClusterStartRequest {
+    #[prost(message, optional, tag = "1")]
+    pub selector: ::core::option::Option<Selector>,
+    /// Without target and part.
+    #[prost(message, optional, tag = "2")]
+    pub spec: ::core::option::Option<CaptureSpec>,
+    /// Pods that come later do not join.
+    #[prost(bool, tag = "3")]
+    pub fixed: bool,
+    /// The same key again answers the capture that the first call made. At most 128 bytes.
+    #[prost(string, tag = "4")]
+    pub idempotency_key: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ClusterStartResponse {
+    #[prost(message, optional, tag = "1")]
+    pub capture: ::core::option::Option<ClusterCapture>,
+    /// The idempotency key was known.
+    #[prost(bool, tag = "2")]
+    pub existing: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClusterStopRequest {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ClusterStopResponse {
+    #[prost(message, optional, tag = "1")]
+    pub capture: ::core::option::Option<ClusterCapture>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClusterGetRequest {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ClusterGetResponse {
+    #[prost(message, optional, tag = "1")]
+    pub capture: ::core::option::Option<ClusterCapture>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClusterListRequest {
+    /// Empty: of all namespaces, for whom that is allowed.
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    /// Finished captures too.
+    #[prost(bool, tag = "2")]
+    pub all: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ClusterListResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub captures: ::prost::alloc::vec::Vec<ClusterCapture>,
+    /// Nodes whose agent did not answer: captures may be missing.
+    #[prost(message, repeated, tag = "2")]
+    pub missing: ::prost::alloc::vec::Vec<NodeAgent>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClusterWatchRequest {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ClusterWatchResponse {
+    #[prost(message, optional, tag = "1")]
+    pub capture: ::core::option::Option<ClusterCapture>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClusterStreamRequest {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ClusterStreamResponse {
+    #[prost(oneof = "cluster_stream_response::Message", tags = "1, 2")]
+    pub message: ::core::option::Option<cluster_stream_response::Message>,
+}
+/// Nested message and enum types in `ClusterStreamResponse`.
+pub mod cluster_stream_response {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Message {
+        /// Whole pcapng blocks.
+        #[prost(bytes, tag = "1")]
+        Blocks(::prost::bytes::Bytes),
+        /// The end: counts are final.
+        #[prost(message, tag = "2")]
+        Finished(super::ClusterCapture),
+    }
+}
+/// A capture over several nodes, as its agents tell it.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ClusterCapture {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub selector: ::core::option::Option<Selector>,
+    #[prost(bool, tag = "3")]
+    pub fixed: bool,
+    /// Of all parts: CAPTURING while one is.
+    #[prost(enumeration = "Phase", tag = "4")]
+    pub phase: i32,
+    /// Sums over the parts.
+    #[prost(message, optional, tag = "5")]
+    pub counts: ::core::option::Option<Counts>,
+    #[prost(message, repeated, tag = "6")]
+    pub parts: ::prost::alloc::vec::Vec<ClusterPart>,
+    #[prost(message, optional, tag = "7")]
+    pub started: ::core::option::Option<::prost_types::Timestamp>,
+    #[prost(message, optional, tag = "8")]
+    pub finished: ::core::option::Option<::prost_types::Timestamp>,
+    /// For a person: what is missing.
+    #[prost(string, tag = "9")]
+    pub message: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ClusterPart {
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    /// Empty for a node's own interfaces.
+    #[prost(message, optional, tag = "2")]
+    pub pod: ::core::option::Option<Pod>,
+    /// Its id on the agent; empty where it could not be started.
+    #[prost(string, tag = "3")]
+    pub capture: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "4")]
+    pub state: ::core::option::Option<CaptureState>,
+    /// Why it is missing, for a person.
+    #[prost(string, tag = "5")]
+    pub error: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClusterStatusRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ClusterStatusResponse {
+    #[prost(string, tag = "1")]
+    pub version: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "2")]
+    pub nodes: ::prost::alloc::vec::Vec<NodeAgent>,
+    /// What is watched in the cluster is known as of the last event; false until it was listed.
+    #[prost(bool, tag = "3")]
+    pub synced: bool,
+}
+/// A node and its agent, as the controller sees them.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NodeAgent {
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    /// Where its agent is called; empty if there is none.
+    #[prost(string, tag = "2")]
+    pub agent: ::prost::alloc::string::String,
+    /// Its last answer was one.
+    #[prost(bool, tag = "3")]
+    pub reachable: bool,
+    /// Why not, for a person.
+    #[prost(string, tag = "4")]
+    pub error: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub version: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub kernel: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "7")]
+    pub sessions_running: u32,
+    #[prost(uint32, tag = "8")]
+    pub sessions_limit: u32,
+    /// The node's clock less the controller's, and how far that may be off; absent before it was
+    /// measured.
+    #[prost(message, optional, tag = "9")]
+    pub clock_offset: ::core::option::Option<::prost_types::Duration>,
+    #[prost(message, optional, tag = "10")]
+    pub clock_error: ::core::option::Option<::prost_types::Duration>,
+}
+/// Generated client implementations.
+pub mod cluster_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    #[derive(Debug, Clone)]
+    pub struct ClusterClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl ClusterClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> ClusterClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> ClusterClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            ClusterClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Starts a capture on each node that has a pod of the selector, and answers when all are armed or
+        /// have failed: a part that is missing is in the answer with its error. NOT_FOUND if nothing is
+        /// selected, UNAVAILABLE if no part could be started.
+        pub async fn start(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ClusterStartRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ClusterStartResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/remora.v1.Cluster/Start");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("remora.v1.Cluster", "Start"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn stop(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ClusterStopRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ClusterStopResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/remora.v1.Cluster/Stop");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("remora.v1.Cluster", "Stop"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn get(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ClusterGetRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ClusterGetResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/remora.v1.Cluster/Get");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("remora.v1.Cluster", "Get"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn list(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ClusterListRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ClusterListResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/remora.v1.Cluster/List");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("remora.v1.Cluster", "List"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// States of one capture, from now until it has ended.
+        pub async fn watch(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ClusterWatchRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::ClusterWatchResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/remora.v1.Cluster/Watch");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("remora.v1.Cluster", "Watch"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// The packets of all parts in the order of their time, as one pcapng: live, or of a capture that
+        /// has ended. The last message holds the final state.
+        pub async fn stream(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ClusterStreamRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::ClusterStreamResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/remora.v1.Cluster/Stream");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("remora.v1.Cluster", "Stream"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        pub async fn status(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ClusterStatusRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ClusterStatusResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/remora.v1.Cluster/Status");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("remora.v1.Cluster", "Status"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod cluster_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with ClusterServer.
+    #[async_trait]
+    pub trait Cluster: std::marker::Send + std::marker::Sync + 'static {
+        /// Starts a capture on each node that has a pod of the selector, and answers when all are armed or
+        /// have failed: a part that is missing is in the answer with its error. NOT_FOUND if nothing is
+        /// selected, UNAVAILABLE if no part could be started.
+        async fn start(
+            &self,
+            request: tonic::Request<super::ClusterStartRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ClusterStartResponse>,
+            tonic::Status,
+        >;
+        async fn stop(
+            &self,
+            request: tonic::Request<super::ClusterStopRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ClusterStopResponse>,
+            tonic::Status,
+        >;
+        async fn get(
+            &self,
+            request: tonic::Request<super::ClusterGetRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ClusterGetResponse>,
+            tonic::Status,
+        >;
+        async fn list(
+            &self,
+            request: tonic::Request<super::ClusterListRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ClusterListResponse>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the Watch method.
+        type WatchStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::ClusterWatchResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// States of one capture, from now until it has ended.
+        async fn watch(
+            &self,
+            request: tonic::Request<super::ClusterWatchRequest>,
+        ) -> std::result::Result<tonic::Response<Self::WatchStream>, tonic::Status>;
+        /// Server streaming response type for the Stream method.
+        type StreamStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::ClusterStreamResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// The packets of all parts in the order of their time, as one pcapng: live, or of a capture that
+        /// has ended. The last message holds the final state.
+        async fn stream(
+            &self,
+            request: tonic::Request<super::ClusterStreamRequest>,
+        ) -> std::result::Result<tonic::Response<Self::StreamStream>, tonic::Status>;
+        async fn status(
+            &self,
+            request: tonic::Request<super::ClusterStatusRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ClusterStatusResponse>,
+            tonic::Status,
+        >;
+    }
+    #[derive(Debug)]
+    pub struct ClusterServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> ClusterServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for ClusterServer<T>
+    where
+        T: Cluster,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/remora.v1.Cluster/Start" => {
+                    #[allow(non_camel_case_types)]
+                    struct StartSvc<T: Cluster>(pub Arc<T>);
+                    impl<
+                        T: Cluster,
+                    > tonic::server::UnaryService<super::ClusterStartRequest>
+                    for StartSvc<T> {
+                        type Response = super::ClusterStartResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ClusterStartRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Cluster>::start(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = StartSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/remora.v1.Cluster/Stop" => {
+                    #[allow(non_camel_case_types)]
+                    struct StopSvc<T: Cluster>(pub Arc<T>);
+                    impl<
+                        T: Cluster,
+                    > tonic::server::UnaryService<super::ClusterStopRequest>
+                    for StopSvc<T> {
+                        type Response = super::ClusterStopResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ClusterStopRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Cluster>::stop(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = StopSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/remora.v1.Cluster/Get" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetSvc<T: Cluster>(pub Arc<T>);
+                    impl<
+                        T: Cluster,
+                    > tonic::server::UnaryService<super::ClusterGetRequest>
+                    for GetSvc<T> {
+                        type Response = super::ClusterGetResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ClusterGetRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Cluster>::get(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/remora.v1.Cluster/List" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListSvc<T: Cluster>(pub Arc<T>);
+                    impl<
+                        T: Cluster,
+                    > tonic::server::UnaryService<super::ClusterListRequest>
+                    for ListSvc<T> {
+                        type Response = super::ClusterListResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ClusterListRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Cluster>::list(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/remora.v1.Cluster/Watch" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchSvc<T: Cluster>(pub Arc<T>);
+                    impl<
+                        T: Cluster,
+                    > tonic::server::ServerStreamingService<super::ClusterWatchRequest>
+                    for WatchSvc<T> {
+                        type Response = super::ClusterWatchResponse;
+                        type ResponseStream = T::WatchStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ClusterWatchRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Cluster>::watch(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/remora.v1.Cluster/Stream" => {
+                    #[allow(non_camel_case_types)]
+                    struct StreamSvc<T: Cluster>(pub Arc<T>);
+                    impl<
+                        T: Cluster,
+                    > tonic::server::ServerStreamingService<super::ClusterStreamRequest>
+                    for StreamSvc<T> {
+                        type Response = super::ClusterStreamResponse;
+                        type ResponseStream = T::StreamStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ClusterStreamRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Cluster>::stream(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = StreamSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/remora.v1.Cluster/Status" => {
+                    #[allow(non_camel_case_types)]
+                    struct StatusSvc<T: Cluster>(pub Arc<T>);
+                    impl<
+                        T: Cluster,
+                    > tonic::server::UnaryService<super::ClusterStatusRequest>
+                    for StatusSvc<T> {
+                        type Response = super::ClusterStatusResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ClusterStatusRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Cluster>::status(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = StatusSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for ClusterServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "remora.v1.Cluster";
+    impl<T> tonic::server::NamedService for ClusterServer<T> {
         const NAME: &'static str = SERVICE_NAME;
     }
 }

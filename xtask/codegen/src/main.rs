@@ -12,7 +12,7 @@ use std::path::Path;
 use anyhow::{Context as _, bail, ensure};
 use prost::Message as _;
 
-const PROTO_FILES: [&str; 1] = ["remora/v1/remora.proto"];
+const PROTO_FILES: [&str; 2] = ["remora/v1/remora.proto", "remora/v1/cluster.proto"];
 const DESCRIPTOR_SET: &str = "remora.v1.bin";
 
 enum Mode {
