@@ -20,6 +20,7 @@
 pub mod agent;
 pub mod app;
 pub mod args;
+pub mod cluster;
 pub mod http;
 pub mod ingest;
 pub mod metrics;
