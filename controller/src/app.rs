@@ -21,10 +21,12 @@ use tokio::net::TcpListener;
 use crate::{
     agent::{Agent, START_DEADLINE},
     args::RunArgs,
+    cluster_side::{ClusterError, ClusterSide},
+    dispatch::Dispatch,
     http::{self, BODY_TIMEOUT},
     ingest::Ingest,
     metrics::Metrics,
-    reload::{LoadError, RuleFiles},
+    reload::{Knows, LoadError, RuleFiles},
 };
 
 /// Longest orderly end: a body that has just begun, and its answer.
@@ -38,6 +40,8 @@ pub enum BuildError {
     Rules(#[from] LoadError),
     #[error(transparent)]
     Agent(#[from] ConnectError),
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     #[error("cannot listen on {address}; is another remora-controller running, or Falco Talon?")]
     Listen {
         address: SocketAddr,
@@ -62,6 +66,7 @@ pub struct App {
     ingest: Arc<Ingest>,
     metrics: Arc<Metrics>,
     rules: RuleFiles,
+    cluster: Option<ClusterSide>,
 }
 
 impl App {
@@ -70,23 +75,43 @@ impl App {
     /// # Errors
     /// [`BuildError`].
     pub async fn build(args: &RunArgs) -> Result<Self, BuildError> {
-        let files = RuleFiles::load(args.rules.clone())?;
+        let knows = if args.cluster.is_wanted() {
+            Knows::Cluster
+        } else {
+            Knows::Host
+        };
+        let files = RuleFiles::load(args.rules.clone(), knows)?;
         let rules = files.subscribe();
-        let agent = Agent::new(args.agent.clone())?;
+        let (dispatch, cluster) = match knows {
+            Knows::Host => (Dispatch::One(Agent::new(args.agent.clone())?), None),
+            Knows::Cluster => {
+                let side = ClusterSide::build(&args.cluster).await?;
+                (Dispatch::Cluster(side.dispatch.clone()), Some(side))
+            }
+        };
         let listen = |source| BuildError::Listen {
             address: args.listen,
             source,
         };
         let listener = TcpListener::bind(args.listen).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
-        tracing::info!(%address, agent = %args.agent, rules = rules.borrow().len(), "taking alerts");
-        let ingest = Arc::new(Ingest::new(rules, agent));
+        let rules_count = rules.borrow().len();
+        match knows {
+            Knows::Host => {
+                tracing::info!(%address, agent = %args.agent, rules = rules_count, "taking alerts");
+            }
+            Knows::Cluster => {
+                tracing::info!(%address, rules = rules_count, "taking alerts of a cluster");
+            }
+        }
+        let ingest = Arc::new(Ingest::new(rules, dispatch));
         Ok(Self {
             listener,
             address,
             ingest,
             metrics: Arc::new(Metrics::new()),
             rules: files,
+            cluster,
         })
     }
 
@@ -103,6 +128,7 @@ impl App {
             ingest,
             metrics,
             rules,
+            cluster,
             ..
         } = self;
         let draining = Arc::new(AtomicBool::new(false));
@@ -111,16 +137,24 @@ impl App {
         let serving = http::serve(listener, router, async {
             let _dropped = stopped.await;
         });
+        let (stop_cluster, cluster_stopped) = tokio::sync::oneshot::channel();
+        let cluster = async {
+            match cluster {
+                Some(cluster) => cluster.run(cluster_stopped).await,
+                None => drop(cluster_stopped.await),
+            }
+        };
         let ending = async {
             shutdown.await;
             draining.store(true, Ordering::Relaxed);
             tracing::info!("draining");
             let _gone = stop.send(());
+            let _gone = stop_cluster.send(());
             tokio::time::sleep(DRAIN_DEADLINE).await;
         };
         tokio::select! {
             // A sender that left may have an alert in work still: the outcome is to be counted.
-            () = async { serving.await; ingest.drain().await } => Drained::Whole,
+            () = async { tokio::join!(async { serving.await; ingest.drain().await }, cluster); } => Drained::Whole,
             () = ending => Drained::CutOff,
             never = rules.follow(metrics) => match never {},
         }

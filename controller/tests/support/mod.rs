@@ -5,6 +5,8 @@
 #![allow(dead_code, reason = "each suite uses a part")]
 
 mod agent;
+pub(crate) mod apiserver;
+pub(crate) mod nodes;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -79,6 +81,7 @@ impl TestController {
             listen: "127.0.0.1:0".parse().unwrap(),
             rules: vec![file],
             log_format: LogFormat::Text,
+            cluster: Default::default(),
         };
         let app = App::build(&args).await.unwrap();
         let address = app.address();

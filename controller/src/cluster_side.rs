@@ -1,0 +1,158 @@
+//! What the controller is in a cluster beside taking alerts: it follows the cluster and its agents,
+//! lets pods join, and serves `remora.v1.Cluster`.
+
+use std::{io, path::PathBuf, sync::Arc};
+
+use kube::Client;
+use tokio::sync::{oneshot, watch};
+
+use crate::{
+    api::{
+        ClusterService,
+        access::LocalAccess,
+        listen::{GrpcAddress, GrpcListener},
+    },
+    args::ClusterArgs,
+    cluster::{
+        View,
+        watches::{self, AgentPods},
+    },
+    dispatch::ClusterDispatch,
+    fleet::{Fleet, connections, joining::Joining, roster::{Roster, RosterError}},
+};
+
+/// The cluster side cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum ClusterError {
+    #[error("cannot read the agents from {}", .0.display())]
+    File(PathBuf, #[source] io::Error),
+    #[error("{}: {error}", path.display())]
+    Agents { path: PathBuf, error: RosterError },
+    #[error(
+        "the cluster's API server is not known: run in a pod with a service account, or set \
+         KUBECONFIG"
+    )]
+    Kubernetes(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("cannot listen on {address}; is another remora-controller running?")]
+    Listen {
+        address: GrpcAddress,
+        source: io::Error,
+    },
+}
+
+/// A cluster side that does nothing yet.
+pub(crate) struct ClusterSide {
+    pub(crate) dispatch: ClusterDispatch,
+    roster: watch::Sender<Arc<Roster>>,
+    kubernetes: Option<(Client, Option<AgentPods>)>,
+    listener: Option<GrpcListener>,
+}
+
+impl std::fmt::Debug for ClusterSide {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClusterSide").finish_non_exhaustive()
+    }
+}
+
+impl ClusterSide {
+    /// Reads the agents, finds the API server and binds the address; calls nobody.
+    pub(crate) async fn build(args: &ClusterArgs) -> Result<Self, ClusterError> {
+        let roster = match &args.agents {
+            Some(path) => {
+                let text = std::fs::read_to_string(path);
+                let text = text.map_err(|error| ClusterError::File(path.clone(), error))?;
+                Roster::parse(&text).map_err(|error| ClusterError::Agents {
+                    path: path.clone(),
+                    error,
+                })?
+            }
+            None => Roster::default(),
+        };
+        let kubernetes = match args.kubernetes {
+            true => {
+                let client = Client::try_default().await;
+                let client = client.map_err(|error| ClusterError::Kubernetes(error.into()))?;
+                let namespace = args.agents_namespace.clone();
+                let found = args.agents.is_none().then(|| AgentPods {
+                    namespace: namespace.unwrap_or_else(|| client.default_namespace().to_owned()),
+                    port: args.agents_port,
+                });
+                Some((client, found))
+            }
+            false => None,
+        };
+        let listener = match &args.grpc_listen {
+            Some(address) => {
+                let bound = GrpcListener::bind(address).await;
+                Some(bound.map_err(|source| ClusterError::Listen {
+                    address: address.clone(),
+                    source,
+                })?)
+            }
+            None => None,
+        };
+        let roster = watch::Sender::new(Arc::new(roster));
+        let view = Arc::new(View::default());
+        let fleet = Arc::new(Fleet::new(roster.subscribe(), connections::plain()));
+        let joining = Arc::new(Joining::new(fleet.clone(), view.clone()));
+        Ok(Self {
+            dispatch: ClusterDispatch {
+                view,
+                fleet,
+                joining,
+                members_max: args.members_max,
+            },
+            roster,
+            kubernetes,
+            listener,
+        })
+    }
+
+    /// Runs until `stop`, and then until its calls have ended.
+    pub(crate) async fn run(self, stop: oneshot::Receiver<()>) {
+        let Self {
+            dispatch,
+            roster,
+            kubernetes,
+            listener,
+        } = self;
+        let ClusterDispatch {
+            view,
+            fleet,
+            joining,
+            members_max,
+        } = dispatch;
+        let follow = async {
+            match kubernetes {
+                Some((client, agents)) => watches::follow(client, view.clone(), agents, roster).await,
+                // The sender lives as long as those who listen to it.
+                None => std::future::pending().await,
+            }
+        };
+        let service = ClusterService::new(
+            view.clone(),
+            fleet,
+            joining.clone(),
+            Arc::new(LocalAccess),
+            members_max,
+        );
+        let stopped = async {
+            let _dropped = stop.await;
+        };
+        let serve = async {
+            match listener {
+                Some(listener) => {
+                    if let Err(error) = listener.serve(service, stopped).await {
+                        tracing::error!(%error, "the gRPC service ended");
+                    }
+                }
+                None => stopped.await,
+            }
+        };
+        tokio::select! {
+            () = serve => {}
+            () = follow => {}
+            () = joining.run() => {}
+        }
+    }
+}
