@@ -4,7 +4,9 @@ mod support;
 
 use std::{collections::BTreeMap, io::Write as _, process::Command, time::Duration};
 
-use pcap_file::pcapng::{Block, PcapNgReader, blocks::interface_statistics::InterfaceStatisticsOption};
+use pcap_file::pcapng::{
+    Block, PcapNgReader, blocks::interface_statistics::InterfaceStatisticsOption,
+};
 use proptest::{collection::vec, prelude::*};
 use remora_capture::{
     merge::{Account, Bounds, DISORDER, Merge, NodeClock, Origin, SourceError, SourceId},
@@ -116,7 +118,12 @@ impl Stream {
 /// Times go on, but for what a node's ring may put out of order.
 fn stream() -> impl Strategy<Value = Stream> {
     let disorder = DISORDER.as_nanos() as u64;
-    let packet = (0u64..30_000_000, 0..disorder, 0u32..2, prop_oneof![3 => Just(0u64), 1 => 1u64..9]);
+    let packet = (
+        0u64..30_000_000,
+        0..disorder,
+        0u32..2,
+        prop_oneof![3 => Just(0u64), 1 => 1u64..9],
+    );
     // Sure offsets only: what may be none is not corrected.
     let offset = prop_oneof![Just(0i64), 1_000_000i64..1 << 40, -(1i64 << 40)..-1_000_000];
     (vec(packet, 0..40), offset, 0usize..64).prop_map(|(steps, offset_ns, padding)| {
@@ -169,7 +176,10 @@ fn fed(
     choices: &[(usize, usize, u64)],
     mut out: impl FnMut(Vec<u8>),
 ) {
-    let ids: Vec<_> = streams.iter().map(|s| merge.add(s.origin()).unwrap()).collect();
+    let ids: Vec<_> = streams
+        .iter()
+        .map(|s| merge.add(s.origin()).unwrap())
+        .collect();
     let mut rest: Vec<_> = streams.iter().map(|s| s.blocks().into_iter()).collect();
     let mut now = Duration::ZERO;
     let mut open: Vec<_> = (0..streams.len()).collect();
@@ -202,15 +212,26 @@ fn all_there(file: &[u8], streams: &[Stream]) -> Result<u64, TestCaseError> {
             let interface = ["eth0", "lo"][packet.interface as usize];
             let interface = format!("shop/{}/{interface}", stream.node);
             let id = (source as u64) << 48 | at as u64;
-            expected.insert(stream.name(at), (packet.true_ns, interface, id, packet.dropped));
+            expected.insert(
+                stream.name(at),
+                (packet.true_ns, interface, id, packet.dropped),
+            );
         }
     }
     let (mut last, mut late) = (0, 0);
     for packet in read_packets(file).unwrap() {
-        let told = (packet.time_ns, packet.interface, packet.packet_id.unwrap(), packet.drop_count);
+        let told = (
+            packet.time_ns,
+            packet.interface,
+            packet.packet_id.unwrap(),
+            packet.drop_count,
+        );
         prop_assert_eq!(expected.remove(&packet.data[14..]), Some(told));
         let is_late = packet.time_ns < last;
-        let says_so = packet.comments.iter().any(|text| text.starts_with("out of order"));
+        let says_so = packet
+            .comments
+            .iter()
+            .any(|text| text.starts_with("out of order"));
         prop_assert_eq!(is_late, says_so);
         let was_said = packet.comments.iter().any(|text| text == "look-back");
         prop_assert_eq!(was_said, (told.2 & 0xffff_ffff).is_multiple_of(5));
@@ -353,7 +374,9 @@ fn two() -> Vec<Stream> {
 fn merged(streams: &[Stream]) -> Vec<u8> {
     let mut merge = merge(Bounds::STORED);
     let mut file = Vec::new();
-    fed(&mut merge, streams, &[(0, 4, 0), (1, 7, 0)], |piece| file.extend(piece));
+    fed(&mut merge, streams, &[(0, 4, 0), (1, 7, 0)], |piece| {
+        file.extend(piece)
+    });
     file.extend(merge.finish().0);
     file
 }
@@ -365,17 +388,36 @@ fn wiresharks_tools_read_it_without_complaint() {
     named.write_all(&file).unwrap();
     for (tool, arguments) in [
         ("capinfos", vec!["-cM"]),
-        ("tshark", vec!["-T", "fields", "-e", "frame.interface_name", "-e", "frame.time_epoch", "-r"]),
+        (
+            "tshark",
+            vec![
+                "-T",
+                "fields",
+                "-e",
+                "frame.interface_name",
+                "-e",
+                "frame.time_epoch",
+                "-r",
+            ],
+        ),
         ("tcpdump", vec!["-n", "-r"]),
     ] {
         if !support::installed(tool) {
             continue;
         }
-        let output = Command::new(tool).args(&arguments).arg(named.path()).output().unwrap();
+        let output = Command::new(tool)
+            .args(&arguments)
+            .arg(named.path())
+            .output()
+            .unwrap();
         assert!(output.status.success(), "{tool}: {output:?}");
         let text = String::from_utf8_lossy(&output.stdout);
         match tool {
-            "capinfos" => assert!(text.lines().any(|l| l.contains("packets") && l.ends_with(" 40")), "{text}"),
+            "capinfos" => assert!(
+                text.lines()
+                    .any(|l| l.contains("packets") && l.ends_with(" 40")),
+                "{text}"
+            ),
             "tshark" => {
                 assert_eq!(text.lines().count(), 40);
                 assert!(text.starts_with("shop/a/eth0"), "{text}");
@@ -401,17 +443,23 @@ fn interfaces_tell_their_node_and_its_clock() {
         let _ = state;
         match block {
             Block::NameResolution(block) => names += block.records.len(),
-            Block::InterfaceStatistics(block) => delivered.extend(block.options.iter().filter_map(
-                |option| match option {
+            Block::InterfaceStatistics(block) => {
+                delivered.extend(block.options.iter().filter_map(|option| match option {
                     InterfaceStatisticsOption::IsbUsrDeliv(packets) => Some(*packets),
                     _ => None,
-                },
-            )),
+                }))
+            }
             _ => {}
         }
     };
-    assert!(interfaces.contains("node a; clock within 0.400 ms of the controller's"), "{interfaces}");
-    assert!(interfaces.contains("node bb; clock 250.000 ms ahead of the controller's"), "{interfaces}");
+    assert!(
+        interfaces.contains("node a; clock within 0.400 ms of the controller's"),
+        "{interfaces}"
+    );
+    assert!(
+        interfaces.contains("node bb; clock 250.000 ms ahead of the controller's"),
+        "{interfaces}"
+    );
     assert!(interfaces.contains("host end; "), "{interfaces}");
     // Three addresses, one of them in both.
     assert_eq!(names, 3);
@@ -430,7 +478,10 @@ fn a_set_of_files_is_one_source_with_the_same_interfaces() {
     let (file, account) = merge.finish();
     assert_eq!(account.packets, 60);
     let scan = scan(&file[..]).unwrap();
-    assert_eq!((scan.tear, scan.statistics, scan.interface_packets.len()), (None, 2, 2));
+    assert_eq!(
+        (scan.tear, scan.statistics, scan.interface_packets.len()),
+        (None, 2, 2)
+    );
     let mut reader = PcapNgReader::new(&file[..]).unwrap();
     while let Some((block, _)) = reader.next_block().unwrap() {
         if let Block::InterfaceStatistics(block) = block {
@@ -446,13 +497,30 @@ fn one_name_on_two_nodes_is_two_names() {
     streams[1].node = "a".to_owned();
     let mut merge = merge(Bounds::STORED);
     for (stream, node) in streams.iter().zip(["worker-1", "worker-2"]) {
-        let origin = Origin { node: node.to_owned(), clock: None };
+        let origin = Origin {
+            node: node.to_owned(),
+            clock: None,
+        };
         let id = merge.add(origin).unwrap();
-        merge.push(id, &stream.blocks().concat(), Duration::ZERO).unwrap();
+        merge
+            .push(id, &stream.blocks().concat(), Duration::ZERO)
+            .unwrap();
     }
     let (file, _) = merge.finish();
-    let mut names: Vec<_> = read_packets(&file[..]).unwrap().into_iter().map(|p| p.interface).collect();
+    let mut names: Vec<_> = read_packets(&file[..])
+        .unwrap()
+        .into_iter()
+        .map(|p| p.interface)
+        .collect();
     names.sort();
     names.dedup();
-    assert_eq!(names, ["shop/a/eth0", "shop/a/eth0@worker-2", "shop/a/lo", "shop/a/lo@worker-2"]);
+    assert_eq!(
+        names,
+        [
+            "shop/a/eth0",
+            "shop/a/eth0@worker-2",
+            "shop/a/lo",
+            "shop/a/lo@worker-2"
+        ]
+    );
 }

@@ -73,7 +73,11 @@ pub struct ClusterArgs {
     #[arg(long, env = "REMORA_AGENTS_PORT", default_value_t = AGENTS_PORT, value_name = "PORT")]
     pub agents_port: u16,
     /// Where captures over the cluster are asked for: a Unix socket or a loopback address
-    #[arg(long, env = "REMORA_GRPC_LISTEN", value_name = "unix:PATH|ADDRESS:PORT")]
+    #[arg(
+        long,
+        env = "REMORA_GRPC_LISTEN",
+        value_name = "unix:PATH|ADDRESS:PORT"
+    )]
     pub grpc_listen: Option<GrpcAddress>,
     /// Most pods of one capture
     #[arg(

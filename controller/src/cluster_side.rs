@@ -3,7 +3,6 @@
 
 use std::{io, path::PathBuf, sync::Arc};
 
-use kube::Client;
 use tokio::sync::{oneshot, watch};
 
 use crate::{
@@ -15,10 +14,14 @@ use crate::{
     args::ClusterArgs,
     cluster::{
         View,
-        watches::{self, AgentPods},
+        watches::{self, AgentPods, ApiServer},
     },
     dispatch::ClusterDispatch,
-    fleet::{Fleet, connections, joining::Joining, roster::{Roster, RosterError}},
+    fleet::{
+        Fleet, connections,
+        joining::Joining,
+        roster::{Roster, RosterError},
+    },
 };
 
 /// The cluster side cannot start.
@@ -44,7 +47,7 @@ pub enum ClusterError {
 pub(crate) struct ClusterSide {
     pub(crate) dispatch: ClusterDispatch,
     roster: watch::Sender<Arc<Roster>>,
-    kubernetes: Option<(Client, Option<AgentPods>)>,
+    kubernetes: Option<(ApiServer, Option<AgentPods>)>,
     listener: Option<GrpcListener>,
 }
 
@@ -70,14 +73,13 @@ impl ClusterSide {
         };
         let kubernetes = match args.kubernetes {
             true => {
-                let client = Client::try_default().await;
-                let client = client.map_err(|error| ClusterError::Kubernetes(error.into()))?;
+                let server = ApiServer::infer().await.map_err(ClusterError::Kubernetes)?;
                 let namespace = args.agents_namespace.clone();
                 let found = args.agents.is_none().then(|| AgentPods {
-                    namespace: namespace.unwrap_or_else(|| client.default_namespace().to_owned()),
+                    namespace: namespace.unwrap_or_else(|| server.namespace().to_owned()),
                     port: args.agents_port,
                 });
-                Some((client, found))
+                Some((server, found))
             }
             false => None,
         };
@@ -124,7 +126,9 @@ impl ClusterSide {
         } = dispatch;
         let follow = async {
             match kubernetes {
-                Some((client, agents)) => watches::follow(client, view.clone(), agents, roster).await,
+                Some((server, agents)) => {
+                    watches::follow(server, view.clone(), agents, roster).await
+                }
                 // The sender lives as long as those who listen to it.
                 None => std::future::pending().await,
             }

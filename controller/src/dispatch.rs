@@ -90,12 +90,19 @@ impl ClusterDispatch {
         };
         let began = Timestamp::now();
         let starts = pieces.into_iter().map(|piece| async move {
-            let started = self.fleet.start_one(&piece.node, piece.request, deadline).await;
+            let started = self
+                .fleet
+                .start_one(&piece.node, piece.request, deadline)
+                .await;
             (piece.key, started)
         });
         let answers = join_all(starts).await;
         let asked = answers.iter().map(|(key, answer)| {
-            let start = if answer.is_ok() { Start::Made } else { Start::Failed };
+            let start = if answer.is_ok() {
+                Start::Made
+            } else {
+                Start::Failed
+            };
             (key.clone(), start)
         });
         let asked: Vec<_> = asked.collect();
@@ -125,7 +132,8 @@ impl ClusterDispatch {
         let mut pieces = match wanted.whose {
             Whose::Target | Whose::Node => {
                 let node = self.node(alert)?;
-                if let (Whose::Node, Selector::Node { name }) = (&wanted.whose, &mut order.selector) {
+                if let (Whose::Node, Selector::Node { name }) = (&wanted.whose, &mut order.selector)
+                {
                     name.clone_from(&node);
                 }
                 vec![Piece {
@@ -210,7 +218,9 @@ impl ClusterDispatch {
         }
         let reason = match hostname {
             Some(node) => format!("node `{}` has no agent that runs", shown(node)),
-            None => "the alert does not tell its node (`hostname`), and its pod is not known".to_owned(),
+            None => {
+                "the alert does not tell its node (`hostname`), and its pod is not known".to_owned()
+            }
         };
         Err(Refusal::new(RefusalCode::AgentAway, reason))
     }

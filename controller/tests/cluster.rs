@@ -2,178 +2,20 @@
 
 mod support;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use remora_capture::{pcapng::read_packets, session::Selector};
-use remora_controller::{
-    api::{ClusterService, access::LocalAccess, listen::{GrpcAddress, GrpcListener}},
-    cluster::{View, index::{Change, PodFacts, ReplicaSetFacts}},
-    fleet::{Fleet, connections, joining::Joining, roster::Roster},
-};
+use remora_capture::pcapng::read_packets;
+use remora_controller::cluster::index::Change;
 use remora_proto::{
-    client::{self, AgentAddress},
     reason::{Reason, reason_of},
-    v1::{self, cluster_client::ClusterClient, cluster_stream_response::Message},
+    v1,
 };
-use support::{PATIENCE, nodes::{FakeNode, Temper, TRUE_NS}};
-use tokio::{sync::watch, task::JoinHandle};
-use tonic::{Code, Status, transport::Channel};
-
-const NODES: [&str; 3] = ["w1", "w2", "w3"];
-
-/// Fake agents, and one or more controllers that know the same cluster.
-struct Bed {
-    dir: tempfile::TempDir,
-    nodes: Vec<FakeNode>,
-    view: Arc<View>,
-}
-
-impl Bed {
-    /// Pods `cart-1` to `cart-3` of one deployment, one on each node.
-    fn new() -> Self {
-        Self::with(|n| Duration::from_millis(250) * n, 5)
-    }
-
-    fn with(skew: impl Fn(u32) -> Duration, packets: u64) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let nodes = (0..).zip(NODES);
-        let nodes = nodes.map(|(n, name)| FakeNode::listen(dir.path(), name, skew(n), packets));
-        let bed = Self {
-            nodes: nodes.collect(),
-            view: Arc::default(),
-            dir,
-        };
-        bed.view.write(|index, _| {
-            for node in NODES {
-                index.node(Change::Applied(node.into()));
-            }
-            index.replica_set(Change::Applied(ReplicaSetFacts {
-                namespace: "shop".into(),
-                name: "cart-rs".into(),
-                deployment: Some("cart".into()),
-            }));
-        });
-        for (n, node) in (1..).zip(NODES) {
-            bed.pod(&format!("cart-{n}"), node);
-        }
-        bed.view.set_synced();
-        bed
-    }
-
-    fn pod(&self, name: &str, node: &str) {
-        let facts = PodFacts {
-            namespace: "shop".into(),
-            name: name.into(),
-            uid: format!("uid-{name}"),
-            node: Some(node.into()),
-            owner: Some(("ReplicaSet".into(), "cart-rs".into())),
-            ..PodFacts::default()
-        };
-        self.view.write(|index, now| index.pod(Change::Applied(facts), now));
-    }
-
-    async fn controller(&self, name: &str) -> Controller {
-        let roster: Roster = self
-            .nodes
-            .iter()
-            .zip(NODES)
-            .map(|(node, name)| (name.into(), AgentAddress::Unix(node.socket.clone())))
-            .collect();
-        let (sender, roster) = watch::channel(Arc::new(roster));
-        let fleet = Arc::new(Fleet::new(roster, connections::plain()));
-        let joining = Arc::new(Joining::new(fleet.clone(), self.view.clone()));
-        let following = joining.clone();
-        let service = ClusterService::new(self.view.clone(), fleet, joining, Arc::new(LocalAccess), 10);
-        let socket = self.dir.path().join(format!("{name}.sock"));
-        let listener = GrpcListener::bind(&GrpcAddress::Unix(socket.clone())).await.unwrap();
-        let tasks = vec![
-            tokio::spawn(async move { following.run().await }),
-            tokio::spawn(async move { listener.serve(service, std::future::pending()).await.unwrap() }),
-        ];
-        let channel = client::connect(&AgentAddress::Unix(socket)).await.unwrap();
-        let client = ClusterClient::new(channel).max_decoding_message_size(16 << 20);
-        Controller {
-            client,
-            tasks,
-            _roster: sender,
-        }
-    }
-
-    fn captured(&self) -> Vec<Vec<String>> {
-        self.nodes.iter().map(FakeNode::pods).collect()
-    }
-
-    async fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
-        let waiting = async {
-            while !is_so(self) {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        tokio::time::timeout(2 * PATIENCE, waiting)
-            .await
-            .unwrap_or_else(|_| panic!("not so: {what}: {:?}", self.captured()));
-    }
-}
-
-struct Controller {
-    client: ClusterClient<Channel>,
-    tasks: Vec<JoinHandle<()>>,
-    _roster: watch::Sender<Arc<Roster>>,
-}
-
-impl Drop for Controller {
-    fn drop(&mut self) {
-        for task in &self.tasks {
-            task.abort();
-        }
-    }
-}
-
-fn request(text: &str) -> v1::ClusterStartRequest {
-    let selector = Selector::parse(text, "shop").unwrap();
-    v1::ClusterStartRequest {
-        selector: Some((&selector).into()),
-        spec: Some(v1::CaptureSpec {
-            filter: "tcp port 80".into(),
-            ..Default::default()
-        }),
-        ..Default::default()
-    }
-}
-
-impl Controller {
-    async fn start(&self, request: v1::ClusterStartRequest) -> Result<v1::ClusterStartResponse, Status> {
-        Ok(self.client.clone().start(request).await?.into_inner())
-    }
-
-    async fn started(&self, text: &str) -> v1::ClusterCapture {
-        self.start(request(text)).await.unwrap().capture.unwrap()
-    }
-
-    async fn get(&self, id: &str) -> Result<v1::ClusterCapture, Status> {
-        let request = v1::ClusterGetRequest { id: id.into() };
-        Ok(self.client.clone().get(request).await?.into_inner().capture.unwrap())
-    }
-
-    async fn stop(&self, id: &str) -> v1::ClusterCapture {
-        let request = v1::ClusterStopRequest { id: id.into() };
-        self.client.clone().stop(request).await.unwrap().into_inner().capture.unwrap()
-    }
-
-    /// All blocks, and the final state.
-    async fn stream(&self, id: &str) -> (Vec<u8>, v1::ClusterCapture) {
-        let request = v1::ClusterStreamRequest { id: id.into() };
-        let mut messages = self.client.clone().stream(request).await.unwrap().into_inner();
-        let mut file = Vec::new();
-        while let Some(message) = messages.message().await.unwrap() {
-            match message.message.unwrap() {
-                Message::Blocks(blocks) => file.extend_from_slice(&blocks),
-                Message::Finished(capture) => return (file, capture),
-            }
-        }
-        panic!("the stream ended without its final state");
-    }
-}
+use support::{
+    PATIENCE,
+    bed::{Bed, request},
+    nodes::{TRUE_NS, Temper},
+};
+use tonic::Code;
 
 #[tokio::test]
 async fn each_member_is_captured_on_its_node_and_any_controller_finds_the_whole() {
@@ -189,7 +31,10 @@ async fn each_member_is_captured_on_its_node_and_any_controller_finds_the_whole(
         assert!(spec.trigger.as_ref().unwrap().requester.starts_with("uid="));
     }
     let found = other.get(&capture.id).await.unwrap();
-    assert_eq!((found.phase(), found.parts.len()), (v1::Phase::Capturing, 3));
+    assert_eq!(
+        (found.phase(), found.parts.len()),
+        (v1::Phase::Capturing, 3)
+    );
     assert_eq!(found.selector, capture.selector);
     let list = v1::ClusterListRequest::default();
     let list = other.client.clone().list(list).await.unwrap().into_inner();
@@ -209,17 +54,42 @@ async fn agents_that_fail_are_parts_that_are_missing() {
     let capture = controller.started("deploy/cart").await;
     assert!(began.elapsed() < PATIENCE);
     assert_eq!(bed.captured(), [vec!["cart-1"], vec![], vec!["cart-3"]]);
-    let missing: Vec<_> = capture.parts.iter().filter(|part| !part.error.is_empty()).collect();
+    let missing: Vec<_> = capture
+        .parts
+        .iter()
+        .filter(|part| !part.error.is_empty())
+        .collect();
     assert_eq!(missing.len(), 1);
-    assert_eq!((missing[0].node.as_str(), missing[0].pod.as_ref().unwrap().name.as_str()), ("w2", "cart-2"));
-    assert!(missing[0].error.contains("did not answer in time"), "{}", missing[0].error);
-    assert!(capture.message.contains("1 of 3 parts"), "{}", capture.message);
+    assert_eq!(
+        (
+            missing[0].node.as_str(),
+            missing[0].pod.as_ref().unwrap().name.as_str()
+        ),
+        ("w2", "cart-2")
+    );
+    assert!(
+        missing[0].error.contains("did not answer in time"),
+        "{}",
+        missing[0].error
+    );
+    assert!(
+        capture.message.contains("1 of 3 parts"),
+        "{}",
+        capture.message
+    );
     // Who asks is told that something may be missing.
     let found = controller.get(&capture.id).await.unwrap();
-    assert!(found.message.contains("node w2 did not tell its part"), "{}", found.message);
+    assert!(
+        found.message.contains("node w2 did not tell its part"),
+        "{}",
+        found.message
+    );
     // When it is back it has its part.
     bed.nodes[1].temper(Temper::Well);
-    bed.until("the part that was missing", |bed| bed.captured()[1] == ["cart-2"]).await;
+    bed.until("the part that was missing", |bed| {
+        bed.captured()[1] == ["cart-2"]
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -227,16 +97,27 @@ async fn with_no_part_there_is_no_capture() {
     let bed = Bed::new();
     let controller = bed.controller("one").await;
     for (temper, code, reason) in [
-        (Temper::Full, Code::ResourceExhausted, Some(Reason::SessionLimit)),
+        (
+            Temper::Full,
+            Code::ResourceExhausted,
+            Some(Reason::SessionLimit),
+        ),
         (Temper::Empty, Code::Internal, None),
     ] {
         for node in &bed.nodes {
             node.temper(temper);
         }
         let error = controller.start(request("deploy/cart")).await.unwrap_err();
-        assert_eq!((error.code(), reason_of(&error)), (code, reason), "{error:?}");
+        assert_eq!(
+            (error.code(), reason_of(&error)),
+            (code, reason),
+            "{error:?}"
+        );
     }
-    let nobody = controller.get("01J0000000000000000000000A").await.unwrap_err();
+    let nobody = controller
+        .get("01J0000000000000000000000A")
+        .await
+        .unwrap_err();
     assert_eq!(reason_of(&nobody), Some(Reason::CaptureNotFound));
 }
 
@@ -248,9 +129,21 @@ async fn what_selects_nobody_or_too_many_starts_nothing() {
         bed.pod(&format!("many-{n}"), "w1");
     }
     for (text, code, told) in [
-        ("deploy/kart", Code::NotFound, "there is no deployment `kart` in namespace `shop`; there is `cart`"),
-        ("deploy/cart", Code::InvalidArgument, "has 14 pods; at most 10 are"),
-        ("node/w9", Code::NotFound, "there is no node `w9`; there is `w1`, `w2`, `w3`"),
+        (
+            "deploy/kart",
+            Code::NotFound,
+            "there is no deployment `kart` in namespace `shop`; there is `cart`",
+        ),
+        (
+            "deploy/cart",
+            Code::InvalidArgument,
+            "has 14 pods; at most 10 are",
+        ),
+        (
+            "node/w9",
+            Code::NotFound,
+            "there is no node `w9`; there is `w1`, `w2`, `w3`",
+        ),
     ] {
         let error = controller.start(request(text)).await.unwrap_err();
         assert_eq!(error.code(), code, "{error:?}");
@@ -271,20 +164,32 @@ async fn pods_that_come_join_once_whoever_lets_them() {
     let [one, other] = [bed.controller("one").await, bed.controller("other").await];
     let growing = one.started("deploy/cart").await;
     bed.pod("cart-4", "w2");
-    bed.until("a pod joined", |bed| bed.captured()[1].contains(&"cart-4".to_owned())).await;
+    bed.until("a pod joined", |bed| {
+        bed.captured()[1].contains(&"cart-4".to_owned())
+    })
+    .await;
     // The one that started it dies; the other has found it by then, or finds it.
     drop(one);
     bed.pod("cart-5", "w3");
-    bed.until("another joined", |bed| bed.captured()[2].contains(&"cart-5".to_owned())).await;
+    bed.until("another joined", |bed| {
+        bed.captured()[2].contains(&"cart-5".to_owned())
+    })
+    .await;
     let found = other.get(&growing.id).await.unwrap();
     assert_eq!(found.parts.len(), 5);
     assert_eq!(
         bed.captured(),
-        [vec!["cart-1"], vec!["cart-2", "cart-4"], vec!["cart-3", "cart-5"]]
+        [
+            vec!["cart-1"],
+            vec!["cart-2", "cart-4"],
+            vec!["cart-3", "cart-5"]
+        ]
     );
     // It has the pod's beginning.
     let starts = bed.nodes[2].state.starts.lock().unwrap().clone();
-    let joined = starts.iter().find(|start| start.idempotency_key.ends_with("/uid-cart-5"));
+    let joined = starts
+        .iter()
+        .find(|start| start.idempotency_key.ends_with("/uid-cart-5"));
     assert!(joined.unwrap().spec.as_ref().unwrap().look_back.is_some());
 }
 
@@ -302,7 +207,10 @@ async fn nobody_joins_what_is_fixed_or_stopped() {
     // A capture that pods do join shows when they would have.
     let growing = controller.started("rs/cart-rs").await;
     bed.pod("cart-4", "w2");
-    bed.until("a pod joined", |bed| bed.captured()[1].contains(&"cart-4".to_owned())).await;
+    bed.until("a pod joined", |bed| {
+        bed.captured()[1].contains(&"cart-4".to_owned())
+    })
+    .await;
     let starts = bed.nodes[1].state.starts.lock().unwrap().clone();
     let joined: Vec<_> = starts
         .iter()
@@ -320,7 +228,10 @@ async fn the_same_key_is_the_same_capture_for_two_controllers() {
         idempotency_key: "again".into(),
         spec: Some(v1::CaptureSpec {
             trigger: Some(v1::Trigger {
-                time: Some(prost_types::Timestamp { seconds: 1_795_489_205, nanos: 0 }),
+                time: Some(prost_types::Timestamp {
+                    seconds: 1_795_489_205,
+                    nanos: 0,
+                }),
                 ..Default::default()
             }),
             ..Default::default()
@@ -337,8 +248,14 @@ async fn the_same_key_is_the_same_capture_for_two_controllers() {
 /// Every packet once, in the order of the true time, whatever the nodes' clocks say.
 fn in_true_order(file: &[u8], pods: u64, packets: u64) {
     let found = read_packets(file).unwrap();
-    let mut names: Vec<_> = found.iter().map(|p| String::from_utf8_lossy(&p.data[14..]).into_owned()).collect();
-    let seconds: Vec<_> = names.iter().map(|name| name.split_once(':').unwrap().1.parse::<u64>().unwrap()).collect();
+    let mut names: Vec<_> = found
+        .iter()
+        .map(|p| String::from_utf8_lossy(&p.data[14..]).into_owned())
+        .collect();
+    let seconds: Vec<_> = names
+        .iter()
+        .map(|name| name.split_once(':').unwrap().1.parse::<u64>().unwrap())
+        .collect();
     assert!(seconds.is_sorted(), "{names:?}");
     for (packet, second) in found.iter().zip(&seconds) {
         // Corrected by what was measured.
@@ -370,7 +287,10 @@ async fn a_running_capture_streams_until_its_end_with_who_joins() {
     let capture = controller.started("deploy/cart").await;
     let ending = async {
         bed.pod("cart-4", "w2");
-        bed.until("a pod joined", |bed| bed.captured()[1].contains(&"cart-4".to_owned())).await;
+        bed.until("a pod joined", |bed| {
+            bed.captured()[1].contains(&"cart-4".to_owned())
+        })
+        .await;
         // The stream looks for who joined once a second.
         tokio::time::sleep(Duration::from_secs(3)).await;
         controller.stop(&capture.id).await
@@ -381,8 +301,16 @@ async fn a_running_capture_streams_until_its_end_with_who_joins() {
     assert_eq!(finished.parts.len(), 4);
     assert_eq!(finished.phase(), v1::Phase::Finished);
     // Those of the fourth came after later ones were written, and say so.
-    let late = packets.iter().filter(|p| p.comments.iter().any(|c| c.starts_with("out of order"))).count();
-    assert_eq!(finished.message.contains("out of order"), late > 0, "{}", finished.message);
+    let late = packets
+        .iter()
+        .filter(|p| p.comments.iter().any(|c| c.starts_with("out of order")))
+        .count();
+    assert_eq!(
+        finished.message.contains("out of order"),
+        late > 0,
+        "{}",
+        finished.message
+    );
 }
 
 #[tokio::test]
@@ -396,7 +324,11 @@ async fn a_part_that_cannot_be_read_is_told_and_the_rest_is_there() {
     let packets = read_packets(&file[..]).unwrap();
     // It tells neither its sessions nor its packets.
     assert_eq!(packets.len(), 10);
-    assert!(finished.message.contains("node w1 did not tell its part"), "{}", finished.message);
+    assert!(
+        finished.message.contains("node w1 did not tell its part"),
+        "{}",
+        finished.message
+    );
 }
 
 #[tokio::test]
@@ -404,8 +336,16 @@ async fn a_watch_ends_with_the_capture() {
     let bed = Bed::new();
     let controller = bed.controller("one").await;
     let capture = controller.started("deploy/cart").await;
-    let request = v1::ClusterWatchRequest { id: capture.id.clone() };
-    let mut states = controller.client.clone().watch(request).await.unwrap().into_inner();
+    let request = v1::ClusterWatchRequest {
+        id: capture.id.clone(),
+    };
+    let mut states = controller
+        .client
+        .clone()
+        .watch(request)
+        .await
+        .unwrap()
+        .into_inner();
     let first = states.message().await.unwrap().unwrap().capture.unwrap();
     assert_eq!(first.phase(), v1::Phase::Capturing);
     controller.stop(&capture.id).await;
@@ -419,17 +359,37 @@ async fn a_watch_ends_with_the_capture() {
 #[tokio::test]
 async fn status_tells_nodes_their_agents_and_their_clocks() {
     let mut bed = Bed::new();
-    bed.view.write(|index, _| index.node(Change::Applied("w4".into())));
+    bed.view
+        .write(|index, _| index.node(Change::Applied("w4".into())));
     let controller = bed.controller("one").await;
     bed.nodes.remove(1);
-    let status = controller.client.clone().status(v1::ClusterStatusRequest {}).await;
+    let status = controller
+        .client
+        .clone()
+        .status(v1::ClusterStatusRequest {})
+        .await;
     let status = status.unwrap().into_inner();
     assert!(status.synced);
-    let reachable: Vec<_> = status.nodes.iter().map(|n| (n.node.as_str(), n.reachable)).collect();
-    assert_eq!(reachable, [("w1", true), ("w2", false), ("w3", true), ("w4", false)]);
+    let reachable: Vec<_> = status
+        .nodes
+        .iter()
+        .map(|n| (n.node.as_str(), n.reachable))
+        .collect();
+    assert_eq!(
+        reachable,
+        [("w1", true), ("w2", false), ("w3", true), ("w4", false)]
+    );
     let offset = status.nodes[2].clock_offset.unwrap();
     let offset = offset.seconds * 1000 + i64::from(offset.nanos) / 1_000_000;
     assert!((400..600).contains(&offset), "{offset} ms");
-    assert!(status.nodes[1].error.contains("remora-agent"), "{}", status.nodes[1].error);
-    assert!(status.nodes[3].error.contains("no agent"), "{}", status.nodes[3].error);
+    assert!(
+        status.nodes[1].error.contains("remora-agent"),
+        "{}",
+        status.nodes[1].error
+    );
+    assert!(
+        status.nodes[3].error.contains("no agent"),
+        "{}",
+        status.nodes[3].error
+    );
 }

@@ -13,7 +13,10 @@ use remora_controller::{
     fleet::roster::Roster,
 };
 use serde_json::{Value, json};
-use support::{PATIENCE, apiserver::{ApiServer, Mood}};
+use support::{
+    PATIENCE,
+    apiserver::{ApiServer, Mood},
+};
 use tokio::sync::watch;
 
 struct Bed {
@@ -44,7 +47,12 @@ impl Bed {
             namespace: "remora".into(),
             port: 2804,
         };
-        let following = tokio::spawn(follow(server.client(), view.clone(), Some(agents), told));
+        let following = tokio::spawn(follow(
+            server.client().into(),
+            view.clone(),
+            Some(agents),
+            told,
+        ));
         let bed = Self {
             server,
             view,
@@ -112,15 +120,23 @@ fn slice(pods: &[&str]) -> Value {
 #[tokio::test]
 async fn what_is_listed_and_what_comes_later_is_known() {
     let bed = Bed::new().await;
-    assert_eq!((bed.selected("deploy/cart"), bed.selected("svc/cart")), (3, 2));
+    assert_eq!(
+        (bed.selected("deploy/cart"), bed.selected("svc/cart")),
+        (3, 2)
+    );
     assert_eq!(bed.selected("node/w1"), 1);
     bed.server.apply("pods", pod("cart-9", "cart-2"));
     bed.server.apply("replicasets", set("cart-2", "cart"));
-    bed.until("a pod of another set joined", || bed.selected("deploy/cart") == 4).await;
+    bed.until("a pod of another set joined", || {
+        bed.selected("deploy/cart") == 4
+    })
+    .await;
     bed.server.delete("pods", "shop", "cart-0");
-    bed.until("one left", || bed.selected("deploy/cart") == 3).await;
+    bed.until("one left", || bed.selected("deploy/cart") == 3)
+        .await;
     bed.server.apply("endpointslices", slice(&["cart-9"]));
-    bed.until("the service has another", || bed.selected("svc/cart") == 1).await;
+    bed.until("the service has another", || bed.selected("svc/cart") == 1)
+        .await;
 }
 
 #[tokio::test]
@@ -132,12 +148,14 @@ async fn what_was_known_stays_known_while_the_server_is_away() {
         let (lists, watches) = bed.server.requests();
         tokio::time::sleep(Duration::from_millis(1200)).await;
         assert_eq!(bed.selected("deploy/cart"), 3, "{mood:?}");
-        // While it refuses nothing is taken, and it is not asked without a pause.
         assert_eq!(bed.server.requests(), (lists, watches));
     }
     bed.server.apply("pods", pod("cart-8", "cart-1"));
     bed.server.mood(Mood::Well);
-    bed.until("what came meanwhile is known", || bed.selected("deploy/cart") == 4).await;
+    bed.until("what came meanwhile is known", || {
+        bed.selected("deploy/cart") == 4
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -167,7 +185,8 @@ async fn a_watch_that_says_nothing_any_more_is_begun_again() {
     bed.server.mood(Mood::Well);
     // At the latest when the watch's time is over; the connection is cut here to save that time.
     bed.server.cut();
-    bed.until("it is known", || bed.selected("deploy/cart") == 4).await;
+    bed.until("it is known", || bed.selected("deploy/cart") == 4)
+        .await;
 }
 
 #[tokio::test]
@@ -186,16 +205,27 @@ async fn agents_outside_of_their_namespace_are_none() {
     };
     bed.server.apply("pods", agent("evil", "w1"));
     bed.server.apply("pods", agent("remora", "w2"));
-    if "https://192.0.2.7:2804".parse::<remora_proto::client::AgentAddress>().is_err() {
+    if "https://192.0.2.7:2804"
+        .parse::<remora_proto::client::AgentAddress>()
+        .is_err()
+    {
         // This version has no way to agents over the network.
-        bed.until("the pods are known", || bed.view.read(|index| index.pods() == 5)).await;
+        bed.until("the pods are known", || {
+            bed.view.read(|index| index.pods() == 5)
+        })
+        .await;
         assert!(bed.roster.borrow().is_empty());
         return;
     }
-    bed.until("the agent is known", || bed.roster.borrow().len() == 1).await;
+    bed.until("the agent is known", || bed.roster.borrow().len() == 1)
+        .await;
     let roster = bed.roster.borrow().clone();
     assert_eq!(roster.address("w1"), None);
-    assert_eq!(roster.address("w2").unwrap().to_string(), "https://192.0.2.7:2804");
+    assert_eq!(
+        roster.address("w2").unwrap().to_string(),
+        "https://192.0.2.7:2804"
+    );
     bed.server.delete("pods", "remora", "remora-agent-w2");
-    bed.until("it left", || bed.roster.borrow().is_empty()).await;
+    bed.until("it left", || bed.roster.borrow().is_empty())
+        .await;
 }

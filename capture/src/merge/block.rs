@@ -1,9 +1,6 @@
 //! Blocks, changed where a merged file needs them to be.
 
-use crate::{
-    pcapng::Block,
-    text::one_line,
-};
+use crate::{pcapng::Block, text::one_line};
 
 const PACKET: u32 = 6;
 const STATISTICS: u32 = 5;
@@ -39,7 +36,8 @@ impl<'a> Described<'a> {
         let options: Vec<_> = block.options().collect();
         let link = u16::from_le_bytes([fixed[0], fixed[1]]);
         let resolution = options.iter().find(|(code, _)| *code == OPTION_RESOLUTION);
-        let is_ours = link == ETHERNET && resolution.is_some_and(|(_, value)| *value == NANOSECONDS);
+        let is_ours =
+            link == ETHERNET && resolution.is_some_and(|(_, value)| *value == NANOSECONDS);
         is_ours.then_some(Self { fixed, options })
     }
 

@@ -70,12 +70,16 @@ pub struct LocalAccess;
 #[tonic::async_trait]
 impl Access for LocalAccess {
     async fn caller(&self, _: &MetadataMap, connection: &Extensions) -> Result<Caller, Status> {
-        let unix = connection.get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
+        let unix = connection
+            .get::<UdsConnectInfo>()
+            .and_then(|info| info.peer_cred);
         if let Some(peer) = unix {
             let name = format!("uid={} gid={}", peer.uid(), peer.gid());
             return Ok(Caller { name });
         }
-        let remote = connection.get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
+        let remote = connection
+            .get::<TcpConnectInfo>()
+            .and_then(TcpConnectInfo::remote_addr);
         match remote {
             Some(address) if address.ip().is_loopback() => Ok(Caller {
                 name: "this machine".to_owned(),

@@ -46,7 +46,9 @@ impl FromStr for GrpcAddress {
         }
         match text.parse::<SocketAddr>() {
             Ok(address) if address.ip().is_loopback() => Ok(Self::Loopback(address)),
-            _ => Err(GrpcAddressError(remora_capture::text::shown(text).to_string())),
+            _ => Err(GrpcAddressError(
+                remora_capture::text::shown(text).to_string(),
+            )),
         }
     }
 }
@@ -127,10 +129,21 @@ mod tests {
 
     #[test]
     fn nothing_that_other_machines_reach() {
-        for text in ["unix:/run/remora/controller.sock", "127.0.0.1:2805", "[::1]:0"] {
+        for text in [
+            "unix:/run/remora/controller.sock",
+            "127.0.0.1:2805",
+            "[::1]:0",
+        ] {
             assert_eq!(text.parse::<GrpcAddress>().unwrap().to_string(), text);
         }
-        for text in ["0.0.0.0:2805", "[::]:1", "192.0.2.1:2805", "unix:", "localhost:2805", ""] {
+        for text in [
+            "0.0.0.0:2805",
+            "[::]:1",
+            "192.0.2.1:2805",
+            "unix:",
+            "localhost:2805",
+            "",
+        ] {
             let error = text.parse::<GrpcAddress>().unwrap_err().to_string();
             assert!(error.contains("127.0.0.1:2805"), "{error}");
         }

@@ -18,7 +18,10 @@ pub(super) struct Start {
 }
 
 impl Start {
-    pub(super) fn checked(request: v1::ClusterStartRequest, caller: &Caller) -> Result<Self, Status> {
+    pub(super) fn checked(
+        request: v1::ClusterStartRequest,
+        caller: &Caller,
+    ) -> Result<Self, Status> {
         let v1::ClusterStartRequest {
             selector,
             spec,
@@ -31,11 +34,14 @@ impl Start {
                 key.len()
             )));
         }
-        let selector = selector.ok_or_else(|| invalid("selector is missing; say what is captured"))?;
+        let selector =
+            selector.ok_or_else(|| invalid("selector is missing; say what is captured"))?;
         let selector = Selector::try_from(selector)?;
         let mut spec = spec.unwrap_or_default();
         if spec.target.is_some() || spec.part.is_some() {
-            return Err(invalid("spec.target and spec.part are the controller's; say it in the selector"));
+            return Err(invalid(
+                "spec.target and spec.part are the controller's; say it in the selector",
+            ));
         }
         // Told here once, instead of by each agent.
         let checked = SessionSpec::try_from(v1::CaptureSpec {
@@ -68,9 +74,7 @@ mod tests {
     use super::*;
 
     fn caller() -> Caller {
-        Caller {
-            name: "ann".into(),
-        }
+        Caller { name: "ann".into() }
     }
 
     fn request() -> v1::ClusterStartRequest {
@@ -92,7 +96,10 @@ mod tests {
     fn the_requester_is_who_calls() {
         let start = Start::checked(request(), &caller()).unwrap();
         let trigger = start.spec.trigger.unwrap();
-        assert_eq!((trigger.requester.as_str(), trigger.source.as_str()), ("ann", "grpc"));
+        assert_eq!(
+            (trigger.requester.as_str(), trigger.source.as_str()),
+            ("ann", "grpc")
+        );
     }
 
     #[test]
@@ -102,18 +109,28 @@ mod tests {
             ("`Shop` is not the namespace", |r| {
                 r.selector.as_mut().unwrap().namespace = "Shop".into();
             }),
-            ("idempotency_key has 129 bytes", |r| r.idempotency_key = "k".repeat(129)),
+            ("idempotency_key has 129 bytes", |r| {
+                r.idempotency_key = "k".repeat(129)
+            }),
             ("spec.target and spec.part", |r| {
                 r.spec.as_mut().unwrap().part = Some(v1::Part::default());
             }),
-            ("snaplen 300000", |r| r.spec.as_mut().unwrap().snaplen = 300_000),
-            ("spec.direction", |r| r.spec.as_mut().unwrap().direction = 77),
+            ("snaplen 300000", |r| {
+                r.spec.as_mut().unwrap().snaplen = 300_000
+            }),
+            ("spec.direction", |r| {
+                r.spec.as_mut().unwrap().direction = 77
+            }),
         ];
         for (told, spoil) in cases {
             let mut request = request();
             spoil(&mut request);
             let status = Start::checked(request, &caller()).unwrap_err();
-            assert!(status.message().contains(told), "{told}: {}", status.message());
+            assert!(
+                status.message().contains(told),
+                "{told}: {}",
+                status.message()
+            );
             assert_eq!(status.code(), tonic::Code::InvalidArgument);
         }
     }

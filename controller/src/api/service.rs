@@ -1,6 +1,11 @@
 //! The service's calls.
 
-use std::{collections::HashMap, pin::Pin, sync::{Arc, Mutex, PoisonError}, time::Duration};
+use std::{
+    collections::HashMap,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use futures_util::Stream;
 use jiff::Timestamp;
@@ -17,8 +22,15 @@ use super::{
     stream,
 };
 use crate::{
-    cluster::{View, index::{Member, Members, NoMembers}},
-    fleet::{CALL_DEADLINE, Fleet, Order, joining::{self, Joining}, whole::{self, Silent, Told}},
+    cluster::{
+        View,
+        index::{Member, Members, NoMembers},
+    },
+    fleet::{
+        CALL_DEADLINE, Fleet, Order,
+        joining::{self, Joining},
+        whole::{self, Silent, Told},
+    },
 };
 
 /// Messages of a stream that wait for its connection.
@@ -74,7 +86,9 @@ impl ClusterService {
         selector: &Selector,
         capture: &str,
     ) -> Result<(), Status> {
-        let reach = selector.namespace().map_or(Reach::Cluster, Reach::Namespace);
+        let reach = selector
+            .namespace()
+            .map_or(Reach::Cluster, Reach::Namespace);
         let wish = Wish {
             verb,
             reach,
@@ -146,7 +160,10 @@ impl ClusterService {
         let time = time.and_then(|time| Timestamp::new(time.seconds, time.nanos).ok());
         let id = CaptureId::derived(time.unwrap_or_else(Timestamp::now), key.as_bytes());
         if keys.len() >= KEYS_MAX
-            && let Some(oldest) = keys.iter().min_by_key(|(_, id)| **id).map(|(key, _)| key.clone())
+            && let Some(oldest) = keys
+                .iter()
+                .min_by_key(|(_, id)| **id)
+                .map(|(key, _)| key.clone())
         {
             keys.remove(&oldest);
         }
@@ -173,7 +190,8 @@ impl Cluster for ClusterService {
         let caller = self.caller(&request).await?;
         let start = Start::checked(request.into_inner(), &caller)?;
         let id = self.id(&start);
-        self.allow(&caller, Verb::Start, &start.selector, &id.to_string()).await?;
+        self.allow(&caller, Verb::Start, &start.selector, &id.to_string())
+            .await?;
         let members = self.members(&start)?;
         let order = Order {
             id,
@@ -262,7 +280,11 @@ impl Cluster for ClusterService {
         let mut allowed = HashMap::<String, bool>::new();
         let mut captures = Vec::new();
         for capture in whole::wholes(told, &[]) {
-            let of = capture.selector.as_ref().map(|s| s.namespace.clone()).unwrap_or_default();
+            let of = capture
+                .selector
+                .as_ref()
+                .map(|s| s.namespace.clone())
+                .unwrap_or_default();
             if !namespace.is_empty() {
                 if of == namespace {
                     captures.push(capture);
@@ -290,11 +312,13 @@ impl Cluster for ClusterService {
                 captures.push(capture);
             }
         }
-        let missing = silent.into_iter().map(|Silent { node, error }| v1::NodeAgent {
-            node,
-            error: error.text,
-            ..Default::default()
-        });
+        let missing = silent
+            .into_iter()
+            .map(|Silent { node, error }| v1::NodeAgent {
+                node,
+                error: error.text,
+                ..Default::default()
+            });
         Ok(Response::new(v1::ClusterListResponse {
             captures,
             missing: missing.collect(),

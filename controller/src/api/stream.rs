@@ -20,10 +20,16 @@ use remora_proto::{
     limits::STREAM_BLOCKS_BYTES_MAX,
     v1::{self, cluster_stream_response::Message, stream_response},
 };
-use tokio::{sync::mpsc, time::{Instant, MissedTickBehavior, interval}};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior, interval},
+};
 use tonic::{Status, Streaming};
 
-use crate::fleet::{Fleet, whole::{self, Silent, Told}};
+use crate::fleet::{
+    Fleet,
+    whole::{self, Silent, Told},
+};
 
 /// How often packets are looked at whose turn comes by the clock.
 const SETTLE_EVERY: Duration = Duration::from_millis(100);
@@ -69,7 +75,10 @@ impl Merged {
         } else {
             Bounds::LIVE
         };
-        let selector = capture.selector.clone().and_then(|s| Selector::try_from(s).ok());
+        let selector = capture
+            .selector
+            .clone()
+            .and_then(|s| Selector::try_from(s).ok());
         let selected = selector.map_or_else(String::new, |selector| match selector.namespace() {
             Some(namespace) => format!("{selector} in namespace {namespace}"),
             None => selector.to_string(),
@@ -274,7 +283,11 @@ async fn send_blocks(sender: &Sender, blocks: Vec<u8>) -> Result<(), Gone> {
 }
 
 fn message(told: &str, account: Account, failures: &[String]) -> String {
-    let mut texts: Vec<String> = [told].iter().filter(|t| !t.is_empty()).map(|t| (*t).to_owned()).collect();
+    let mut texts: Vec<String> = [told]
+        .iter()
+        .filter(|t| !t.is_empty())
+        .map(|t| (*t).to_owned())
+        .collect();
     if account.late > 0 {
         texts.push(format!(
             "{} of {} packets are out of order, by {:?} at most, and say so",

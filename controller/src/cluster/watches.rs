@@ -59,11 +59,43 @@ pub struct AgentPods {
     pub port: u16,
 }
 
+/// The way to the API server.
+#[derive(Clone)]
+pub struct ApiServer(Client);
+
+impl std::fmt::Debug for ApiServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("ApiServer").finish_non_exhaustive()
+    }
+}
+
+impl From<Client> for ApiServer {
+    fn from(client: Client) -> Self {
+        Self(client)
+    }
+}
+
+impl ApiServer {
+    /// By KUBECONFIG or `~/.kube/config`, or the pod's service account. Calls nobody.
+    ///
+    /// # Errors
+    /// There is none of these, or what it says cannot be used.
+    pub async fn infer() -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(Self(Client::try_default().await?))
+    }
+
+    /// This controller's own.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        self.0.default_namespace()
+    }
+}
+
 /// Follows the cluster for ever.
 ///
 /// With `agents` their pods are found and told to `roster`; else somebody else tells it.
 pub async fn follow(
-    client: Client,
+    ApiServer(client): ApiServer,
     view: Arc<View>,
     agents: Option<AgentPods>,
     roster: watch::Sender<Arc<Roster>>,
@@ -89,7 +121,10 @@ pub async fn follow(
     );
     let slices = follow_kind(
         "endpointslices.discovery.k8s.io",
-        watcher::watcher(Api::<EndpointSlice>::all(client.clone()), config(SERVICE_LABEL)),
+        watcher::watcher(
+            Api::<EndpointSlice>::all(client.clone()),
+            config(SERVICE_LABEL),
+        ),
         |change| {
             listed.end(2, &change);
             view.write(|index, _| index.slice(change));
@@ -152,7 +187,9 @@ async fn follow_agents(client: Client, agents: AgentPods, roster: &watch::Sender
         let mut by_age: Vec<_> = there.values().cloned().collect();
         // While one is replaced by another, the younger is the node's.
         by_age.sort_by_key(|(_, made, _)| *made);
-        let agents = by_age.into_iter().map(|(node, _, address)| (node.into(), address));
+        let agents = by_age
+            .into_iter()
+            .map(|(node, _, address)| (node.into(), address));
         let new: Roster = agents.collect();
         roster.send_if_modified(|roster| {
             let is_new = **roster != new;
@@ -336,7 +373,10 @@ fn pod_facts(pod: TrimmedPod) -> PodFacts {
         uid: metadata.uid.unwrap_or_default(),
         node: spec.node_name.filter(|node| !node.is_empty()),
         labels: metadata.labels.unwrap_or_default().into_iter().collect(),
-        addresses: addresses.iter().filter_map(|address| address.ip.parse().ok()).collect(),
+        addresses: addresses
+            .iter()
+            .filter_map(|address| address.ip.parse().ok())
+            .collect(),
         network: match spec.host_network {
             Some(true) => PodNetwork::Host,
             _ => PodNetwork::Own,
@@ -361,7 +401,11 @@ fn set_facts(set: &PartialObjectMeta<ReplicaSet>) -> ReplicaSetFacts {
 /// Pods alone: what else is behind a service is not in the cluster.
 fn slice_facts(slice: EndpointSlice) -> Option<SliceFacts> {
     let service = slice.metadata.labels?.remove(SERVICE_LABEL)?;
-    let targets = slice.endpoints.into_iter().flatten().filter_map(|endpoint| endpoint.target_ref);
+    let targets = slice
+        .endpoints
+        .into_iter()
+        .flatten()
+        .filter_map(|endpoint| endpoint.target_ref);
     let pods = targets
         .filter(|target| target.kind.as_deref() == Some("Pod"))
         .filter_map(|target| target.name);

@@ -20,7 +20,10 @@ use remora_proto::v1;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::{CALL_DEADLINE, Fleet, Order, whole};
-use crate::cluster::{View, index::{MEMBERS_MAX, Member}};
+use crate::cluster::{
+    View,
+    index::{MEMBERS_MAX, Member},
+};
 
 /// How soon after a change in the cluster its pods join.
 pub const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -128,7 +131,9 @@ impl Joining {
         let now = Instant::now();
         let is_due = |asked: &Asked| matches!(asked, Asked::Again(at) if *at <= now);
         let captures = self.captures();
-        captures.values().any(|followed| followed.asked.values().any(is_due))
+        captures
+            .values()
+            .any(|followed| followed.asked.values().any(is_due))
     }
 
     /// Learns what runs, whoever started it.
@@ -164,7 +169,8 @@ impl Joining {
     async fn learn(&self, id: CaptureId, capture: &v1::ClusterCapture) {
         let selector = capture.selector.clone().map(Selector::try_from);
         let Some(Ok(selector)) = selector.filter(|s| {
-            s.as_ref().is_ok_and(|selector| may_grow(capture.fixed, selector))
+            s.as_ref()
+                .is_ok_and(|selector| may_grow(capture.fixed, selector))
         }) else {
             return;
         };
@@ -231,7 +237,9 @@ impl Joining {
         let mut wanted = Vec::new();
         let mut captures = self.captures();
         captures.retain(|id, followed| {
-            let members = self.view.members(&followed.order.selector, Duration::ZERO, MEMBERS_MAX);
+            let members = self
+                .view
+                .members(&followed.order.selector, Duration::ZERO, MEMBERS_MAX);
             let Ok(members) = members else {
                 return true;
             };
@@ -245,7 +253,8 @@ impl Joining {
                     continue;
                 }
                 // More than may be captured at once never join.
-                if followed.asked.len() >= MEMBERS_MAX && !followed.asked.contains_key(member.key()) {
+                if followed.asked.len() >= MEMBERS_MAX && !followed.asked.contains_key(member.key())
+                {
                     break;
                 }
                 match followed.order.joining(&member, followed.started, time) {

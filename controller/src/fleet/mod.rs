@@ -27,9 +27,9 @@ use std::{
 use connections::{Connections, Dial};
 use futures_util::{StreamExt as _, stream};
 pub use order::{JOIN_LOOK_BACK, Order, Over};
-pub use remote::{AgentError, CALL_DEADLINE, RemoteAgent, STOP_DEADLINE};
 use remora_capture::{merge::NodeClock, session::CaptureId};
 use remora_proto::v1;
+pub use remote::{AgentError, CALL_DEADLINE, RemoteAgent, STOP_DEADLINE};
 use roster::Roster;
 use tokio::{sync::watch, time::Instant};
 use tonic::Code;
@@ -138,7 +138,10 @@ impl Fleet {
             (member, started.await)
         });
         // All at once: each waits for another agent.
-        let answers: Vec<_> = starts.buffer_unordered(members.len().max(1)).collect().await;
+        let answers: Vec<_> = starts
+            .buffer_unordered(members.len().max(1))
+            .collect()
+            .await;
         let mut capture = v1::ClusterCapture {
             id: order.id.to_string(),
             selector: Some((&order.selector).into()),
@@ -211,7 +214,10 @@ impl Fleet {
     pub async fn known_parts(&self, of: CaptureId) -> (Vec<Told>, Vec<Silent>) {
         let nodes = self.places().nodes.get(&of).cloned();
         match nodes {
-            Some(nodes) => self.parts_on(nodes.into_iter().collect(), Some(of), true).await,
+            Some(nodes) => {
+                self.parts_on(nodes.into_iter().collect(), Some(of), true)
+                    .await
+            }
             None => self.parts(Some(of), true).await,
         }
     }

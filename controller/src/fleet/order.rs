@@ -68,7 +68,10 @@ impl Order {
         let Some(spec) = &mut request.spec else {
             return Ok(request);
         };
-        let limit = spec.limits.as_mut().and_then(|limits| limits.duration.as_mut());
+        let limit = spec
+            .limits
+            .as_mut()
+            .and_then(|limits| limits.duration.as_mut());
         if let Some(limit) = limit {
             let whole = Duration::try_from(*limit).unwrap_or_default();
             // What is left of it, in whole milliseconds.
@@ -78,7 +81,9 @@ impl Order {
             }
             *limit = prost_types::Duration::try_from(left).unwrap_or_default();
         }
-        let wanted = spec.look_back.and_then(|wanted| Duration::try_from(wanted).ok());
+        let wanted = spec
+            .look_back
+            .and_then(|wanted| Duration::try_from(wanted).ok());
         let look_back = wanted.unwrap_or_default().max(elapsed.min(JOIN_LOOK_BACK));
         spec.look_back = prost_types::Duration::try_from(look_back).ok();
         Ok(request)
@@ -130,8 +135,14 @@ mod tests {
         assert_eq!(request.idempotency_key, expected);
         let start = Start::try_from(request).unwrap();
         assert_eq!(start.spec.part.unwrap().capture, order.id);
-        assert_eq!(start.spec.target.to_string(), "pod:shop/cart-1@0b9c5a4e-6a0b-4c1e-9a57-2f4c2f0f6a11");
-        let node = Member { node: "w1".into(), pod: None };
+        assert_eq!(
+            start.spec.target.to_string(),
+            "pod:shop/cart-1@0b9c5a4e-6a0b-4c1e-9a57-2f4c2f0f6a11"
+        );
+        let node = Member {
+            node: "w1".into(),
+            pod: None,
+        };
         assert!(order.request(&node).idempotency_key.ends_with("/node"));
     }
 
@@ -139,14 +150,23 @@ mod tests {
     fn who_joins_ends_with_the_rest_and_has_its_beginning() {
         let started: Timestamp = "2026-11-24T03:00:00Z".parse().unwrap();
         let after = |seconds| started + jiff::SignedDuration::from_secs(seconds);
-        for (duration, elapsed, left, look_back) in
-            [(60, 3, 57, 3), (60, 50, 10, 10), (0, 1000, 0, 10), (60, -5, 60, 0)]
-        {
-            let request = order(duration).joining(&member(), started, after(elapsed)).unwrap();
+        for (duration, elapsed, left, look_back) in [
+            (60, 3, 57, 3),
+            (60, 50, 10, 10),
+            (0, 1000, 0, 10),
+            (60, -5, 60, 0),
+        ] {
+            let request = order(duration)
+                .joining(&member(), started, after(elapsed))
+                .unwrap();
             let spec = request.spec.unwrap();
             let limit = spec.limits.and_then(|limits| limits.duration);
             assert_eq!(limit.map_or(0, |limit| limit.seconds), left);
-            assert_eq!(spec.look_back.map_or(0, |d| d.seconds), look_back, "{elapsed}");
+            assert_eq!(
+                spec.look_back.map_or(0, |d| d.seconds),
+                look_back,
+                "{elapsed}"
+            );
         }
         assert_eq!(order(60).joining(&member(), started, after(61)), Err(Over));
     }

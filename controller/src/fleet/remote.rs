@@ -131,7 +131,10 @@ impl RemoteAgent {
         let mut client = client::node_client(self.channel.clone());
         let call = async || {
             let request = limited(v1::StatusRequest {}, deadline);
-            client.status(request).await.map(tonic::Response::into_inner)
+            client
+                .status(request)
+                .await
+                .map(tonic::Response::into_inner)
         };
         self.answered(deadline, call).await
     }
@@ -145,7 +148,10 @@ impl RemoteAgent {
         let mut client = client::capture_client(self.channel.clone());
         let call = async || {
             let request = v1::StreamRequest { id: id.to_owned() };
-            client.stream(request).await.map(tonic::Response::into_inner)
+            client
+                .stream(request)
+                .await
+                .map(tonic::Response::into_inner)
         };
         self.answered(deadline, call).await
     }
@@ -162,7 +168,9 @@ impl RemoteAgent {
             let status = self.status().await?;
             // Whoever sets our own clock meanwhile does not set this one.
             let took = i64::try_from(began.elapsed().as_nanos()).unwrap_or(i64::MAX);
-            let time = status.time.ok_or_else(|| self.wrong("a status without a time"))?;
+            let time = status
+                .time
+                .ok_or_else(|| self.wrong("a status without a time"))?;
             let node = time
                 .seconds
                 .saturating_mul(1_000_000_000)

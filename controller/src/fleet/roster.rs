@@ -15,7 +15,9 @@ pub struct Roster(BTreeMap<Arc<str>, AgentAddress>);
 /// A list of agents is none.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum RosterError {
-    #[error("line {line}: `{text}` is not an agent; use NODE=ADDRESS, for example worker-1=unix:/run/remora/agent.sock")]
+    #[error(
+        "line {line}: `{text}` is not an agent; use NODE=ADDRESS, for example worker-1=unix:/run/remora/agent.sock"
+    )]
     Form { line: usize, text: String },
     #[error("line {line}: {error}")]
     Address { line: usize, error: AddressError },
@@ -91,7 +93,10 @@ mod tests {
     fn lines_are_agents() {
         let roster = Roster::parse("# ours\n\nworker-1=unix:/a.sock\n b=/b.sock \n").unwrap();
         assert_eq!(roster.len(), 2);
-        assert_eq!(roster.address("worker-1").unwrap().to_string(), "unix:/a.sock");
+        assert_eq!(
+            roster.address("worker-1").unwrap().to_string(),
+            "unix:/a.sock"
+        );
         assert_eq!(roster.address("b").unwrap().to_string(), "unix:/b.sock");
         assert_eq!(roster.address("c"), None);
     }

@@ -97,7 +97,11 @@ pub fn missing_part(node: &str, pod: Option<v1::Pod>, error: &AgentError) -> v1:
 
 /// Phase, counts and times of the whole, of its parts.
 pub fn sum_up(capture: &mut v1::ClusterCapture) {
-    let states: Vec<_> = capture.parts.iter().filter_map(|part| part.state.as_ref()).collect();
+    let states: Vec<_> = capture
+        .parts
+        .iter()
+        .filter_map(|part| part.state.as_ref())
+        .collect();
     let has = |phase| states.iter().any(|state| state.phase() == phase);
     let phase = if has(Phase::Capturing) {
         Phase::Capturing
@@ -111,9 +115,15 @@ pub fn sum_up(capture: &mut v1::ClusterCapture) {
     let counts = states.iter().filter_map(|state| state.counts);
     let counts = counts.fold(Counts::default(), |sum, counts| sum.plus(counts.into()));
     let time = |time: &prost_types::Timestamp| (time.seconds, time.nanos);
-    let started = states.iter().filter_map(|state| state.started).min_by_key(time);
+    let started = states
+        .iter()
+        .filter_map(|state| state.started)
+        .min_by_key(time);
     let ended = matches!(phase, Phase::Finished | Phase::Failed);
-    let finished = states.iter().filter_map(|state| state.finished).max_by_key(time);
+    let finished = states
+        .iter()
+        .filter_map(|state| state.finished)
+        .max_by_key(time);
     let finished = finished.filter(|_| ended);
     capture.counts = Some(counts.into());
     capture.set_phase(phase);
@@ -127,7 +137,11 @@ pub fn message(silent: &[Silent]) -> String {
     let Some(first) = silent.first() else {
         return String::new();
     };
-    let names: Vec<_> = silent.iter().take(NAMED_MAX).map(|s| s.node.as_str()).collect();
+    let names: Vec<_> = silent
+        .iter()
+        .take(NAMED_MAX)
+        .map(|s| s.node.as_str())
+        .collect();
     let more = match silent.len().saturating_sub(NAMED_MAX) {
         0 => String::new(),
         more => format!(" and {more} more"),
@@ -191,7 +205,10 @@ mod tests {
         let [a, b] = [&found[0], &found[1]];
         assert_eq!((a.id.as_str(), a.phase()), ("A", Phase::Finished));
         assert_eq!(a.finished.unwrap().seconds, 101);
-        assert_eq!((b.id.as_str(), b.phase(), b.parts.len()), ("B", Phase::Capturing, 3));
+        assert_eq!(
+            (b.id.as_str(), b.phase(), b.parts.len()),
+            ("B", Phase::Capturing, 3)
+        );
         assert_eq!((b.started.unwrap().seconds, b.finished), (1, None));
         let counts = b.counts.unwrap();
         assert_eq!((counts.matched, counts.written), (9, u64::MAX));

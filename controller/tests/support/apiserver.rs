@@ -100,7 +100,11 @@ impl ApiServer {
         object["metadata"]["resourceVersion"] = json!(world.version.to_string());
         let of_kind = world.objects.entry(plural.to_owned()).or_default();
         let before = of_kind.insert(key(&object), object.clone());
-        let event = if before.is_some() { "MODIFIED" } else { "ADDED" };
+        let event = if before.is_some() {
+            "MODIFIED"
+        } else {
+            "ADDED"
+        };
         let version = world.version;
         world.log.push((version, plural.to_owned(), event, object));
         drop(world);
@@ -113,7 +117,9 @@ impl ApiServer {
         let of_kind = world.objects.entry(plural.to_owned()).or_default();
         let object = of_kind.remove(&format!("{namespace}/{name}")).unwrap();
         let version = world.version;
-        world.log.push((version, plural.to_owned(), "DELETED", object));
+        world
+            .log
+            .push((version, plural.to_owned(), "DELETED", object));
         drop(world);
         self.tell();
     }
@@ -144,7 +150,9 @@ impl ApiServer {
     }
 
     fn tell(&self) {
-        self.shared.changed.send_modify(|(version, _)| *version += 1);
+        self.shared
+            .changed
+            .send_modify(|(version, _)| *version += 1);
     }
 }
 
@@ -192,8 +200,14 @@ async fn answer(
     }
     world.watches += 1;
     drop(world);
-    let since = query.get("resourceVersion").and_then(|v| v.parse().ok()).unwrap_or(0);
-    let seconds = query.get("timeoutSeconds").and_then(|v| v.parse().ok()).unwrap_or(300);
+    let since = query
+        .get("resourceVersion")
+        .and_then(|v| v.parse().ok())
+        .unwrap_or(0);
+    let seconds = query
+        .get("timeoutSeconds")
+        .and_then(|v| v.parse().ok())
+        .unwrap_or(300);
     let changed = shared.changed.subscribe();
     let watching = Watching {
         epoch: changed.borrow().1,
@@ -225,8 +239,14 @@ impl Wanted {
             None => !metadata["labels"][label].is_null(),
         };
         plural == self.plural
-            && self.namespace.as_ref().is_none_or(|namespace| metadata["namespace"] == **namespace)
-            && self.labels.as_ref().is_none_or(|labels| labels.split(',').all(has))
+            && self
+                .namespace
+                .as_ref()
+                .is_none_or(|namespace| metadata["namespace"] == **namespace)
+            && self
+                .labels
+                .as_ref()
+                .is_none_or(|labels| labels.split(',').all(has))
     }
 }
 
@@ -264,7 +284,9 @@ impl Watching {
                         .filter(|(version, plural, _, object)| {
                             *version > self.since && self.wanted.takes(plural, object)
                         })
-                        .map(|(_, _, event, object)| format!("{}\n", json!({"type": event, "object": object})))
+                        .map(|(_, _, event, object)| {
+                            format!("{}\n", json!({"type": event, "object": object}))
+                        })
                         .collect();
                     self.since = world.version;
                     if !lines.is_empty() {

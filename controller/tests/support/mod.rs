@@ -6,6 +6,7 @@
 
 mod agent;
 pub(crate) mod apiserver;
+pub(crate) mod bed;
 pub(crate) mod nodes;
 
 use std::{path::PathBuf, time::Duration};

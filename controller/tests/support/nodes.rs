@@ -18,11 +18,12 @@ use remora_capture::{
 use remora_proto::{
     convert::Start,
     reason::{Reason, status},
-    v1::{
-        self, capture_server, node_server, stream_response::Message, target::Target,
-    },
+    v1::{self, capture_server, node_server, stream_response::Message, target::Target},
 };
-use tokio::{net::UnixListener, sync::{mpsc, watch}};
+use tokio::{
+    net::UnixListener,
+    sync::{mpsc, watch},
+};
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tonic::{Code, Request, Response, Status};
 
@@ -93,26 +94,35 @@ impl capture_server::Capture for Service {
             Temper::Silent => std::future::pending().await,
             Temper::Empty => return Ok(Response::new(v1::StartResponse::default())),
             Temper::Full => {
-                return Err(status(Code::ResourceExhausted, Reason::SessionLimit, "64 captures run"));
+                return Err(status(
+                    Code::ResourceExhausted,
+                    Reason::SessionLimit,
+                    "64 captures run",
+                ));
             }
         }
         let mut sessions = self.0.sessions.lock().unwrap();
         let existing = sessions.contains_key(&request.idempotency_key);
-        let state = sessions.entry(request.idempotency_key).or_insert_with(|| v1::CaptureState {
-            id: CaptureId::generate().to_string(),
-            spec: Some((&checked.spec).into()),
-            phase: v1::Phase::Capturing.into(),
-            started: Some(timestamp(self.0.now_ns())),
-            node: self.0.name.clone(),
-            ..Default::default()
-        });
+        let state = sessions
+            .entry(request.idempotency_key)
+            .or_insert_with(|| v1::CaptureState {
+                id: CaptureId::generate().to_string(),
+                spec: Some((&checked.spec).into()),
+                phase: v1::Phase::Capturing.into(),
+                started: Some(timestamp(self.0.now_ns())),
+                node: self.0.name.clone(),
+                ..Default::default()
+            });
         let capture = Some(state.clone());
         drop(sessions);
         self.0.changed.send_modify(|n| *n += 1);
         Ok(Response::new(v1::StartResponse { capture, existing }))
     }
 
-    async fn stop(&self, request: Request<v1::StopRequest>) -> Result<Response<v1::StopResponse>, Status> {
+    async fn stop(
+        &self,
+        request: Request<v1::StopRequest>,
+    ) -> Result<Response<v1::StopResponse>, Status> {
         let id = request.into_inner().id;
         self.0.find(&id)?;
         let mut sessions = self.0.sessions.lock().unwrap();
@@ -131,12 +141,18 @@ impl capture_server::Capture for Service {
         Ok(Response::new(v1::StopResponse { capture }))
     }
 
-    async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
+    async fn get(
+        &self,
+        request: Request<v1::GetRequest>,
+    ) -> Result<Response<v1::GetResponse>, Status> {
         let capture = Some(self.0.find(&request.into_inner().id)?);
         Ok(Response::new(v1::GetResponse { capture }))
     }
 
-    async fn list(&self, request: Request<v1::ListRequest>) -> Result<Response<v1::ListResponse>, Status> {
+    async fn list(
+        &self,
+        request: Request<v1::ListRequest>,
+    ) -> Result<Response<v1::ListResponse>, Status> {
         if *self.0.temper.lock().unwrap() == Temper::Silent {
             std::future::pending::<()>().await;
         }
@@ -152,12 +168,18 @@ impl capture_server::Capture for Service {
     }
 
     type WatchStream = Responses<v1::WatchResponse>;
-    async fn watch(&self, _: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+    async fn watch(
+        &self,
+        _: Request<v1::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
         Err(Status::unimplemented("fake"))
     }
 
     type StreamStream = Responses<v1::StreamResponse>;
-    async fn stream(&self, request: Request<v1::StreamRequest>) -> Result<Response<Self::StreamStream>, Status> {
+    async fn stream(
+        &self,
+        request: Request<v1::StreamRequest>,
+    ) -> Result<Response<Self::StreamStream>, Status> {
         let id = request.into_inner().id;
         let state = self.0.find(&id)?;
         let (sender, receiver) = mpsc::channel(4);
@@ -167,16 +189,26 @@ impl capture_server::Capture for Service {
             let mut message = heading(&pod(&state));
             for n in 0..node.packets {
                 let blocks = Message::Blocks(std::mem::take(&mut message).into());
-                let _gone = sender.send(Ok(v1::StreamResponse { message: Some(blocks) })).await;
+                let _gone = sender
+                    .send(Ok(v1::StreamResponse {
+                        message: Some(blocks),
+                    }))
+                    .await;
                 message = packet(&node, &pod(&state), n);
             }
             let blocks = Message::Blocks(message.into());
-            let _gone = sender.send(Ok(v1::StreamResponse { message: Some(blocks) })).await;
+            let _gone = sender
+                .send(Ok(v1::StreamResponse {
+                    message: Some(blocks),
+                }))
+                .await;
             loop {
                 let state = node.find(&id).unwrap();
                 if state.phase() == v1::Phase::Finished {
                     let finished = Some(Message::Finished(state));
-                    let _gone = sender.send(Ok(v1::StreamResponse { message: finished })).await;
+                    let _gone = sender
+                        .send(Ok(v1::StreamResponse { message: finished }))
+                        .await;
                     return;
                 }
                 tokio::select! {
@@ -189,7 +221,10 @@ impl capture_server::Capture for Service {
     }
 
     type EvidenceStream = Responses<v1::EvidenceResponse>;
-    async fn evidence(&self, _: Request<v1::EvidenceRequest>) -> Result<Response<Self::EvidenceStream>, Status> {
+    async fn evidence(
+        &self,
+        _: Request<v1::EvidenceRequest>,
+    ) -> Result<Response<Self::EvidenceStream>, Status> {
         Err(Status::unimplemented("fake"))
     }
 }
@@ -209,7 +244,11 @@ fn heading(pod: &str) -> Vec<u8> {
         filter: &"".parse().unwrap(),
         snaplen: Snaplen::MAX,
     };
-    [section_header(&Section::default()), interface_description(&interface)].concat()
+    [
+        section_header(&Section::default()),
+        interface_description(&interface),
+    ]
+    .concat()
 }
 
 /// Packet `n` of a pod: at the true second `n`, stamped by the node's clock.
@@ -233,7 +272,10 @@ pub(crate) const TRUE_NS: u64 = 1_795_489_205_000_000_000;
 
 #[tonic::async_trait]
 impl node_server::Node for Service {
-    async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
+    async fn status(
+        &self,
+        _: Request<v1::StatusRequest>,
+    ) -> Result<Response<v1::StatusResponse>, Status> {
         if *self.0.temper.lock().unwrap() == Temper::Silent {
             std::future::pending::<()>().await;
         }
@@ -256,7 +298,12 @@ pub(crate) struct FakeNode {
 }
 
 impl FakeNode {
-    pub(crate) fn listen(directory: &std::path::Path, name: &str, skew: Duration, packets: u64) -> Self {
+    pub(crate) fn listen(
+        directory: &std::path::Path,
+        name: &str,
+        skew: Duration,
+        packets: u64,
+    ) -> Self {
         let socket = directory.join(format!("{name}.sock"));
         let state = Arc::new(NodeState {
             name: name.to_owned(),
@@ -273,7 +320,10 @@ impl FakeNode {
             .add_service(capture_server::CaptureServer::new(service.clone()))
             .add_service(node_server::NodeServer::new(service));
         let serving = tokio::spawn(async move {
-            server.serve_with_incoming(UnixListenerStream::new(listener)).await.unwrap();
+            server
+                .serve_with_incoming(UnixListenerStream::new(listener))
+                .await
+                .unwrap();
         });
         Self {
             state,
@@ -289,7 +339,9 @@ impl FakeNode {
     /// Pods that it captures.
     pub(crate) fn pods(&self) -> Vec<String> {
         let sessions = self.state.sessions.lock().unwrap();
-        let running = sessions.values().filter(|state| state.phase() == v1::Phase::Capturing);
+        let running = sessions
+            .values()
+            .filter(|state| state.phase() == v1::Phase::Capturing);
         let mut pods: Vec<_> = running.map(pod).collect();
         pods.sort();
         pods

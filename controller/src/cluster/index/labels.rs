@@ -41,9 +41,7 @@ pub struct LabelsError {
 
 impl LabelSelector {
     pub(super) fn parse(text: &str) -> Result<Self, LabelsError> {
-        let requirements: Vec<_> = split(text)
-            .map(requirement)
-            .collect::<Result<_, _>>()?;
+        let requirements: Vec<_> = split(text).map(requirement).collect::<Result<_, _>>()?;
         if requirements.len() > REQUIREMENTS_MAX {
             return Err(refused(text));
         }
@@ -133,7 +131,10 @@ fn refused(text: &str) -> LabelsError {
 /// `[PREFIX/]NAME`.
 fn is_key(key: &str) -> bool {
     let (prefix, name) = key.rsplit_once('/').unwrap_or(("a", key));
-    (1..=253).contains(&prefix.len()) && !name.is_empty() && is_value(prefix) | (prefix.len() > 63) && is_value(name)
+    (1..=253).contains(&prefix.len())
+        && !name.is_empty()
+        && is_value(prefix) | (prefix.len() > 63)
+        && is_value(name)
 }
 
 /// At most 63 of `[A-Za-z0-9._-]`, with a letter or digit at both ends; or nothing.
@@ -153,7 +154,10 @@ mod tests {
     use super::*;
 
     fn labels(pairs: &[(&str, &str)]) -> Vec<(Arc<str>, Arc<str>)> {
-        let mut labels: Vec<_> = pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+        let mut labels: Vec<_> = pairs
+            .iter()
+            .map(|(k, v)| ((*k).into(), (*v).into()))
+            .collect();
         labels.sort();
         labels
     }
@@ -188,8 +192,19 @@ mod tests {
     #[test]
     fn what_is_no_selector_is_named() {
         for text in [
-            "", "app=cart,", "=x", "app in cart", "app in (", "a b", "app=c art", "app in (a", "app/=x",
-            "a=b=c", "app isin (a)", "app=\u{1b}[31m", "app=-x",
+            "",
+            "app=cart,",
+            "=x",
+            "app in cart",
+            "app in (",
+            "a b",
+            "app=c art",
+            "app in (a",
+            "app/=x",
+            "a=b=c",
+            "app isin (a)",
+            "app=\u{1b}[31m",
+            "app=-x",
         ] {
             let error = LabelSelector::parse(text).expect_err(text).to_string();
             assert!(!error.contains('\u{1b}'), "{error}");

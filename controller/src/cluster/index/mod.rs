@@ -172,7 +172,10 @@ impl Index {
         let told = (listing, pod.clone());
         let before = match namespace.pods.get_mut(&pod.name) {
             Some(there) => Some(std::mem::replace(there, told).1),
-            None => namespace.pods.insert(pod.name.clone(), told).map(|(_, pod)| pod),
+            None => namespace
+                .pods
+                .insert(pod.name.clone(), told)
+                .map(|(_, pod)| pod),
         };
         if let Some(before) = before {
             if before.uid == pod.uid {
@@ -232,7 +235,11 @@ impl Index {
 
     fn forget_addresses(&mut self, pod: &Pod) {
         for address in pod.own_addresses() {
-            if self.by_address.get(&address).is_some_and(|there| there.uid == pod.uid) {
+            if self
+                .by_address
+                .get(&address)
+                .is_some_and(|there| there.uid == pod.uid)
+            {
                 self.by_address.remove(&address);
             }
         }
@@ -265,7 +272,9 @@ impl Index {
             Change::ListEnd => {
                 let listing = self.listings.replica_sets;
                 for namespace in self.namespaces.values_mut() {
-                    namespace.replica_sets.retain(|_, (told, _)| *told == listing);
+                    namespace
+                        .replica_sets
+                        .retain(|_, (told, _)| *told == listing);
                 }
                 self.forget_empty();
             }

@@ -84,7 +84,11 @@ impl Pod {
     /// Addresses by which it alone is known.
     pub(super) fn own_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         let has_own = self.network == PodNetwork::Own && self.life == Life::Running;
-        self.addresses.iter().flatten().copied().filter(move |_| has_own)
+        self.addresses
+            .iter()
+            .flatten()
+            .copied()
+            .filter(move |_| has_own)
     }
 }
 

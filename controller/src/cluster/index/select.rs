@@ -132,7 +132,10 @@ enum Rule<'a> {
 impl Rule<'_> {
     fn takes(&self, pod: &Pod) -> bool {
         let owner = |kind| {
-            let owner = pod.owner.as_ref().filter(|(of, _)| *of == OwnerKind::Known(kind));
+            let owner = pod
+                .owner
+                .as_ref()
+                .filter(|(of, _)| *of == OwnerKind::Known(kind));
             owner.map(|(_, name)| name.as_ref())
         };
         match self {
@@ -171,7 +174,9 @@ impl Index {
             _ => None,
         };
         let here = self.namespaces.get(namespace_name);
-        let here = here.into_iter().flat_map(|namespace| namespace.pods.values());
+        let here = here
+            .into_iter()
+            .flat_map(|namespace| namespace.pods.values());
         let is_pod = matches!(selector, Selector::Pod { .. });
         // Of a pod that is named, its past is what can be had when it is over.
         let here: Vec<_> = here
@@ -230,9 +235,9 @@ impl Index {
         let here = namespace.pods.get(pod.name.as_str()).map(|(_, pod)| pod);
         let gone = || {
             let departed = self.departed.iter().rev().map(|departed| &departed.pod);
-            departed.into_iter().find(|there| {
-                *there.namespace == *pod.namespace && *there.name == *pod.name
-            })
+            departed
+                .into_iter()
+                .find(|there| *there.namespace == *pod.namespace && *there.name == *pod.name)
         };
         let (kind, set) = here.or_else(gone)?.owner.as_ref()?;
         if *kind != OwnerKind::Known(WorkloadKind::ReplicaSet) {
@@ -289,7 +294,10 @@ impl Index {
     }
 
     fn sets_of<'a>(&'a self, namespace: &str, deployment: &str) -> BTreeSet<&'a str> {
-        let sets = self.namespaces.get(namespace).map(|n| n.replica_sets.iter());
+        let sets = self
+            .namespaces
+            .get(namespace)
+            .map(|n| n.replica_sets.iter());
         sets.into_iter()
             .flatten()
             .filter(|(_, (_, owner))| **owner == *deployment)
@@ -325,9 +333,11 @@ impl Index {
             })
         };
         let absent = match selector {
-            Selector::Pod { name, .. } => {
-                absent("pod", name, namespace.pods.keys().map(AsRef::as_ref).collect())
-            }
+            Selector::Pod { name, .. } => absent(
+                "pod",
+                name,
+                namespace.pods.keys().map(AsRef::as_ref).collect(),
+            ),
             Selector::Workload { kind, name, .. } => {
                 absent(word(*kind), name, workloads(namespace, *kind))
             }
@@ -372,7 +382,10 @@ fn workloads(namespace: &Namespace, kind: WorkloadKind) -> BTreeSet<&str> {
         let sets = namespace.replica_sets.values();
         return sets.map(|(_, deployment)| deployment.as_ref()).collect();
     }
-    let owners = namespace.pods.values().filter_map(|(_, pod)| pod.owner.as_ref());
+    let owners = namespace
+        .pods
+        .values()
+        .filter_map(|(_, pod)| pod.owner.as_ref());
     owners
         .filter(|(of, _)| *of == OwnerKind::Known(kind))
         .map(|(_, name)| name.as_ref())

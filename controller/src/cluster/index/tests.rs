@@ -36,7 +36,12 @@ fn parse(text: &str) -> Selector {
 }
 
 fn selected(index: &Index, text: &str) -> Result<Vec<String>, NoMembers> {
-    let members = index.members(&parse(text), Duration::ZERO, Duration::ZERO, MEMBERS_DEFAULT)?;
+    let members = index.members(
+        &parse(text),
+        Duration::ZERO,
+        Duration::ZERO,
+        MEMBERS_DEFAULT,
+    )?;
     let name = |member: Member| match member.pod {
         Some(pod) => pod.name,
         None => member.node,
@@ -87,7 +92,10 @@ fn each_kind_selects_its_pods_and_no_others() {
         ("ds/log", vec!["log-x"]),
         ("job/once", vec!["once-y"]),
         ("svc/cart", vec!["cart-2-b", "db-0"]),
-        ("-l app=cart,app!=db", vec!["cart-1-a", "cart-2-b", "db-0", "log-x", "once-y"]),
+        (
+            "-l app=cart,app!=db",
+            vec!["cart-1-a", "cart-2-b", "db-0", "log-x", "once-y"],
+        ),
         ("node/w2", vec!["w2"]),
     ] {
         let mut found = selected(&index, text).unwrap_or_else(|e| panic!("{text}: {e}"));
@@ -100,14 +108,35 @@ fn each_kind_selects_its_pods_and_no_others() {
 fn who_selects_nobody_is_told_what_is_near() {
     let index = shop();
     for (text, told) in [
-        ("pod/crat-1-a", "there is no pod `crat-1-a` in namespace `shop`; there is `cart-1-a`"),
-        ("deploy/car", "there is no deployment `car` in namespace `shop`; there is `cart`, `idle`"),
-        ("deploy/idle", "deploy/idle in namespace `shop` has no pod that runs"),
-        ("svc/kart", "there is no service `kart` in namespace `shop`; there is `cart`"),
-        ("sts/dab", "there is no stateful set `dab` in namespace `shop`; there is `db`"),
-        ("-l app=kart", "no pod in namespace `shop` has labels app=kart; it has 5 pods"),
+        (
+            "pod/crat-1-a",
+            "there is no pod `crat-1-a` in namespace `shop`; there is `cart-1-a`",
+        ),
+        (
+            "deploy/car",
+            "there is no deployment `car` in namespace `shop`; there is `cart`, `idle`",
+        ),
+        (
+            "deploy/idle",
+            "deploy/idle in namespace `shop` has no pod that runs",
+        ),
+        (
+            "svc/kart",
+            "there is no service `kart` in namespace `shop`; there is `cart`",
+        ),
+        (
+            "sts/dab",
+            "there is no stateful set `dab` in namespace `shop`; there is `db`",
+        ),
+        (
+            "-l app=kart",
+            "no pod in namespace `shop` has labels app=kart; it has 5 pods",
+        ),
         ("node/w3", "there is no node `w3`; there is `w1`, `w2`"),
-        ("-l app in", "`app in` in the label selector is not understood"),
+        (
+            "-l app in",
+            "`app in` in the label selector is not understood",
+        ),
     ] {
         let error = selected(&index, text).unwrap_err().to_string();
         assert!(error.starts_with(told), "{text}: {error}");
@@ -115,7 +144,10 @@ fn who_selects_nobody_is_told_what_is_near() {
     let elsewhere = Selector::parse("deploy/cart", "shopp").unwrap();
     let error = index.members(&elsewhere, Duration::ZERO, Duration::ZERO, 100);
     let error = error.unwrap_err().to_string();
-    assert_eq!(error, "there is nothing in namespace `shopp`; there is `shop`, `bank`");
+    assert_eq!(
+        error,
+        "there is nothing in namespace `shopp`; there is `shop`, `bank`"
+    );
 }
 
 #[test]
@@ -149,7 +181,9 @@ fn a_pod_that_left_is_found_by_name_for_a_while() {
         ..pod("shop", "db-0", Some(("StatefulSet", "db")), "w2")
     };
     index.pod(Change::Applied(again), 3 * SECOND);
-    let found = index.members(&parse("pod/db-0"), Duration::ZERO, 3 * SECOND, 9).unwrap();
+    let found = index
+        .members(&parse("pod/db-0"), Duration::ZERO, 3 * SECOND, 9)
+        .unwrap();
     assert_eq!(found.placed[0].key(), "other");
     let first = PodRef {
         uid: Some("uid-shop-db-0".into()),
@@ -158,7 +192,13 @@ fn a_pod_that_left_is_found_by_name_for_a_while() {
     assert_eq!(index.place(&first).unwrap().node, "w1");
     // The end of the first, told late, does not end the second.
     index.pod(Change::Deleted(pod("shop", "db-0", None, "")), 4 * SECOND);
-    assert_eq!(index.place(found.placed[0].pod.as_ref().unwrap()).unwrap().node, "w2");
+    assert_eq!(
+        index
+            .place(found.placed[0].pod.as_ref().unwrap())
+            .unwrap()
+            .node,
+        "w2"
+    );
     // And then it is forgotten.
     let later = 3 * SECOND + DEPARTED_KEPT + SECOND;
     index.pod(Change::Deleted(pod("shop", "log-x", None, "")), later);
@@ -172,7 +212,10 @@ fn pods_without_a_node_wait_and_those_that_are_over_have_nothing() {
     let owner = Some(("ReplicaSet", "cart-1"));
     index.pod(Change::Applied(pod("shop", "a", owner, "")), SECOND);
     let error = selected(&index, "deploy/cart").unwrap_err().to_string();
-    assert!(error.ends_with("has no pod that runs (one has no node yet)"), "{error}");
+    assert!(
+        error.ends_with("has no pod that runs (one has no node yet)"),
+        "{error}"
+    );
     index.pod(Change::Applied(pod("shop", "a", owner, "w1")), SECOND);
     assert_eq!(selected(&index, "deploy/cart").unwrap(), ["a"]);
     let over = PodFacts {
@@ -212,14 +255,35 @@ fn an_address_is_the_pods_that_has_it_now() {
 /// A small world, in which names meet often.
 #[derive(Clone, Debug)]
 enum Event {
-    Pod { name: u8, generation: u8, set: u8, node: bool },
-    PodGone { name: u8, generation: u8 },
-    Set { set: u8, deployment: Option<u8> },
-    SetGone { set: u8 },
-    Slice { slice: u8, service: u8, pods: Vec<u8> },
-    SliceGone { slice: u8 },
+    Pod {
+        name: u8,
+        generation: u8,
+        set: u8,
+        node: bool,
+    },
+    PodGone {
+        name: u8,
+        generation: u8,
+    },
+    Set {
+        set: u8,
+        deployment: Option<u8>,
+    },
+    SetGone {
+        set: u8,
+    },
+    Slice {
+        slice: u8,
+        service: u8,
+        pods: Vec<u8>,
+    },
+    SliceGone {
+        slice: u8,
+    },
     /// All kinds are listed again, and what is said here was missed.
-    Relist { lost: Vec<u8> },
+    Relist {
+        lost: Vec<u8>,
+    },
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -250,7 +314,12 @@ fn facts(name: u8, (generation, set, node): (u8, u8, bool)) -> PodFacts {
     PodFacts {
         uid: format!("uid-{name}-{generation}"),
         labels: vec![("set".into(), owner.clone()), ("a".into(), "b".into())],
-        ..pod("shop", &format!("p{name}"), Some(("ReplicaSet", &owner)), if node { "w1" } else { "" })
+        ..pod(
+            "shop",
+            &format!("p{name}"),
+            Some(("ReplicaSet", &owner)),
+            if node { "w1" } else { "" },
+        )
     }
 }
 
@@ -274,7 +343,12 @@ fn slice_facts(slice: u8, service: u8, pods: &[u8]) -> SliceFacts {
 impl World {
     fn tell(&mut self, index: &mut Index, event: &Event) {
         match event {
-            Event::Pod { name, generation, set, node } => {
+            Event::Pod {
+                name,
+                generation,
+                set,
+                node,
+            } => {
                 self.pods.insert(*name, (*generation, *set, *node));
                 index.pod(Change::Applied(facts(*name, self.pods[name])), SECOND);
             }
@@ -282,7 +356,10 @@ impl World {
                 if self.pods.get(name).is_some_and(|pod| pod.0 == *generation) {
                     self.pods.remove(name);
                 }
-                index.pod(Change::Deleted(facts(*name, (*generation, 0, true))), SECOND);
+                index.pod(
+                    Change::Deleted(facts(*name, (*generation, 0, true))),
+                    SECOND,
+                );
             }
             Event::Set { set, deployment } => {
                 match deployment {
@@ -295,7 +372,11 @@ impl World {
                 self.sets.remove(set);
                 index.replica_set(Change::Deleted(set_facts(*set, None)));
             }
-            Event::Slice { slice, service, pods } => {
+            Event::Slice {
+                slice,
+                service,
+                pods,
+            } => {
                 self.slices.insert(*slice, (*service, pods.clone()));
                 index.slice(Change::Applied(slice_facts(*slice, *service, pods)));
             }
@@ -347,7 +428,14 @@ impl World {
     }
 }
 
-const SELECTORS: [&str; 6] = ["deploy/d0", "deploy/d2", "svc/s0", "svc/s1", "rs/set-1", "-l set=set-3"];
+const SELECTORS: [&str; 6] = [
+    "deploy/d0",
+    "deploy/d2",
+    "svc/s0",
+    "svc/s1",
+    "rs/set-1",
+    "-l set=set-3",
+];
 
 proptest! {
     /// Whatever happened in which order, a selector selects who belongs to it now, and those join.
@@ -395,12 +483,18 @@ fn a_pods_owners_are_told() {
         uid: None,
         container: None,
     };
-    assert_eq!(index.deployment_of(&of("cart-2-b")).as_deref(), Some("cart"));
+    assert_eq!(
+        index.deployment_of(&of("cart-2-b")).as_deref(),
+        Some("cart")
+    );
     assert_eq!(index.deployment_of(&of("db-0")), None);
     assert_eq!(index.services_of(&of("db-0")), ["cart"]);
     assert_eq!(index.services_of(&of("log-x")), [""; 0]);
     assert!(matches!(
         parse("sts/db"),
-        Selector::Workload { kind: WorkloadKind::StatefulSet, .. }
+        Selector::Workload {
+            kind: WorkloadKind::StatefulSet,
+            ..
+        }
     ));
 }

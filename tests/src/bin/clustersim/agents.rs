@@ -30,7 +30,10 @@ type None<T> = tokio_stream::Empty<Result<T, Status>>;
 
 #[tonic::async_trait]
 impl capture_server::Capture for Agent {
-    async fn start(&self, request: Request<v1::StartRequest>) -> Result<Response<v1::StartResponse>, Status> {
+    async fn start(
+        &self,
+        request: Request<v1::StartRequest>,
+    ) -> Result<Response<v1::StartResponse>, Status> {
         self.0.starts.fetch_add(1, Ordering::Relaxed);
         let capture = v1::CaptureState {
             id: CaptureId::generate().to_string(),
@@ -44,12 +47,18 @@ impl capture_server::Capture for Agent {
         }))
     }
 
-    async fn list(&self, _: Request<v1::ListRequest>) -> Result<Response<v1::ListResponse>, Status> {
+    async fn list(
+        &self,
+        _: Request<v1::ListRequest>,
+    ) -> Result<Response<v1::ListResponse>, Status> {
         self.0.lists.fetch_add(1, Ordering::Relaxed);
         Ok(Response::new(v1::ListResponse::default()))
     }
 
-    async fn stop(&self, _: Request<v1::StopRequest>) -> Result<Response<v1::StopResponse>, Status> {
+    async fn stop(
+        &self,
+        _: Request<v1::StopRequest>,
+    ) -> Result<Response<v1::StopResponse>, Status> {
         Err(Status::unimplemented(""))
     }
 
@@ -58,24 +67,36 @@ impl capture_server::Capture for Agent {
     }
 
     type WatchStream = None<v1::WatchResponse>;
-    async fn watch(&self, _: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+    async fn watch(
+        &self,
+        _: Request<v1::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
         Err(Status::unimplemented(""))
     }
 
     type StreamStream = None<v1::StreamResponse>;
-    async fn stream(&self, _: Request<v1::StreamRequest>) -> Result<Response<Self::StreamStream>, Status> {
+    async fn stream(
+        &self,
+        _: Request<v1::StreamRequest>,
+    ) -> Result<Response<Self::StreamStream>, Status> {
         Err(Status::unimplemented(""))
     }
 
     type EvidenceStream = None<v1::EvidenceResponse>;
-    async fn evidence(&self, _: Request<v1::EvidenceRequest>) -> Result<Response<Self::EvidenceStream>, Status> {
+    async fn evidence(
+        &self,
+        _: Request<v1::EvidenceRequest>,
+    ) -> Result<Response<Self::EvidenceStream>, Status> {
         Err(Status::unimplemented(""))
     }
 }
 
 #[tonic::async_trait]
 impl node_server::Node for Agent {
-    async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
+    async fn status(
+        &self,
+        _: Request<v1::StatusRequest>,
+    ) -> Result<Response<v1::StatusResponse>, Status> {
         Ok(Response::new(v1::StatusResponse::default()))
     }
 }

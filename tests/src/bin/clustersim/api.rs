@@ -62,31 +62,52 @@ impl Api {
             let (path, query) = target.split_once('?').unwrap_or((target, ""));
             let plural = path.rsplit('/').next().unwrap_or_default();
             let value = |name: &str| {
-                query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
+                query
+                    .split('&')
+                    .find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
             };
             if value("watch") == Some("true") {
-                let seconds = value("timeoutSeconds").and_then(|s| s.parse().ok()).unwrap_or(290);
+                let seconds = value("timeoutSeconds")
+                    .and_then(|s| s.parse().ok())
+                    .unwrap_or(290);
                 self.watch(&mut connection, plural, seconds).await?;
             } else {
-                let limit = value("limit").and_then(|n| n.parse().ok()).unwrap_or(usize::MAX);
+                let limit = value("limit")
+                    .and_then(|n| n.parse().ok())
+                    .unwrap_or(usize::MAX);
                 let from = value("continue").and_then(|n| n.parse().ok()).unwrap_or(0);
                 self.list(&mut connection, plural, from, limit).await?;
             }
         }
     }
 
-    async fn list(&self, connection: &mut TcpStream, plural: &str, from: usize, limit: usize) -> Result<()> {
+    async fn list(
+        &self,
+        connection: &mut TcpStream,
+        plural: &str,
+        from: usize,
+        limit: usize,
+    ) -> Result<()> {
         let all = self.count(plural);
         let until = all.min(from.saturating_add(limit));
         let items: Vec<_> = (from..until).map(|n| self.object(plural, n, 1)).collect();
-        let next = if until < all { until.to_string() } else { String::new() };
+        let next = if until < all {
+            until.to_string()
+        } else {
+            String::new()
+        };
         let list = json!({
             "kind": "List", "apiVersion": "v1", "items": items,
             "metadata": {"resourceVersion": "1", "continue": next},
         });
         let body = serde_json::to_vec(&list)?;
-        let head = format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
-        self.load.bytes.fetch_add(body.len() as u64, Ordering::Relaxed);
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        self.load
+            .bytes
+            .fetch_add(body.len() as u64, Ordering::Relaxed);
         connection.write_all(head.as_bytes()).await?;
         connection.write_all(&body).await?;
         Ok(())
@@ -106,7 +127,8 @@ impl Api {
             for _ in 0..self.changes / 10 {
                 version += 1;
                 let pod = (version as usize).wrapping_mul(7919) % self.world.pods;
-                let event = json!({"type": "MODIFIED", "object": self.object("pods", pod, version)});
+                let event =
+                    json!({"type": "MODIFIED", "object": self.object("pods", pod, version)});
                 serde_json::to_writer(&mut lines, &event)?;
                 lines.push(b'\n');
                 self.load.events.fetch_add(1, Ordering::Relaxed);
@@ -114,8 +136,12 @@ impl Api {
             if lines.is_empty() {
                 continue;
             }
-            self.load.bytes.fetch_add(lines.len() as u64, Ordering::Relaxed);
-            connection.write_all(format!("{:x}\r\n", lines.len()).as_bytes()).await?;
+            self.load
+                .bytes
+                .fetch_add(lines.len() as u64, Ordering::Relaxed);
+            connection
+                .write_all(format!("{:x}\r\n", lines.len()).as_bytes())
+                .await?;
             connection.write_all(&lines).await?;
             connection.write_all(b"\r\n").await?;
         }

@@ -22,7 +22,8 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use remora_tests::{
-    name, run::{self, Proc},
+    name,
+    run::{self, Proc},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -84,21 +85,50 @@ async fn main() -> Result<()> {
     let grpc = directory.path().join("grpc.sock");
     synced(&grpc, &mut controller).await?;
     let pid = controller.pid();
-    println!("{} nodes, {} pods: known after {:.1} s; {}", world.nodes, world.pods, began.elapsed().as_secs_f64(), memory(pid)?);
-    println!("API server: {} requests, {} MiB", load.requests.load(Ordering::Relaxed), load.bytes.load(Ordering::Relaxed) >> 20);
+    println!(
+        "{} nodes, {} pods: known after {:.1} s; {}",
+        world.nodes,
+        world.pods,
+        began.elapsed().as_secs_f64(),
+        memory(pid)?
+    );
+    println!(
+        "API server: {} requests, {} MiB",
+        load.requests.load(Ordering::Relaxed),
+        load.bytes.load(Ordering::Relaxed) >> 20
+    );
 
-    let before = (cpu(pid)?, load.bytes.load(Ordering::Relaxed), load.requests.load(Ordering::Relaxed));
+    let before = (
+        cpu(pid)?,
+        load.bytes.load(Ordering::Relaxed),
+        load.requests.load(Ordering::Relaxed),
+    );
     let mut took = alerts(&args, world, address).await?;
     let seconds = args.seconds as f64;
     let cores = (cpu(pid)? - before.0) / seconds;
     took.sort_unstable();
     let at = |share: f64| took[((took.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e3;
-    println!("{} alerts in {} s: answered in p50 {:.2} ms, p99 {:.2} ms, p99.9 {:.2} ms, at most {:.2} ms", took.len(), args.seconds, at(0.5), at(0.99), at(0.999), at(1.0));
-    println!("agents: {} starts, {} lists", asked.starts.load(Ordering::Relaxed), asked.lists.load(Ordering::Relaxed));
+    println!(
+        "{} alerts in {} s: answered in p50 {:.2} ms, p99 {:.2} ms, p99.9 {:.2} ms, at most {:.2} ms",
+        took.len(),
+        args.seconds,
+        at(0.5),
+        at(0.99),
+        at(0.999),
+        at(1.0)
+    );
+    println!(
+        "agents: {} starts, {} lists",
+        asked.starts.load(Ordering::Relaxed),
+        asked.lists.load(Ordering::Relaxed)
+    );
     println!("controller: {cores:.2} cores, {}", memory(pid)?);
     let bytes = (load.bytes.load(Ordering::Relaxed) - before.1) as f64 / seconds / 1024.0;
     let requests = (load.requests.load(Ordering::Relaxed) - before.2) as f64 / seconds;
-    println!("API server meanwhile: {requests:.2} requests and {bytes:.0} KiB a second, {} pods changed a second", args.changes);
+    println!(
+        "API server meanwhile: {requests:.2} requests and {bytes:.0} KiB a second, {} pods changed a second",
+        args.changes
+    );
     println!("in the controller, of all: {}", histogram(address).await?);
     Ok(())
 }
@@ -110,7 +140,11 @@ fn kubeconfig_of(server: SocketAddr) -> String {
     )
 }
 
-fn controller(directory: &std::path::Path, kubeconfig: &PathBuf, address: SocketAddr) -> Result<Proc> {
+fn controller(
+    directory: &std::path::Path,
+    kubeconfig: &PathBuf,
+    address: SocketAddr,
+) -> Result<Proc> {
     let mut command = run::command(run::remora_program("remora-controller")?);
     command
         .env("KUBECONFIG", kubeconfig)
@@ -134,7 +168,11 @@ async fn synced(socket: &std::path::Path, controller: &mut Proc) -> Result<()> {
         if let Some(status) = controller.ended()? {
             anyhow::bail!("the controller ended ({status}): {}", controller.tail());
         }
-        ensure!(Instant::now() < limit, "the cluster is not known: {}", controller.tail());
+        ensure!(
+            Instant::now() < limit,
+            "the cluster is not known: {}",
+            controller.tail()
+        );
         tokio::time::sleep(Duration::from_millis(200)).await;
         let Ok(channel) = client::connect(&address).await else {
             continue;
@@ -159,7 +197,10 @@ async fn synced(socket: &std::path::Path, controller: &mut Proc) -> Result<()> {
 async fn alerts(args: &Args, world: World, address: SocketAddr) -> Result<Vec<Duration>> {
     let count = args.rate * args.seconds / 60;
     let pause = Duration::from_secs(60) / u32::try_from(args.rate)?;
-    let mix: Vec<_> = RULES.iter().flat_map(|(name, _, share)| std::iter::repeat_n(*name, *share)).collect();
+    let mix: Vec<_> = RULES
+        .iter()
+        .flat_map(|(name, _, share)| std::iter::repeat_n(*name, *share))
+        .collect();
     let began = Instant::now();
     let mut posts = JoinSet::new();
     for n in 0..count {
@@ -182,7 +223,10 @@ async fn alerts(args: &Args, world: World, address: SocketAddr) -> Result<Vec<Du
 }
 
 async fn post(address: SocketAddr, body: &str) -> Result<String> {
-    let head = format!("POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+    let head = format!(
+        "POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
     exchange(address, &(head + body)).await
 }
 
@@ -196,9 +240,15 @@ async fn exchange(address: SocketAddr, request: &str) -> Result<String> {
 
 /// Of the controller's own histogram: how many were decided within what time.
 async fn histogram(address: SocketAddr) -> Result<String> {
-    let text = exchange(address, "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await?;
+    let text = exchange(
+        address,
+        "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    )
+    .await?;
     let buckets = text.lines().filter_map(|line| {
-        let (bound, count) = line.strip_prefix("remora_controller_answer_seconds_bucket{le=\"")?.split_once("\"} ")?;
+        let (bound, count) = line
+            .strip_prefix("remora_controller_answer_seconds_bucket{le=\"")?
+            .split_once("\"} ")?;
         Some(format!("{count} within {bound} s"))
     });
     Ok(buckets.collect::<Vec<_>>().join(", "))
@@ -207,16 +257,32 @@ async fn histogram(address: SocketAddr) -> Result<String> {
 fn memory(pid: u32) -> Result<String> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let kib = |name: &str| -> Result<u64> {
-        let line = status.lines().find(|line| line.starts_with(name)).context("no such line")?;
-        Ok(line.split_whitespace().nth(1).context("no number")?.parse()?)
+        let line = status
+            .lines()
+            .find(|line| line.starts_with(name))
+            .context("no such line")?;
+        Ok(line
+            .split_whitespace()
+            .nth(1)
+            .context("no number")?
+            .parse()?)
     };
-    Ok(format!("{} MiB resident, {} MiB at most", kib("VmRSS:")? >> 10, kib("VmHWM:")? >> 10))
+    Ok(format!(
+        "{} MiB resident, {} MiB at most",
+        kib("VmRSS:")? >> 10,
+        kib("VmHWM:")? >> 10
+    ))
 }
 
 /// CPU seconds that a process has used.
 fn cpu(pid: u32) -> Result<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let fields: Vec<_> = stat.rsplit_once(')').context("no name")?.1.split_whitespace().collect();
+    let fields: Vec<_> = stat
+        .rsplit_once(')')
+        .context("no name")?
+        .1
+        .split_whitespace()
+        .collect();
     let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
     Ok(ticks as f64 / 100.0)
 }
