@@ -226,6 +226,7 @@ fn all_there(file: &[u8], streams: &[Stream]) -> Result<u64, TestCaseError> {
             packet.packet_id.unwrap(),
             packet.drop_count,
         );
+        let id = told.2;
         prop_assert_eq!(expected.remove(&packet.data[14..]), Some(told));
         let is_late = packet.time_ns < last;
         let says_so = packet
@@ -234,7 +235,7 @@ fn all_there(file: &[u8], streams: &[Stream]) -> Result<u64, TestCaseError> {
             .any(|text| text.starts_with("out of order"));
         prop_assert_eq!(is_late, says_so);
         let was_said = packet.comments.iter().any(|text| text == "look-back");
-        prop_assert_eq!(was_said, (told.2 & 0xffff_ffff).is_multiple_of(5));
+        prop_assert_eq!(was_said, (id & 0xffff_ffff).is_multiple_of(5));
         late += u64::from(is_late);
         last = last.max(packet.time_ns);
     }
@@ -436,11 +437,10 @@ fn interfaces_tell_their_node_and_its_clock() {
         assert!(heading.contains(text), "{heading}");
     }
     let (mut names, mut delivered) = (0, Vec::new());
-    let interfaces = loop {
-        let Some((block, state)) = reader.next_block().unwrap() else {
-            break format!("{:?}", reader.interfaces());
-        };
-        let _ = state;
+    let mut interfaces = String::new();
+    while let Some(read) = reader.next_block() {
+        let (block, state) = read.unwrap();
+        interfaces = format!("{:?}", state.interfaces());
         match block {
             Block::NameResolution(block) => names += block.records.len(),
             Block::InterfaceStatistics(block) => {
@@ -451,7 +451,7 @@ fn interfaces_tell_their_node_and_its_clock() {
             }
             _ => {}
         }
-    };
+    }
     assert!(
         interfaces.contains("node a; clock within 0.400 ms of the controller's"),
         "{interfaces}"
@@ -483,7 +483,8 @@ fn a_set_of_files_is_one_source_with_the_same_interfaces() {
         (None, 2, 2)
     );
     let mut reader = PcapNgReader::new(&file[..]).unwrap();
-    while let Some((block, _)) = reader.next_block().unwrap() {
+    while let Some(read) = reader.next_block() {
+        let (block, _) = read.unwrap();
         if let Block::InterfaceStatistics(block) = block {
             let told = InterfaceStatisticsOption::IsbUsrDeliv(60);
             assert!(block.options.contains(&told), "{:?}", block.options);

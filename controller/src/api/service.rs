@@ -238,15 +238,26 @@ impl Cluster for ClusterService {
             id,
             told,
             mut silent,
-            ..
+            capture: before,
         } = self.found(&request, &text, Verb::Stop).await?;
         // Before its parts end, so that none joins.
         self.joining.leave(id);
         tracing::info!(caller = %caller.name, capture = %id, parts = told.len(), "stop");
-        let (told, failed) = self.fleet.stop(told).await;
-        silent.extend(failed);
-        let capture = whole::whole(&text, told, &silent);
-        Ok(Response::new(v1::ClusterStopResponse { capture }))
+        let (_, failed) = self.fleet.stop(told).await;
+        // Whom another controller let join at this moment.
+        let (late, _) = self.fleet.parts(Some(id), false).await;
+        if !late.is_empty() {
+            self.fleet.stop(late).await;
+        }
+        let (told, silent_now) = self.fleet.parts(Some(id), true).await;
+        silent.extend(failed.into_iter().chain(silent_now));
+        silent.sort_by(|a, b| a.node.cmp(&b.node));
+        silent.dedup_by(|a, b| a.node == b.node);
+        // Where all agents are silent now: what was known.
+        let capture = whole::whole(&text, told, &silent).unwrap_or(before);
+        Ok(Response::new(v1::ClusterStopResponse {
+            capture: Some(capture),
+        }))
     }
 
     async fn get(

@@ -112,7 +112,10 @@ pub async fn follow(
     );
     let sets = follow_kind(
         "replicasets.apps",
-        watcher::metadata_watcher(Api::<ReplicaSet>::all(client.clone()), config("")),
+        watcher::watcher(
+            Api::<PartialObjectMeta<ReplicaSet>>::all(client.clone()),
+            config(""),
+        ),
         |change| {
             listed.end(1, &change);
             view.write(|index, _| index.replica_set(change));
@@ -133,7 +136,10 @@ pub async fn follow(
     );
     let nodes = follow_kind(
         "nodes",
-        watcher::metadata_watcher(Api::<Node>::all(client.clone()), config("")),
+        watcher::watcher(
+            Api::<PartialObjectMeta<Node>>::all(client.clone()),
+            config(""),
+        ),
         |change| {
             listed.end(3, &change);
             view.write(|index, _| index.node(change));
@@ -175,8 +181,8 @@ impl Listed {
     }
 }
 
-/// Agents' pods by their uid: node, when it was made, address.
-type Agents = BTreeMap<String, (String, Option<jiff::Timestamp>, AgentAddress)>;
+/// Agents' pods by their uid: node, the second in which it was made, address.
+type Agents = BTreeMap<String, (String, Option<i64>, AgentAddress)>;
 
 async fn follow_agents(client: Client, agents: AgentPods, roster: &watch::Sender<Arc<Roster>>) {
     let AgentPods { namespace, port } = agents;
@@ -231,8 +237,12 @@ async fn follow_agents(client: Client, agents: AgentPods, roster: &watch::Sender
 }
 
 /// Where the agent in a pod is called, if it runs.
-fn agent(pod: TrimmedPod, port: u16) -> Option<(String, Option<jiff::Timestamp>, AgentAddress)> {
-    let made = pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
+fn agent(pod: TrimmedPod, port: u16) -> Option<(String, Option<i64>, AgentAddress)> {
+    let made = pod
+        .metadata
+        .creation_timestamp
+        .as_ref()
+        .map(|time| time.0.as_second());
     let is_leaving = pod.metadata.deletion_timestamp.is_some();
     let facts = pod_facts(pod);
     let address = SocketAddr::new(*facts.addresses.first()?, port);

@@ -8,7 +8,7 @@
 //! Every controller does so for every capture, whoever started it: one may die, and two do no harm.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -206,6 +206,16 @@ impl Joining {
     /// Starts what is missing now.
     async fn join(&self) {
         let wanted = self.wanted();
+        let ids: BTreeSet<_> = wanted.iter().map(|(id, ..)| *id).collect();
+        let checks = stream::iter(ids).map(|id| async move { (id, self.runs(id).await) });
+        let checks: Vec<_> = checks.buffer_unordered(64).collect().await;
+        let running: BTreeSet<_> = checks
+            .into_iter()
+            .filter_map(|(id, runs)| runs.then_some(id))
+            .collect();
+        let wanted = wanted
+            .into_iter()
+            .filter(move |(id, ..)| running.contains(id));
         let joins = stream::iter(wanted).map(|(id, member, request)| async move {
             let deadline = Instant::now() + CALL_DEADLINE;
             let answer = self.fleet.start_one(&member.node, request, deadline).await;
@@ -229,6 +239,18 @@ impl Joining {
                 followed.asked.insert(member.key().to_owned(), asked);
             }
         }
+    }
+
+    /// A part of it runs now: whoever stopped it did not tell us.
+    async fn runs(&self, id: CaptureId) -> bool {
+        let (told, silent) = self.fleet.known_parts(id).await;
+        let is_running = |told: &whole::Told| told.state.phase() == v1::Phase::Capturing;
+        let runs = told.iter().any(is_running);
+        if !runs && silent.is_empty() {
+            tracing::debug!(capture = %id, "nobody joins what has ended");
+            self.leave(id);
+        }
+        runs
     }
 
     /// Members that were not asked, and what to ask.

@@ -133,9 +133,10 @@ impl Fleet {
 
     /// Starts a capture on its members' nodes, side by side; answers at the latest at `deadline`.
     pub async fn start(&self, order: &Order, members: &[Member], deadline: Instant) -> Started {
-        let starts = stream::iter(members).map(|member| async move {
-            let started = self.start_one(&member.node, order.request(member), deadline);
-            (member, started.await)
+        let starts = stream::iter(members.to_vec()).map(|member| async move {
+            let started = self.start_one(&member.node, order.request(&member), deadline);
+            let started = started.await;
+            (member, started)
         });
         // All at once: each waits for another agent.
         let answers: Vec<_> = starts

@@ -59,10 +59,11 @@ impl RemoteAgent {
         request: &v1::StartRequest,
         deadline: Instant,
     ) -> Result<v1::StartResponse, AgentError> {
-        let mut client = client::capture_client(self.channel.clone());
-        let call = async || {
+        let client = client::capture_client(self.channel.clone());
+        let call = || {
             let request = limited(request.clone(), deadline);
-            client.start(request).await.map(tonic::Response::into_inner)
+            let mut client = client.clone();
+            async move { client.start(request).await.map(tonic::Response::into_inner) }
         };
         self.answered(deadline, call).await
     }
@@ -73,10 +74,11 @@ impl RemoteAgent {
     /// [`AgentError`], at the latest after [`STOP_DEADLINE`].
     pub async fn stop(&self, id: &str) -> Result<v1::CaptureState, AgentError> {
         let deadline = Instant::now() + STOP_DEADLINE;
-        let mut client = client::capture_client(self.channel.clone());
-        let call = async || {
+        let client = client::capture_client(self.channel.clone());
+        let call = || {
             let request = limited(v1::StopRequest { id: id.to_owned() }, deadline);
-            client.stop(request).await.map(tonic::Response::into_inner)
+            let mut client = client.clone();
+            async move { client.stop(request).await.map(tonic::Response::into_inner) }
         };
         let v1::StopResponse { capture } = self.answered(deadline, call).await?;
         capture.ok_or_else(|| self.wrong("a stop without a state"))
@@ -88,10 +90,11 @@ impl RemoteAgent {
     /// [`AgentError`], at the latest after [`CALL_DEADLINE`].
     pub async fn get(&self, id: &str) -> Result<v1::CaptureState, AgentError> {
         let deadline = Instant::now() + CALL_DEADLINE;
-        let mut client = client::capture_client(self.channel.clone());
-        let call = async || {
+        let client = client::capture_client(self.channel.clone());
+        let call = || {
             let request = limited(v1::GetRequest { id: id.to_owned() }, deadline);
-            client.get(request).await.map(tonic::Response::into_inner)
+            let mut client = client.clone();
+            async move { client.get(request).await.map(tonic::Response::into_inner) }
         };
         let v1::GetResponse { capture } = self.answered(deadline, call).await?;
         capture.ok_or_else(|| self.wrong("a capture without a state"))
@@ -109,11 +112,12 @@ impl RemoteAgent {
     ) -> Result<Vec<v1::CaptureState>, AgentError> {
         let deadline = Instant::now() + CALL_DEADLINE;
         let part_of = of.map(|id| id.to_string()).unwrap_or_default();
-        let mut client = client::capture_client(self.channel.clone());
-        let call = async || {
+        let client = client::capture_client(self.channel.clone());
+        let call = || {
             let part_of = part_of.clone();
             let request = limited(v1::ListRequest { all, part_of }, deadline);
-            client.list(request).await.map(tonic::Response::into_inner)
+            let mut client = client.clone();
+            async move { client.list(request).await.map(tonic::Response::into_inner) }
         };
         let v1::ListResponse { captures } = self.answered(deadline, call).await?;
         // What it says is of others is not believed.
@@ -128,13 +132,16 @@ impl RemoteAgent {
     /// [`AgentError`], at the latest after [`CALL_DEADLINE`].
     pub async fn status(&self) -> Result<v1::StatusResponse, AgentError> {
         let deadline = Instant::now() + CALL_DEADLINE;
-        let mut client = client::node_client(self.channel.clone());
-        let call = async || {
+        let client = client::node_client(self.channel.clone());
+        let call = || {
             let request = limited(v1::StatusRequest {}, deadline);
-            client
-                .status(request)
-                .await
-                .map(tonic::Response::into_inner)
+            let mut client = client.clone();
+            async move {
+                client
+                    .status(request)
+                    .await
+                    .map(tonic::Response::into_inner)
+            }
         };
         self.answered(deadline, call).await
     }
@@ -145,13 +152,16 @@ impl RemoteAgent {
     /// [`AgentError`], at the latest after [`CALL_DEADLINE`]; the stream has no deadline.
     pub async fn stream(&self, id: &str) -> Result<Streaming<v1::StreamResponse>, AgentError> {
         let deadline = Instant::now() + CALL_DEADLINE;
-        let mut client = client::capture_client(self.channel.clone());
-        let call = async || {
+        let client = client::capture_client(self.channel.clone());
+        let call = || {
             let request = v1::StreamRequest { id: id.to_owned() };
-            client
-                .stream(request)
-                .await
-                .map(tonic::Response::into_inner)
+            let mut client = client.clone();
+            async move {
+                client
+                    .stream(request)
+                    .await
+                    .map(tonic::Response::into_inner)
+            }
         };
         self.answered(deadline, call).await
     }
@@ -186,10 +196,10 @@ impl RemoteAgent {
 
     /// A connection that broke under the call (the agent was restarted) earns a second try: all calls
     /// here may be made twice.
-    async fn answered<T>(
+    async fn answered<T, C: Future<Output = Result<T, Status>>>(
         &self,
         deadline: Instant,
-        mut call: impl AsyncFnMut() -> Result<T, Status>,
+        mut call: impl FnMut() -> C,
     ) -> Result<T, AgentError> {
         let calls = async {
             match call().await {

@@ -10,7 +10,7 @@ use std::{
 use axum::{
     Router,
     body::Body,
-    extract::{Query, State},
+    extract::State,
     http::{StatusCode, Uri},
     response::{IntoResponse as _, Response},
 };
@@ -164,8 +164,14 @@ fn key(object: &Value) -> String {
 async fn answer(
     State(shared): State<Arc<Shared>>,
     uri: Uri,
-    Query(query): Query<BTreeMap<String, String>>,
 ) -> Response {
+    let query: BTreeMap<_, _> = uri
+        .query()
+        .unwrap_or_default()
+        .split('&')
+        .filter_map(|pair| pair.split_once('='))
+        .map(|(key, value)| (key.to_owned(), decoded(value)))
+        .collect();
     let parts: Vec<_> = uri.path().trim_matches('/').split('/').collect();
     let plural = parts.last().copied().unwrap_or_default().to_owned();
     let namespace = match parts[..] {
@@ -209,8 +215,9 @@ async fn answer(
         .and_then(|v| v.parse().ok())
         .unwrap_or(300);
     let changed = shared.changed.subscribe();
+    let (_, epoch) = *changed.borrow();
     let watching = Watching {
-        epoch: changed.borrow().1,
+        epoch,
         until: tokio::time::Instant::now() + Duration::from_secs(seconds),
         shared,
         wanted,
@@ -223,6 +230,26 @@ async fn answer(
         Some((Ok::<_, std::io::Error>(lines), watching))
     });
     Body::from_stream(lines).into_response()
+}
+
+/// A value of a query.
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let [first, after @ ..] = rest {
+        rest = after;
+        match (first, after) {
+            (b'%', [high, low, after @ ..]) => {
+                let digits = [*high, *low];
+                let digits = std::str::from_utf8(&digits).unwrap();
+                bytes.push(u8::from_str_radix(digits, 16).unwrap());
+                rest = after;
+            }
+            (b'+', _) => bytes.push(b' '),
+            (byte, _) => bytes.push(*byte),
+        }
+    }
+    String::from_utf8(bytes).unwrap()
 }
 
 struct Wanted {

@@ -186,15 +186,17 @@ impl Index {
         let gone: Vec<_> = self
             .departed
             .iter()
-            .filter(|departed| now.saturating_sub(departed.at) <= since)
+            .filter(|departed| now.saturating_sub(departed.at) < since)
             .map(|departed| &departed.pod)
             .filter(|pod| *pod.namespace == *namespace_name && rule.takes(pod))
             .collect();
         // A pod's name alone means who is there, or else who was there last.
-        let chosen: Vec<&Arc<Pod>> = match (is_pod, &here[..]) {
-            (true, []) => self.last_of(namespace_name, &rule).into_iter().collect(),
-            (true, here) => here.to_vec(),
-            (false, _) => here.into_iter().chain(gone).collect(),
+        let chosen: Vec<&Arc<Pod>> = if !is_pod {
+            here.into_iter().chain(gone).collect()
+        } else if here.is_empty() {
+            self.last_of(namespace_name, &rule).into_iter().collect()
+        } else {
+            here
         };
         let members = members(&chosen, container);
         if members.placed.is_empty() {
