@@ -73,6 +73,12 @@ struct Namespace {
     slices: Told<Slice>,
 }
 
+impl Namespace {
+    fn is_empty(&self) -> bool {
+        self.pods.is_empty() && self.replica_sets.is_empty() && self.slices.is_empty()
+    }
+}
+
 #[derive(Debug)]
 struct Slice {
     service: Arc<str>,
@@ -144,6 +150,7 @@ impl Index {
                 {
                     self.depart(pod, now);
                 }
+                self.forget_if_empty(&facts.namespace);
             }
             Change::ListEnd => {
                 let listing = self.listings.pods;
@@ -268,6 +275,7 @@ impl Index {
                 if let Some(namespace) = self.namespaces.get_mut(facts.namespace.as_str()) {
                     namespace.replica_sets.remove(facts.name.as_str());
                 }
+                self.forget_if_empty(&facts.namespace);
             }
             Change::ListEnd => {
                 let listing = self.listings.replica_sets;
@@ -300,6 +308,7 @@ impl Index {
                 if let Some(namespace) = self.namespaces.get_mut(facts.namespace.as_str()) {
                     namespace.slices.remove(facts.name.as_str());
                 }
+                self.forget_if_empty(&facts.namespace);
             }
             Change::ListEnd => {
                 let listing = self.listings.slices;
@@ -330,11 +339,13 @@ impl Index {
     }
 
     fn forget_empty(&mut self) {
-        self.namespaces.retain(|_, namespace| {
-            !(namespace.pods.is_empty()
-                && namespace.replica_sets.is_empty()
-                && namespace.slices.is_empty())
-        });
+        self.namespaces.retain(|_, namespace| !namespace.is_empty());
+    }
+
+    fn forget_if_empty(&mut self, name: &str) {
+        if self.namespaces.get(name).is_some_and(Namespace::is_empty) {
+            self.namespaces.remove(name);
+        }
     }
 
     /// The pod that has this address as its own.
