@@ -127,7 +127,7 @@ impl ClusterSide {
         let follow = async {
             match kubernetes {
                 Some((server, agents)) => {
-                    watches::follow(server, view.clone(), agents, roster).await
+                    watches::follow(server, view.clone(), agents, roster).await;
                 }
                 // The sender lives as long as those who listen to it.
                 None => std::future::pending().await,

@@ -102,24 +102,26 @@ mod tests {
         );
     }
 
+    type Spoil = fn(&mut v1::ClusterStartRequest);
+
     #[test]
     fn each_wrong_field_is_named() {
-        let cases: [(&str, fn(&mut v1::ClusterStartRequest)); 6] = [
+        let cases: [(&str, Spoil); 6] = [
             ("selector is missing", |r| r.selector = None),
             ("`Shop` is not the namespace", |r| {
                 r.selector.as_mut().unwrap().namespace = "Shop".into();
             }),
             ("idempotency_key has 129 bytes", |r| {
-                r.idempotency_key = "k".repeat(129)
+                r.idempotency_key = "k".repeat(129);
             }),
             ("spec.target and spec.part", |r| {
                 r.spec.as_mut().unwrap().part = Some(v1::Part::default());
             }),
             ("snaplen 300000", |r| {
-                r.spec.as_mut().unwrap().snaplen = 300_000
+                r.spec.as_mut().unwrap().snaplen = 300_000;
             }),
             ("spec.direction", |r| {
-                r.spec.as_mut().unwrap().direction = 77
+                r.spec.as_mut().unwrap().direction = 77;
             }),
         ];
         for (told, spoil) in cases {

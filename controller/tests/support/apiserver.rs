@@ -161,10 +161,7 @@ fn key(object: &Value) -> String {
     format!("{}/{}", text("namespace"), text("name"))
 }
 
-async fn answer(
-    State(shared): State<Arc<Shared>>,
-    uri: Uri,
-) -> Response {
+async fn answer(State(shared): State<Arc<Shared>>, uri: Uri) -> Response {
     let query: BTreeMap<_, _> = uri
         .query()
         .unwrap_or_default()

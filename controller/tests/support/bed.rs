@@ -119,7 +119,7 @@ impl Bed {
                 listener
                     .serve(service, std::future::pending())
                     .await
-                    .unwrap()
+                    .unwrap();
             }),
         ];
         let channel = client::connect(&AgentAddress::Unix(socket)).await.unwrap();
