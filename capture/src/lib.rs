@@ -6,6 +6,7 @@
 //! - [`audit`]: the log of who wanted what and what was decided, and whether it is whole.
 //! - [`evidence`]: manifests, their signatures and their chain; what they prove.
 //! - [`filter`]: capture filters in tcpdump's language.
+//! - [`merge`]: the streams of several nodes as one.
 //! - [`pcapng`]: capture files: writing, mending, reading.
 //! - [`segment`]: super-packets cut into what the wire would have carried.
 //! - [`sidecar`]: the account beside a finished file.
@@ -16,6 +17,7 @@ pub mod alert;
 pub mod audit;
 pub mod evidence;
 pub mod filter;
+pub mod merge;
 pub mod pcapng;
 pub mod segment;
 pub mod session;

@@ -21,13 +21,15 @@ use crate::{
     agent::{Agent, START_DEADLINE},
     args::RunArgs,
     audit::{Audit, OpenError},
+    cluster_side::{ClusterError, ClusterSide},
+    dispatch::Dispatch,
     http::{
         self, BODY_TIMEOUT,
         listen::{ListenError, Listener},
     },
     ingest::Ingest,
     metrics::Metrics,
-    reload::{LoadError, RuleFiles},
+    reload::{Knows, LoadError, RuleFiles},
 };
 
 /// Longest orderly end: a body that has just begun, and its answer.
@@ -45,6 +47,8 @@ pub enum BuildError {
     Listen(#[from] ListenError),
     #[error(transparent)]
     Audit(#[from] OpenError),
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
 }
 
 /// How the end went.
@@ -65,6 +69,7 @@ pub struct App {
     metrics: Arc<Metrics>,
     audit: Audit,
     rules: RuleFiles,
+    cluster: Option<ClusterSide>,
 }
 
 impl App {
@@ -73,31 +78,51 @@ impl App {
     /// # Errors
     /// [`BuildError`].
     pub async fn build(args: &RunArgs) -> Result<Self, BuildError> {
-        let files = RuleFiles::load(args.rules.clone())?;
+        let knows = if args.cluster.is_wanted() {
+            Knows::Cluster
+        } else {
+            Knows::Host
+        };
+        let files = RuleFiles::load(args.rules.clone(), knows)?;
         let rules = files.subscribe();
-        let agent = Agent::new(args.agent.clone())?;
         let audit = match &args.access.audit_log {
             Some(path) => Audit::open(path, args.access.rotation())?,
             None => Audit::none(),
         };
+        let metrics = Arc::new(Metrics::new());
+        let (dispatch, cluster) = match knows {
+            Knows::Host => (Dispatch::One(Agent::new(args.agent.clone())?), None),
+            Knows::Cluster => {
+                let side = ClusterSide::build(args, &audit, &metrics).await?;
+                (Dispatch::Cluster(side.dispatch.clone()), Some(side))
+            }
+        };
         let listener = Listener::bind(args.listen_parts()).await?;
+        if let Some(counts) = listener.counts() {
+            metrics.follow_tls("alerts", Arc::clone(counts));
+        }
         let address = listener.address().map_err(|source| ListenError::Bind {
             address: args.listen,
             source,
         })?;
-        tracing::info!(%address, agent = %args.agent, rules = rules.borrow().len(), "taking alerts");
-        let ingest = Arc::new(Ingest::new(rules, agent));
-        let metrics = Metrics::new();
-        if let Some(counts) = listener.counts() {
-            metrics.follow_tls("alerts", Arc::clone(counts));
+        let rules_count = rules.borrow().len();
+        match knows {
+            Knows::Host => {
+                tracing::info!(%address, agent = %args.agent, rules = rules_count, "taking alerts");
+            }
+            Knows::Cluster => {
+                tracing::info!(%address, rules = rules_count, "taking alerts of a cluster");
+            }
         }
+        let ingest = Arc::new(Ingest::new(rules, dispatch));
         Ok(Self {
             listener,
             address,
             ingest,
-            metrics: Arc::new(metrics),
+            metrics,
             audit,
             rules: files,
+            cluster,
         })
     }
 
@@ -115,6 +140,7 @@ impl App {
             metrics,
             audit,
             rules,
+            cluster,
             ..
         } = self;
         let draining = Arc::new(AtomicBool::new(false));
@@ -129,16 +155,24 @@ impl App {
         let serving = http::serve(listener, router, async {
             let _dropped = stopped.await;
         });
+        let (stop_cluster, cluster_stopped) = tokio::sync::oneshot::channel();
+        let cluster = async {
+            match cluster {
+                Some(cluster) => cluster.run(cluster_stopped).await,
+                None => drop(cluster_stopped.await),
+            }
+        };
         let ending = async {
             shutdown.await;
             draining.store(true, Ordering::Relaxed);
             tracing::info!("draining");
             let _gone = stop.send(());
+            let _gone = stop_cluster.send(());
             tokio::time::sleep(DRAIN_DEADLINE).await;
         };
         tokio::select! {
             // A sender that left may have an alert in work still: the outcome is to be counted.
-            () = async { serving.await; ingest.drain().await } => Drained::Whole,
+            () = async { tokio::join!(async { serving.await; ingest.drain().await }, cluster); } => Drained::Whole,
             () = ending => Drained::CutOff,
             never = rules.follow(metrics) => match never {},
         }

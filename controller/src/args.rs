@@ -7,7 +7,9 @@ use clap::{Parser, Subcommand, ValueEnum};
 use remora_proto::client::AgentAddress;
 
 use crate::{
+    api::listen::GrpcAddress,
     audit::Rotation,
+    cluster::index::{MEMBERS_DEFAULT, MEMBERS_MAX},
     http::listen::{ListenParts, TlsParts},
 };
 
@@ -59,6 +61,67 @@ pub struct RunArgs {
         value_name = "FORMAT"
     )]
     pub log_format: LogFormat,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+}
+
+/// What makes it a cluster's controller; without `--kubernetes` and `--agents` it is a host's.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "In a cluster")]
+pub struct ClusterArgs {
+    /// Know the cluster from its API server: by KUBECONFIG, or as a pod by its service account
+    #[arg(long, env = "REMORA_KUBERNETES")]
+    pub kubernetes: bool,
+    /// The agents, a line each: NODE=unix:PATH; else their pods are looked for
+    #[arg(long, env = "REMORA_AGENTS", value_name = "FILE")]
+    pub agents: Option<PathBuf>,
+    /// Namespace of the agents' pods; else this controller's own
+    #[arg(long, env = "REMORA_AGENTS_NAMESPACE", value_name = "NAME")]
+    pub agents_namespace: Option<String>,
+    /// Port of the agents
+    #[arg(long, env = "REMORA_AGENTS_PORT", default_value_t = AGENTS_PORT, value_name = "PORT")]
+    pub agents_port: u16,
+    /// Where captures over the cluster are asked for: a Unix socket, or an address (by TLS if there is
+    /// --tls-cert, for Kubernetes tokens; else loopback alone, for everybody there)
+    #[arg(
+        long,
+        env = "REMORA_GRPC_LISTEN",
+        value_name = "unix:PATH|ADDRESS:PORT"
+    )]
+    pub grpc_listen: Option<GrpcAddress>,
+    /// Most pods of one capture
+    #[arg(
+        long,
+        env = "REMORA_MEMBERS_MAX",
+        default_value_t = MEMBERS_DEFAULT,
+        value_parser = members,
+        value_name = "N"
+    )]
+    pub members_max: usize,
+}
+
+/// Port of agents that are called over the network.
+const AGENTS_PORT: u16 = 2804;
+
+impl ClusterArgs {
+    /// There is a cluster.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        self.kubernetes || self.agents.is_some()
+    }
+}
+
+impl Default for ClusterArgs {
+    fn default() -> Self {
+        Self {
+            kubernetes: false,
+            agents: None,
+            agents_namespace: None,
+            agents_port: AGENTS_PORT,
+            grpc_listen: None,
+            members_max: MEMBERS_DEFAULT,
+        }
+    }
 }
 
 /// Who may send alerts.
@@ -197,6 +260,12 @@ pub enum LogFormat {
 fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse()
         .map_err(|_other| "use ADDRESS:PORT, for example 127.0.0.1:2803".to_owned())
+}
+
+fn members(text: &str) -> Result<usize, String> {
+    let count = text.parse().ok();
+    let count = count.filter(|count| (1..=MEMBERS_MAX).contains(count));
+    count.ok_or_else(|| format!("use 1 to {MEMBERS_MAX}"))
 }
 
 #[cfg(test)]

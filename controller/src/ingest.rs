@@ -14,9 +14,10 @@ use tokio::{
 };
 
 use crate::{
-    agent::{Agent, START_DEADLINE},
+    agent::START_DEADLINE,
+    dispatch::Dispatch,
     outcome::{Outcome, Refusal, RefusalCode},
-    trigger::{self, Source},
+    trigger::Source,
 };
 
 /// Most alerts being handled at once: each holds at most its own bytes and one call to the agent.
@@ -51,16 +52,16 @@ pub struct Handled {
 pub struct Ingest {
     /// Those of this moment; [`crate::reload`] puts others into their place.
     rules: watch::Receiver<Arc<Rules>>,
-    agent: Agent,
+    dispatch: Dispatch,
     slots: Semaphore,
 }
 
 impl Ingest {
     #[must_use]
-    pub fn new(rules: watch::Receiver<Arc<Rules>>, agent: Agent) -> Self {
+    pub fn new(rules: watch::Receiver<Arc<Rules>>, dispatch: impl Into<Dispatch>) -> Self {
         Self {
             rules,
-            agent,
+            dispatch: dispatch.into(),
             slots: Semaphore::new(IN_FLIGHT_MAX),
         }
     }
@@ -115,10 +116,7 @@ impl Ingest {
         let source = Source { alert, delivery };
         let mut outcomes = Vec::with_capacity(plans.len());
         for plan in plans {
-            outcomes.push(match trigger::request(*plan, source) {
-                Ok(request) => self.agent.start(&request, deadline).await,
-                Err(refusal) => Outcome::Refused(refusal),
-            });
+            outcomes.push(self.dispatch.start(*plan, source, deadline).await);
         }
         outcomes
     }

@@ -2,11 +2,12 @@
 //! its answer within milliseconds.
 //!
 //! ```text
-//! POST / ──http──▶ Alert ──remora_rules──▶ Plan ──trigger──▶ StartRequest ──agent──▶ remora-agent
-//!    ◀── answer ── Outcome ◀────────────────────────── Start's answer ◀────────────┘
+//! POST / ──http──▶ Alert ──remora_rules──▶ Plan ──dispatch──▶ StartRequest ──agent──▶ remora-agent
+//!    ◀── answer ── Outcome ◀────────────────────────── Start's answer ◀─────────────┘
+//! Cluster ──api──▶ selector ──cluster (index)──▶ members ──fleet──▶ the agents of their nodes
 //! ```
-//! Needs no rights: it holds no capability, reads nothing but its rules, and reaches packets only
-//! through the agent's API.
+//! Needs no rights on its host: it holds no capability and reaches packets only through the agents'
+//! API. In a cluster it may list and watch pods, ReplicaSets, EndpointSlices and nodes.
 //!
 //! Invariants:
 //! - Every alert is counted once when it comes and once when it is decided:
@@ -19,9 +20,14 @@
 
 pub mod access;
 pub mod agent;
+pub mod api;
 pub mod app;
 pub mod args;
 pub mod audit;
+pub mod cluster;
+pub mod cluster_side;
+pub mod dispatch;
+pub mod fleet;
 pub mod http;
 pub mod ingest;
 pub mod metrics;

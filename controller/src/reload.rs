@@ -42,10 +42,19 @@ impl Reload {
     }
 }
 
+/// What the captures of rules can be of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Knows {
+    /// Of the one agent's host.
+    Host,
+    Cluster,
+}
+
 /// The rule files, the rules in use, and what tells of a change.
 #[derive(Debug)]
 pub(crate) struct RuleFiles {
     paths: Vec<PathBuf>,
+    knows: Knows,
     rules: watch::Sender<Arc<Rules>>,
     hangup: Signal,
     /// The files as they were when they were last read.
@@ -70,14 +79,15 @@ impl RuleFiles {
     ///
     /// # Errors
     /// A file is wrong, or SIGHUP cannot be waited for.
-    pub(crate) fn load(paths: Vec<PathBuf>) -> Result<Self, LoadError> {
+    pub(crate) fn load(paths: Vec<PathBuf>, knows: Knows) -> Result<Self, LoadError> {
         let hangup = signal(SignalKind::hangup()).map_err(LoadError::Signal)?;
         // Before the reading: what changes meanwhile is a change.
         let read = stamps(&paths);
         let rules = Rules::load(&paths)?;
-        tell(&rules);
+        tell(&rules, knows);
         Ok(Self {
             paths,
+            knows,
             rules: watch::Sender::new(Arc::new(rules)),
             hangup,
             read,
@@ -117,7 +127,7 @@ impl RuleFiles {
                 self.rules.send_replace(rules.clone());
                 metrics.rules(rules.len());
                 metrics.reload(Reload::Loaded);
-                tell(&rules);
+                tell(&rules, self.knows);
                 tracing::info!(rules = rules.len(), "the rule files were read again");
             }
             Err(error) => {
@@ -144,9 +154,12 @@ impl RuleFiles {
 }
 
 /// What of the rules will start nothing.
-fn tell(rules: &Rules) {
+fn tell(rules: &Rules, knows: Knows) {
     if rules.is_empty() {
         tracing::warn!("the files hold no rule: every alert will be ignored");
+    }
+    if knows == Knows::Cluster {
+        return;
     }
     for what in rules.waiting_for_cluster() {
         tracing::warn!("{what} needs the cluster part; its alerts will be refused");

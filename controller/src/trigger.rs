@@ -3,7 +3,7 @@
 //! What comes from the alert goes in typed (addresses, ports, ids) or as kept text (the alert
 //! itself, in the trigger): an alert cannot write filter text.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use jiff::Timestamp;
 use remora_capture::{
@@ -11,11 +11,12 @@ use remora_capture::{
         Alert,
         mapping::{self, Endpoint},
     },
+    filter::Filter,
     session::{NameHint, SessionSpec, Trigger},
     text::one_line,
 };
 use remora_proto::v1;
-use remora_rules::{NoCapture, Plan, Wanted};
+use remora_rules::{ClusterWanted, NoCapture, Plan, Wanted, Whose};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
@@ -53,9 +54,46 @@ pub fn request(plan: Plan<'_>, source: Source<'_>) -> Result<v1::StartRequest, R
     })
 }
 
+/// What the plan's capture is in a cluster.
+#[derive(Clone, Debug)]
+pub struct ClusterTrigger {
+    pub whose: Whose,
+    pub spec: SessionSpec,
+    /// Address and filter for the connection's other end.
+    pub other_end: Option<(IpAddr, Filter)>,
+    /// The same for each delivery of the alert.
+    pub key: String,
+    /// When what is captured happened, as far as the alert tells it.
+    pub time: Timestamp,
+}
+
+/// The plan's capture by who knows the cluster.
+///
+/// # Errors
+/// As [`request`].
+pub fn in_cluster(plan: Plan<'_>, source: Source<'_>) -> Result<ClusterTrigger, Refusal> {
+    let ClusterWanted {
+        whose,
+        wanted,
+        other_end,
+    } = plan.capture_in_cluster(source.alert).map_err(refusal)?;
+    Ok(ClusterTrigger {
+        whose,
+        spec: complete(plan, source, wanted)?,
+        other_end,
+        key: idempotency_key(plan, source.alert),
+        time: source.alert.time.unwrap_or(source.delivery.arrived),
+    })
+}
+
 fn spec(plan: Plan<'_>, source: Source<'_>) -> Result<SessionSpec, Refusal> {
+    let wanted = plan.capture(source.alert).map_err(refusal)?;
+    complete(plan, source, wanted)
+}
+
+fn complete(plan: Plan<'_>, source: Source<'_>, wanted: Wanted) -> Result<SessionSpec, Refusal> {
     let Source { alert, delivery } = source;
-    let Wanted { mut spec, notes } = plan.capture(alert).map_err(refusal)?;
+    let Wanted { mut spec, notes } = wanted;
     spec.look_back = look_back(spec.look_back, alert, delivery.arrived);
     spec.trigger = trigger(plan, source, &notes)?;
     for (label, value) in labels(plan, alert) {
@@ -69,7 +107,7 @@ fn spec(plan: Plan<'_>, source: Source<'_>) -> Result<SessionSpec, Refusal> {
 
 fn refusal(error: NoCapture) -> Refusal {
     let code = match error {
-        NoCapture::Target(_) => RefusalCode::NoTarget,
+        NoCapture::Target(_) | NoCapture::NoPod => RefusalCode::NoTarget,
         NoCapture::NeedsCluster { .. } => RefusalCode::NeedsCluster,
         NoCapture::NoValue(_) => RefusalCode::MissingValue,
         NoCapture::Filter { .. } | NoCapture::Spec(_) => RefusalCode::InvalidSpec,

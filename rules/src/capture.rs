@@ -1,12 +1,14 @@
 //! A plan and an alert, made into a capture: whose packets, and which of them. Pure.
 
+use std::net::IpAddr;
+
 use remora_capture::{
     alert::{
         Alert,
         mapping::{self, NoTarget},
     },
     filter::{Filter, FilterError, Names, compiler},
-    session::{SessionSpec, SpecError, Target},
+    session::{PodRef, SessionSpec, SpecError, Target},
 };
 
 use crate::{
@@ -23,6 +25,28 @@ pub struct Wanted {
     pub notes: Vec<String>,
 }
 
+/// Whose packets a plan wants, where a cluster is known.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Whose {
+    /// The spec's target, on the alert's node.
+    Target,
+    /// All pods of the deployment that this pod is of.
+    Deployment(PodRef),
+    /// All pods of the services that this pod is behind.
+    Service(PodRef),
+    /// All of the alert's node.
+    Node,
+}
+
+/// As [`Wanted`], of a cluster.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClusterWanted {
+    pub whose: Whose,
+    pub wanted: Wanted,
+    /// The filter for the connection's other end, and that end's address, where the rule wants both.
+    pub other_end: Option<(IpAddr, Filter)>,
+}
+
 /// Rule and alert together make no capture.
 #[derive(Debug, thiserror::Error, PartialEq)]
 pub enum NoCapture {
@@ -33,6 +57,11 @@ pub enum NoCapture {
          `scope: container`, or leave it out"
     )]
     NeedsCluster { what: String },
+    #[error(
+        "the alert does not name its pod: add k8s.ns.name and k8s.pod.name to the rule's output \
+         (falco.yaml: append_output)"
+    )]
+    NoPod,
     #[error("{0}, and the rule has no `fallback`")]
     NoValue(#[from] NoValue),
     #[error("the rule's filter `{rule}` and the alert's `{terms}`: {error}")]
@@ -58,6 +87,74 @@ impl Plan<'_> {
         spec.filter = parameters.filter(alert, &mut notes)?;
         spec.validate()?;
         Ok(Wanted { spec, notes })
+    }
+}
+
+impl Plan<'_> {
+    /// The capture that this plan wants for `alert`, by who knows the cluster.
+    ///
+    /// # Errors
+    /// [`NoCapture`], which says what is missing.
+    pub fn capture_in_cluster(&self, alert: &Alert) -> Result<ClusterWanted, NoCapture> {
+        let parameters = &self.action.capture;
+        let pod = || mapping::named_pod(alert).ok_or(NoCapture::NoPod);
+        let (whose, target) = match parameters.scope {
+            Scope::Container => (Whose::Target, target_or_pod(alert)?),
+            Scope::Pod => {
+                let by_name = || pod().map(Target::Pod);
+                (Whose::Target, mapping::pod(alert).map_or_else(by_name, Ok)?)
+            }
+            Scope::Deployment => (Whose::Deployment(pod()?), Target::Pod(pod()?)),
+            Scope::Service => (Whose::Service(pod()?), Target::Pod(pod()?)),
+            Scope::Node => (Whose::Node, Target::CgroupPath("/".to_owned())),
+        };
+        let mut notes = Vec::new();
+        let mut spec = parameters.spec(target);
+        spec.filter = parameters.filter(alert, &mut notes)?;
+        spec.validate()?;
+        let other_end = match parameters.ends {
+            Ends::Alerted => None,
+            Ends::Both => other_end(alert, &spec.filter, &mut notes)?,
+        };
+        Ok(ClusterWanted {
+            whose,
+            wanted: Wanted { spec, notes },
+            other_end,
+        })
+    }
+}
+
+/// The container, or else the pod: its name is enough where there is a cluster.
+fn target_or_pod(alert: &Alert) -> Result<Target, NoCapture> {
+    let pod = || mapping::named_pod(alert).map(Target::Pod);
+    mapping::target(alert).or_else(|error| pod().ok_or(error.into()))
+}
+
+/// At the other end the connection's packets are those with this end's address.
+fn other_end(
+    alert: &Alert,
+    filter: &Filter,
+    notes: &mut Vec<String>,
+) -> Result<Option<(IpAddr, Filter)>, NoCapture> {
+    let Some(other) = mapping::endpoint(alert).and_then(|endpoint| endpoint.ip) else {
+        notes.push("the alert does not tell the connection's other end".to_owned());
+        return Ok(None);
+    };
+    let own = mapping::endpoint(alert).and_then(|endpoint| endpoint.own);
+    let Some(own) = own else {
+        return Ok(Some((other, filter.clone())));
+    };
+    let terms = format!("host {own}");
+    let both = Filter::unread(filter.text())
+        .and_then(|filter| Ok(filter.both(&Filter::parse(&terms)?)))
+        .and_then(|text| Filter::compile(&text, compiler(Names::Refused)));
+    match both {
+        Ok(both) => Ok(Some((other, both))),
+        Err(error) => Err(NoCapture::Filter {
+            rule: filter.text().to_owned(),
+            terms,
+            error: Box::new(error),
+        }),
     }
 }
 

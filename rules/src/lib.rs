@@ -33,7 +33,7 @@ use remora_capture::{
     text::shown,
 };
 
-pub use capture::{NoCapture, Wanted};
+pub use capture::{ClusterWanted, NoCapture, Wanted, Whose};
 pub use compile::{ACTIONS_MAX, FILES_MAX, RULES_MAX};
 pub use decide::{Decision, Ignored, Plan, decide};
 pub use document::FILE_MAX;

@@ -6,7 +6,7 @@ use tonic::{Request, Response, Status};
 
 use super::PeerPolicy;
 use crate::{
-    clock::ClockOffset,
+    clock::{self, ClockOffset},
     node::{AskNumbers, NodeFacts, NodeNumbers},
     session::DriverHandle,
 };
@@ -74,7 +74,19 @@ impl Node for NodeService {
             records_stale,
             records_malformed,
             chain_head: chain_head.map(|head| head.to_string()).unwrap_or_default(),
+            // The last of all: who asks holds it against the time of the answer.
+            time: Some(now(clock)),
         }))
+    }
+}
+
+/// As packets are stamped: not CLOCK_REALTIME, which somebody may have set since.
+fn now(clock: ClockOffset) -> prost_types::Timestamp {
+    let ns = i64::try_from(clock::monotonic_ns()).unwrap_or(i64::MAX);
+    let ns = ns.saturating_add(clock.offset_ns);
+    prost_types::Timestamp {
+        seconds: ns.div_euclid(1_000_000_000),
+        nanos: ns.rem_euclid(1_000_000_000) as i32,
     }
 }
 

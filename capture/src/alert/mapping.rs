@@ -16,7 +16,7 @@ use std::net::IpAddr;
 use super::Alert;
 use crate::{
     filter::{AddressTerm, PortTerm, Prefix, Protocol, Side, Terms},
-    session::{NameHint, Target},
+    session::{NameHint, PodRef, Target},
     text,
 };
 
@@ -142,6 +142,19 @@ pub fn pod(alert: &Alert) -> Option<Target> {
         }
     }
     None
+}
+
+/// The alert's pod by its names; `None` when the alert does not tell them.
+#[must_use]
+pub fn named_pod(alert: &Alert) -> Option<PodRef> {
+    let name = |key| alert.field(key).map(str::to_owned);
+    let pod = PodRef {
+        namespace: name("k8s.ns.name")?,
+        name: name("k8s.pod.name")?,
+        uid: name("k8s.pod.uid"),
+        container: None,
+    };
+    pod.validate().is_ok().then_some(pod)
 }
 
 /// `kubepods-burstable-pod<uid>.slice`, where `_` stands for the UID's `-`, or `pod<uid>`. The UID

@@ -196,6 +196,11 @@ impl<R: Read> Blocks<R> {
         }
     }
 
+    /// For a reader that has more after it had ended.
+    pub(crate) fn reader_mut(&mut self) -> &mut R {
+        &mut self.reader
+    }
+
     /// Where the last whole block ended.
     #[must_use]
     pub fn offset(&self) -> u64 {

@@ -83,6 +83,28 @@ impl Counts {
         ]
     }
 
+    /// The sum, field by field; a sum that would be too large stays at the largest number.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        let add = u64::saturating_add;
+        Self {
+            seen: add(self.seen, other.seen),
+            matched: add(self.matched, other.matched),
+            submitted: add(self.submitted, other.submitted),
+            lost: add(self.lost, other.lost),
+            over_budget: add(self.over_budget, other.over_budget),
+            copy_error: add(self.copy_error, other.copy_error),
+            read: add(self.read, other.read),
+            written: add(self.written, other.written),
+            dropped_queue: add(self.dropped_queue, other.dropped_queue),
+            dropped_io: add(self.dropped_io, other.dropped_io),
+            malformed: add(self.malformed, other.malformed),
+            stale: add(self.stale, other.stale),
+            lost_on_crash: add(self.lost_on_crash, other.lost_on_crash),
+            written_bytes: add(self.written_bytes, other.written_bytes),
+        }
+    }
+
     /// Packets that matched within the limits and are not in the output.
     #[must_use]
     pub fn missing(&self) -> u64 {

@@ -14,7 +14,7 @@ const UID_MAX: usize = 64;
 /// A pod of the agent's node.
 ///
 /// As text: `NAMESPACE/NAME`, then `/CONTAINER` and `@UID` where there are any.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PodRef {
     pub namespace: String,
     pub name: String,

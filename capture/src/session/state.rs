@@ -4,6 +4,7 @@ use std::{fmt, str::FromStr};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use super::{Counts, LookBackMode, SessionSpec};
 
@@ -22,6 +23,19 @@ impl CaptureId {
     #[must_use]
     pub fn generate() -> Self {
         Self(ulid::Ulid::generate())
+    }
+
+    /// The same id for the same time and key: whoever makes it, it means the same capture.
+    #[must_use]
+    pub fn derived(time: Timestamp, key: &[u8]) -> Self {
+        let millisecond = u64::try_from(time.as_millisecond()).unwrap_or(0);
+        let digest = Sha256::digest(key);
+        let mut random = [0; 16];
+        random[6..].copy_from_slice(&digest[..10]);
+        Self(ulid::Ulid::from_parts(
+            millisecond,
+            u128::from_be_bytes(random),
+        ))
     }
 
     /// As two words, the low half first.
@@ -204,4 +218,20 @@ pub struct CaptureState {
     /// The target as it was found on the node.
     #[serde(default)]
     pub resolved_target: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_derived_id_is_of_its_time_and_its_key() {
+        let time: Timestamp = "2026-11-24T03:00:05.478Z".parse().unwrap();
+        let id = CaptureId::derived(time, b"alert-1");
+        assert_eq!(id, CaptureId::derived(time, b"alert-1"));
+        assert_ne!(id, CaptureId::derived(time, b"alert-2"));
+        let later = time + jiff::SignedDuration::from_millis(1);
+        assert!(CaptureId::derived(later, b"alert-1") > id);
+        assert_eq!(id.to_string().parse(), Ok(id));
+    }
 }

@@ -48,6 +48,8 @@ impl From<v1::StatusResponse> for NodeStatus {
             records_stale,
             records_malformed,
             chain_head,
+            // Of use to who compares clocks.
+            time: _,
         } = status;
         Self {
             node,

@@ -29,6 +29,7 @@ mod denied;
 mod guard;
 mod review;
 mod rights;
+mod seam;
 
 #[cfg(test)]
 mod tests;

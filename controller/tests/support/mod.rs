@@ -5,6 +5,9 @@
 #![allow(dead_code, reason = "each suite uses a part")]
 
 mod agent;
+pub(crate) mod apiserver;
+pub(crate) mod bed;
+pub(crate) mod nodes;
 
 use std::{
     path::{Path, PathBuf},
@@ -90,6 +93,7 @@ impl TestController {
             access: AccessArgs::default(),
             rules: vec![file],
             log_format: LogFormat::Text,
+            cluster: Default::default(),
         };
         set(dir.path(), &mut args);
         let app = App::build(&args).await.unwrap();

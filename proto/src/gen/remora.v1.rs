@@ -531,6 +531,9 @@ pub struct StatusResponse {
     /// keeps it finds out if later somebody cuts manifests off.
     #[prost(string, tag = "15")]
     pub chain_head: ::prost::alloc::string::String,
+    /// The node's clock when it answered, by which its packets are stamped.
+    #[prost(message, optional, tag = "16")]
+    pub time: ::core::option::Option<::prost_types::Timestamp>,
 }
 /// Why a call failed; sent as its name without the prefix, in lower case ("target_not_found").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
