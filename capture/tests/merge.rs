@@ -376,7 +376,7 @@ fn merged(streams: &[Stream]) -> Vec<u8> {
     let mut merge = merge(Bounds::STORED);
     let mut file = Vec::new();
     fed(&mut merge, streams, &[(0, 4, 0), (1, 7, 0)], |piece| {
-        file.extend(piece)
+        file.extend(piece);
     });
     file.extend(merge.finish().0);
     file
@@ -447,7 +447,7 @@ fn interfaces_tell_their_node_and_its_clock() {
                 delivered.extend(block.options.iter().filter_map(|option| match option {
                     InterfaceStatisticsOption::IsbUsrDeliv(packets) => Some(*packets),
                     _ => None,
-                }))
+                }));
             }
             _ => {}
         }
