@@ -28,6 +28,7 @@
 pub mod agent;
 pub mod beside;
 pub mod bpf;
+pub mod certificates;
 pub mod cgroup;
 pub mod cluster;
 pub mod controller;
