@@ -4,7 +4,7 @@ use std::{
     fs,
     os::unix::fs::chown,
     path::{Path, PathBuf},
-    process::ExitStatus,
+    process::{Command, ExitStatus},
     time::Duration,
 };
 
@@ -25,8 +25,9 @@ use tonic::{
 };
 
 use crate::{
+    host::Host,
     http, name,
-    node::{Node, Pod},
+    node::Pod,
     run::{self, AGENT_UID, Place, Proc, Rights},
     wait,
 };
@@ -92,7 +93,7 @@ pub struct TestAgent<'a> {
     directory: tempfile::TempDir,
     program: PathBuf,
     options: Options,
-    node: &'a Node,
+    node: &'a dyn Host,
     starts: u32,
 }
 
@@ -101,7 +102,7 @@ impl<'a> TestAgent<'a> {
     ///
     /// # Errors
     /// It does not; with its log.
-    pub fn start(node: &'a Node) -> Result<Self> {
+    pub fn start(node: &'a dyn Host) -> Result<Self> {
         Self::start_with(node, Options::default())
     }
 
@@ -109,7 +110,7 @@ impl<'a> TestAgent<'a> {
     ///
     /// # Errors
     /// It does not; with its log.
-    pub fn start_with(node: &'a Node, options: Options) -> Result<Self> {
+    pub fn start_with(node: &'a dyn Host, options: Options) -> Result<Self> {
         let directory = name::directory()?;
         for name in ["run", "data"] {
             let path = directory.path().join(name);
@@ -218,21 +219,16 @@ impl<'a> TestAgent<'a> {
     /// # Errors
     /// It cannot be started.
     pub fn run(&self, arguments: &[&str]) -> Result<std::process::Output> {
-        let place = Place {
-            netns: Some(self.node.netns()),
-            cgroup: None,
-            rights: self.options.rights,
-        };
-        run::finish(place.command(&self.program).args(arguments))
+        run::finish(self.command().args(arguments))
+    }
+
+    fn command(&self) -> Command {
+        self.node
+            .place(self.options.rights, self.program.as_os_str())
     }
 
     fn spawn(&mut self) -> Result<Proc> {
-        let place = Place {
-            netns: Some(self.node.netns()),
-            cgroup: None,
-            rights: self.options.rights,
-        };
-        let mut command = place.command(&self.program);
+        let mut command = self.command();
         command
             .arg("run")
             .arg("--socket")
@@ -241,7 +237,8 @@ impl<'a> TestAgent<'a> {
             .arg(self.data_dir())
             .arg("--metrics")
             .arg(format!("unix:{}", self.metrics_socket().display()))
-            .args(["--ring-size", &self.options.ring_size, "--node", "node-a"])
+            .args(["--ring-size", &self.options.ring_size])
+            .args(["--node", self.node.name()])
             .args(&self.options.arguments);
         self.starts += 1;
         let name = format!("agent-{}", self.starts);
@@ -249,7 +246,7 @@ impl<'a> TestAgent<'a> {
             command.arg("--pin").arg(self.pins());
         }
         // A log on the node's directory outlives a full data directory.
-        Proc::spawn(&mut command, self.directory.path(), &name)
+        self.node.start(&mut command, self.directory.path(), &name)
     }
 
     #[must_use]
@@ -273,7 +270,7 @@ impl<'a> TestAgent<'a> {
     }
 
     #[must_use]
-    pub fn node(&self) -> &'a Node {
+    pub fn node(&self) -> &'a dyn Host {
         self.node
     }
 

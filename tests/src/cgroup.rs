@@ -57,6 +57,22 @@ pub fn root() -> Result<&'static Path> {
     Ok(ROOT.get_or_init(|| mount.point))
 }
 
+/// The root of each hierarchy: cgroup2's, and those of version 1 beside it if there are any.
+///
+/// # Errors
+/// `/proc` cannot be read.
+pub fn hierarchies() -> Result<Vec<PathBuf>> {
+    let mut roots: Vec<PathBuf> = mounts()?
+        .into_iter()
+        .filter(|mount| ["cgroup", "cgroup2"].contains(&mount.kind.as_str()))
+        .map(|mount| mount.point)
+        .collect();
+    // cgroup2's first: it alone can end the processes of all.
+    let first = root()?;
+    roots.sort_by_key(|root| root != first);
+    Ok(roots)
+}
+
 /// A cgroup of the test's own; its processes end, and it goes, when it is dropped.
 #[derive(Debug)]
 pub struct Cgroup {
@@ -100,6 +116,14 @@ impl Cgroup {
         format!("/{}", below.unwrap_or(&self.directory).display())
     }
 
+    /// Pids in it, not below it.
+    ///
+    /// # Errors
+    /// The directory is gone.
+    pub fn processes(&self) -> Result<Vec<u32>> {
+        processes(&self.directory)
+    }
+
     /// The kernel's id: the directory's inode number.
     ///
     /// # Errors
@@ -113,6 +137,16 @@ impl Drop for Cgroup {
     fn drop(&mut self) {
         remove(&self.directory);
     }
+}
+
+/// Pids in a cgroup, not below it.
+///
+/// # Errors
+/// The directory is gone.
+pub fn processes(directory: &Path) -> Result<Vec<u32>> {
+    let file = directory.join("cgroup.procs");
+    let text = fs::read_to_string(&file).with_context(|| format!("no {}", file.display()))?;
+    Ok(text.lines().filter_map(|pid| pid.parse().ok()).collect())
 }
 
 /// Ends the processes of a cgroup tree and removes it, as far as it can be.
@@ -133,5 +167,8 @@ pub(crate) fn remove(directory: &Path) {
             remove(&entry.path());
         }
     }
-    let _ = fs::remove_dir(directory);
+    // In a hierarchy of version 1 the last processes may be on their way out.
+    wait::settled(EMPTY_LIMIT, || {
+        (fs::remove_dir(directory).is_ok() || !directory.exists()).then_some(())
+    });
 }

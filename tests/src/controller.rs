@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 
 use crate::{
     agent::TestAgent,
+    host::Host,
     http::{self, Request, Response},
-    node::{Node, Pod},
+    node::Pod,
     run::{self, Place, Proc, Rights},
     wait,
 };
@@ -33,7 +34,7 @@ pub const C2_RULES: &str = r#"
 #[derive(Debug)]
 pub struct TestController<'a> {
     process: Proc,
-    node: &'a Node,
+    node: &'a dyn Host,
     address: SocketAddr,
 }
 

@@ -9,7 +9,9 @@
 //! - [`run`], [`wait`], [`signals`]: commands and processes with deadlines; conditions instead of
 //!   sleeps; an orderly end on Ctrl-C.
 //! - [`netns`], [`veth`], [`cgroup`], [`node`]: namespaces, cables, cgroups; nodes and pods of them.
+//!   [`host`]: a node of any kind, as an agent sees it.
 //! - [`fleet`]: many small pods that come and go.
+//! - [`cluster`]: a real Kubernetes.
 //! - [`agent`], [`controller`]: the built programs, started as a user would.
 //! - [`packets`], [`numbered`], [`wire`]: what a file holds, by `pcap-file`, by number, and by
 //!   Wireshark's and tcpdump's own tools.
@@ -28,8 +30,10 @@ pub mod beside;
 pub mod bpf;
 pub mod certificates;
 pub mod cgroup;
+pub mod cluster;
 pub mod controller;
 pub mod fleet;
+pub mod host;
 pub mod http;
 pub mod latency;
 pub mod name;

@@ -49,13 +49,26 @@ pub fn directory() -> anyhow::Result<tempfile::TempDir> {
 /// Namespaces, cgroups and directories of this run that are still there.
 #[must_use]
 pub fn left() -> Vec<String> {
-    let mine = format!("{PREFIX}{}-", process::id());
-    let cgroups = cgroup::root().map(Path::to_owned).unwrap_or_default();
-    [PathBuf::from("/run/netns"), cgroups, std::env::temp_dir()]
+    let mine = of_this_run();
+    let mut places = cgroup::hierarchies().unwrap_or_default();
+    places.extend([PathBuf::from("/run/netns"), std::env::temp_dir()]);
+    places
         .iter()
         .flat_map(|directory| names(directory))
         .filter(|name| name.starts_with(&mine))
         .collect()
+}
+
+/// How all names of this run begin.
+#[must_use]
+pub fn of_this_run() -> String {
+    format!("{PREFIX}{}-", process::id())
+}
+
+/// The name was given by a run, whichever.
+#[must_use]
+pub fn is_ours(name: &str) -> bool {
+    name.starts_with(PREFIX)
 }
 
 /// The name was given by a run whose process is gone.
@@ -81,13 +94,14 @@ fn orphans(directory: &Path) -> Vec<String> {
     names
 }
 
-/// Best effort: what cannot be removed is somebody else's already.
-fn sweep() {
+/// Removes what runs have left whose process is gone. Best effort: what cannot be removed is somebody
+/// else's already.
+pub fn sweep() {
     for name in orphans(Path::new("/run/netns")) {
         let _ = run::output(run::command("ip").args(["netns", "del", &name]));
     }
-    if let Ok(root) = cgroup::root() {
-        for name in orphans(root) {
+    for root in cgroup::hierarchies().unwrap_or_default() {
+        for name in orphans(&root) {
             cgroup::remove(&root.join(name));
         }
     }

@@ -88,19 +88,29 @@ impl Netns {
     /// # Panics
     /// When `f` does.
     pub fn enter<T: Send>(&self, f: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-        let file = File::open(&self.path)
-            .with_context(|| format!("no namespace {}", self.path.display()))?;
-        thread::scope(|scope| {
-            let thread = scope.spawn(move || {
-                setns(file, CloneFlags::CLONE_NEWNET)
-                    .map_err(|error| anyhow!("failed to enter the namespace: {error}"))?;
-                f()
-            });
-            thread
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        enter(&self.path, f)
     }
+}
+
+/// Runs `f` on a thread in the network namespace that a file stands for.
+///
+/// # Errors
+/// As [`Netns::enter`].
+///
+/// # Panics
+/// When `f` does.
+pub fn enter<T: Send>(path: &Path, f: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let file = File::open(path).with_context(|| format!("no namespace {}", path.display()))?;
+    thread::scope(|scope| {
+        let thread = scope.spawn(move || {
+            setns(file, CloneFlags::CLONE_NEWNET)
+                .map_err(|error| anyhow!("failed to enter the namespace: {error}"))?;
+            f()
+        });
+        thread
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 impl Drop for Netns {

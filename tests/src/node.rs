@@ -12,6 +12,7 @@ use anyhow::Result;
 
 use crate::{
     cgroup::Cgroup,
+    host::Host,
     name,
     netns::Netns,
     run::{Place, Proc, Rights},
@@ -174,6 +175,29 @@ impl Node {
         )?;
         netns.ip(&format!("route add default via {router}"))?;
         Ok(netns)
+    }
+}
+
+impl Host for Node {
+    fn name(&self) -> &str {
+        "node-a"
+    }
+
+    fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
+    fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn place(&self, rights: Rights, program: &OsStr) -> Command {
+        Place {
+            netns: Some(&self.netns),
+            cgroup: None,
+            rights,
+        }
+        .command(program)
     }
 }
 

@@ -40,6 +40,30 @@ pub enum Rights {
     None,
 }
 
+impl Rights {
+    /// What setpriv is told, so that the program has them and ends with who started it.
+    #[must_use]
+    pub fn setpriv(self) -> Vec<String> {
+        let mut arguments = vec!["--pdeathsig".to_owned(), "KILL".to_owned()];
+        if self != Self::Root {
+            let caps = match self {
+                Self::Agent => "-all,+bpf,+net_admin",
+                Self::Root | Self::None => "-all",
+            };
+            arguments.extend([
+                format!("--reuid={AGENT_UID}"),
+                format!("--regid={AGENT_UID}"),
+                "--clear-groups".to_owned(),
+                "--no-new-privs".to_owned(),
+                format!("--inh-caps={caps}"),
+                format!("--ambient-caps={caps}"),
+                format!("--bounding-set={caps}"),
+            ]);
+        }
+        arguments
+    }
+}
+
 /// Where and with which rights a process runs.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Place<'a> {
@@ -67,20 +91,7 @@ impl Place<'_> {
                 .args(["sh", "-c", r#"echo $$ >"$0/cgroup.procs" && exec "$@""#])
                 .arg(cgroup.directory());
         }
-        command.args(["setpriv", "--pdeathsig", "KILL"]);
-        if self.rights != Rights::Root {
-            let caps = match self.rights {
-                Rights::Agent => "-all,+bpf,+net_admin",
-                Rights::Root | Rights::None => "-all",
-            };
-            command
-                .arg(format!("--reuid={AGENT_UID}"))
-                .arg(format!("--regid={AGENT_UID}"))
-                .args(["--clear-groups", "--no-new-privs"])
-                .arg(format!("--inh-caps={caps}"))
-                .arg(format!("--ambient-caps={caps}"))
-                .arg(format!("--bounding-set={caps}"));
-        }
+        command.arg("setpriv").args(self.rights.setpriv());
         command.arg("--").arg(program).stdin(Stdio::null());
         command
     }
@@ -171,6 +182,8 @@ fn shown(command: &Command) -> String {
 #[derive(Debug)]
 pub struct Proc {
     child: Child,
+    /// The process that the child stands before, if it does: signals go there.
+    behind: Option<u32>,
     name: String,
     log: PathBuf,
 }
@@ -191,14 +204,32 @@ impl Proc {
             .with_context(|| format!("failed to start `{}`", shown(command)))?;
         Ok(Self {
             child,
+            behind: None,
             name: name.to_owned(),
             log,
         })
     }
 
+    /// Starts a command that starts another and waits for it (`nsenter --pid`): that one is meant.
+    ///
+    /// # Errors
+    /// It cannot be started, or ends before it has started the other.
+    pub fn spawn_behind(command: &mut Command, directory: &Path, name: &str) -> Result<Self> {
+        let mut process = Self::spawn(command, directory, name)?;
+        let before = process.child.id();
+        let behind = wait::until_some(COMMAND_LIMIT, "the process behind it", || {
+            if let Some(status) = process.ended()? {
+                bail!("{name} ended ({status})");
+            }
+            child_of(before)
+        });
+        process.behind = Some(behind.with_context(|| process.tail())?);
+        Ok(process)
+    }
+
     #[must_use]
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.behind.unwrap_or(self.child.id())
     }
 
     /// All that it printed so far.
@@ -260,7 +291,7 @@ impl Proc {
     /// # Errors
     /// It has ended.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        let pid = Pid::from_raw(i32::try_from(self.child.id())?);
+        let pid = Pid::from_raw(i32::try_from(self.pid())?);
         signal::kill(pid, signal).with_context(|| format!("failed to signal {}", self.name))
     }
 
@@ -295,6 +326,18 @@ impl Drop for Proc {
             let _ = self.child.wait();
         }
     }
+}
+
+/// A child of a process.
+fn child_of(parent: u32) -> Result<Option<u32>> {
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let status = fs::read_to_string(entry.path().join("status")).unwrap_or_default();
+        let of = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+        if of.is_some_and(|of| of.trim() == parent.to_string()) {
+            return Ok(entry.file_name().to_str().and_then(|pid| pid.parse().ok()));
+        }
+    }
+    Ok(None)
 }
 
 /// Ended by this signal.

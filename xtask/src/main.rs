@@ -6,10 +6,12 @@
 //! - [`test`]: every layer of tests this machine can run.
 //! - [`kernels`]: the kernel tests on other kernels, in virtual machines.
 //! - [`fuzz`]: the fuzz targets, by libFuzzer.
+//! - [`cluster`]: a real Kubernetes on this machine.
 //! - [`run`]: the demo and the benchmark.
 #![forbid(unsafe_code)]
 
 mod build;
+mod cluster;
 mod fuzz;
 mod kernels;
 mod lint;
@@ -82,7 +84,8 @@ enum Task {
     Test {
         /// Run only tests with this in their name, and no lint
         filter: Option<String>,
-        /// Run the kernel tests also on other kernels, as `cargo xtask kernels 6.1 6.12` does
+        /// Run also the tests on a real Kubernetes (the first time its programs are built: 10 to 15
+        /// minutes), and the kernel tests on other kernels, as `cargo xtask kernels 6.1 6.12` does
         #[arg(long, conflicts_with = "filter")]
         all: bool,
         #[command(flatten)]
@@ -120,6 +123,15 @@ enum Task {
     Demo(ProgramArgs),
     /// Measure the goals P1 to P9 of the data path beside tcpdump: all, or `bench P1 P5`
     Bench(ProgramArgs),
+    /// A real Kubernetes on this machine: control plane, two nodes, containers
+    ///
+    /// etcd, Kubernetes, containerd and Helm are built from Go modules into ~/.cache/remora/cluster:
+    /// once for each set of versions, 10 to 15 minutes on two processors. Everything runs in
+    /// namespaces of its own, as root, and `down` leaves nothing.
+    Cluster {
+        #[command(subcommand)]
+        task: cluster::Task,
+    },
     /// Generate proto/src/gen from proto/proto
     Codegen {
         /// Write nothing; fail when the committed code is not what the .proto files say
@@ -211,6 +223,7 @@ fn perform(task: Task) -> anyhow::Result<()> {
         }
         Task::Demo(demo) => run::run("demo", &demo.args, demo.install.policy()),
         Task::Bench(bench) => run::run("bench", &bench.args, bench.install.policy()),
+        Task::Cluster { task } => cluster::perform(task),
         Task::Codegen { check } => process::run(&mut lint::codegen(check)),
     }
 }

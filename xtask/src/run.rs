@@ -21,6 +21,16 @@ pub(crate) fn bin_dir() -> PathBuf {
 ///
 /// Becoming it, rather than waiting for it, lets Ctrl-C and its exit code pass through untouched.
 pub(crate) fn run(name: &str, args: &[String], installing: Installing) -> anyhow::Result<()> {
+    run_with(name, args, installing, &[])
+}
+
+/// [`run`], with more for it to find in its environment.
+pub(crate) fn run_with(
+    name: &str,
+    args: &[String],
+    installing: Installing,
+    environment: &[(&str, PathBuf)],
+) -> anyhow::Result<()> {
     let tools = setup(Purpose::BuildAndTest, installing)?;
     build(&tools, Profile::Release)?;
     step(&format!("building {name}"), || {
@@ -31,5 +41,6 @@ pub(crate) fn run(name: &str, args: &[String], installing: Installing) -> anyhow
     })?;
     let mut program = as_root(bin_dir().join(name));
     program.args(args).env(BIN_DIR, bin_dir());
+    program.envs(environment.iter().map(|(name, path)| (name, path)));
     Err(program.exec()).with_context(|| format!("cannot run `{}`", line(&program)))
 }

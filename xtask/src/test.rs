@@ -6,12 +6,13 @@
 //! | unit | unit, property and doc tests of every crate but `tests`; what fuzzing has found | - |
 //! | kernel | test programs `kernel*` of `tests`, and its support library's own | root |
 //! | end to end | the other test programs of `tests` | root |
+//! | cluster | test program `cluster` on a real Kubernetes, if all is asked for | root |
 //! | other kernels | `cargo xtask kernels 6.1 6.12`, if all is asked for | - |
 //!
 //! A layer that ran no test has failed: nothing is skipped in silence.
 
 use std::io::{BufRead as _, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,7 @@ use crate::build::{Profile, build};
 use crate::process::{as_root, line, run};
 use crate::run::{BIN_DIR, bin_dir};
 use crate::setup::{Installing, Purpose, setup};
-use crate::{kernels, lint, workspace};
+use crate::{cluster, kernels, lint, workspace};
 
 /// A test program that is still running then hangs, and is ended.
 const PROGRAM_TIMEOUT: &str = "900";
@@ -49,7 +50,7 @@ pub(crate) enum Scope<'a> {
     Named(&'a str),
     /// All of this machine's kernel, and the lint.
     Here,
-    /// Also the kernel tests on other kernels.
+    /// Also those on a real Kubernetes, and the kernel tests on other kernels.
     EveryKernel,
 }
 
@@ -72,11 +73,24 @@ pub(crate) fn test(scope: Scope<'_>, installing: Installing) -> anyhow::Result<(
         layers.push(layer("lint", || Ok(lint::check().tally()))?);
     }
     layers.push(layer("unit", || unit(filter))?);
-    let (kernel, end_to_end) = suites()?;
-    layers.push(layer("kernel", || run_suites(&kernel, filter))?);
-    layers.push(layer("end to end", || run_suites(&end_to_end, filter))?);
+    let suites = suites()?;
+    layers.push(layer("kernel", || run_suites(&suites.kernel, filter, &[]))?);
+    layers.push(layer("end to end", || {
+        run_suites(&suites.end_to_end, filter, &[])
+    })?);
+    let cluster_built = match scope {
+        Scope::Named(_) => cluster::built()?,
+        Scope::Here => None,
+        Scope::EveryKernel => Some(cluster::programs(installing)?),
+    };
+    if let Some(directory) = &cluster_built {
+        let there = [(cluster::CLUSTER_DIR, directory.as_path())];
+        layers.push(layer("cluster", || {
+            run_suites(&suites.cluster, filter, &there)
+        })?);
+    }
     if let Scope::EveryKernel = scope {
-        let programs = [kernel, end_to_end].concat();
+        let programs = [suites.kernel, suites.end_to_end].concat();
         layers.push(layer("other kernels", || Ok(other_kernels(&programs)))?);
     }
 
@@ -84,8 +98,12 @@ pub(crate) fn test(scope: Scope<'_>, installing: Installing) -> anyhow::Result<(
     let (table, total) = summary(&layers);
     println!("{table}");
     println!("total {:.1} s", started.elapsed().as_secs_f64());
-    if let Scope::Here = scope {
-        println!("left out: other kernels (`cargo xtask test --all`)");
+    match scope {
+        Scope::Here => println!("left out: cluster, other kernels (`cargo xtask test --all`)"),
+        Scope::Named(_) if cluster_built.is_none() => {
+            println!("left out: cluster (`cargo xtask cluster build` makes its programs)");
+        }
+        Scope::Named(_) | Scope::EveryKernel => {}
     }
     println!("{total}");
     verdict(&layers, total, filter)
@@ -133,8 +151,16 @@ fn unit(filter: Option<&str>) -> anyhow::Result<Tally> {
     Ok(units.plus(run_tests(test(&quiet).args(corpus).args(filter))?))
 }
 
-/// Builds the test programs of the `tests` crate; those of the kernel layer, and the others.
-pub(crate) fn suites() -> anyhow::Result<(Vec<PathBuf>, Vec<PathBuf>)> {
+/// The test programs of the `tests` crate, by layer.
+#[derive(Debug, Default)]
+pub(crate) struct Suites {
+    pub(crate) kernel: Vec<PathBuf>,
+    pub(crate) end_to_end: Vec<PathBuf>,
+    cluster: Vec<PathBuf>,
+}
+
+/// Builds the test programs of the `tests` crate.
+pub(crate) fn suites() -> anyhow::Result<Suites> {
     let mut cargo = workspace::cargo();
     cargo.args(["test", "-p", "remora-tests", "--lib", "--tests", "--no-run"]);
     cargo
@@ -149,12 +175,17 @@ pub(crate) fn suites() -> anyhow::Result<(Vec<PathBuf>, Vec<PathBuf>)> {
         .filter_map(|message| suite(&serde_json::from_str(message).ok()?))
         .collect();
     programs.sort();
-    let (kernel, others): (Vec<_>, Vec<_>) = programs
-        .into_iter()
-        .partition(|(name, _)| name.starts_with("kernel") || name == "remora_tests");
-    let paths =
-        |programs: Vec<(String, PathBuf)>| programs.into_iter().map(|(_, path)| path).collect();
-    Ok((paths(kernel), paths(others)))
+    let mut suites = Suites::default();
+    for (name, path) in programs {
+        match name.as_str() {
+            "cluster" => suites.cluster.push(path),
+            name if name.starts_with("kernel") || name == "remora_tests" => {
+                suites.kernel.push(path);
+            }
+            _ => suites.end_to_end.push(path),
+        }
+    }
+    Ok(suites)
 }
 
 /// Name and path of the test program that a message of cargo tells of.
@@ -165,7 +196,11 @@ fn suite(message: &Value) -> Option<(String, PathBuf)> {
     is_test.then(|| (name.to_owned(), path.into()))
 }
 
-fn run_suites(programs: &[PathBuf], filter: Option<&str>) -> anyhow::Result<Tally> {
+fn run_suites(
+    programs: &[PathBuf],
+    filter: Option<&str>,
+    environment: &[(&str, &Path)],
+) -> anyhow::Result<Tally> {
     let mut sum = Tally::default();
     for program in programs {
         // In the foreground, so that Ctrl-C reaches the tests and they clean up.
@@ -176,6 +211,7 @@ fn run_suites(programs: &[PathBuf], filter: Option<&str>) -> anyhow::Result<Tall
             .args(filter);
         command
             .env(BIN_DIR, bin_dir())
+            .envs(environment.iter().copied())
             .current_dir(workspace::root().join("tests"));
         sum = sum.plus(run_tests(&mut command)?);
     }

@@ -121,8 +121,8 @@ pub(crate) fn kernels(
         outcomes.push(budget::here()?);
     }
     if !others.is_empty() {
-        let (kernel, end_to_end) = suites()?;
-        let programs: Vec<PathBuf> = kernel.into_iter().chain(end_to_end).collect();
+        let suites = suites()?;
+        let programs = [suites.kernel, suites.end_to_end].concat();
         outcomes.extend(run(&programs, &others)?);
     }
     println!("\n{}", table(&outcomes));

@@ -78,6 +78,14 @@ pub(crate) fn setup(purpose: Purpose, installing: Installing) -> anyhow::Result<
     })
 }
 
+/// Installs what a cluster's nodes need of Debian, if it is missing.
+///
+/// # Errors
+/// As [`setup`].
+pub(crate) fn cluster_packages(installing: Installing) -> anyhow::Result<()> {
+    packages::install(&packages::missing(packages::CLUSTER), installing)
+}
+
 /// The toolchain for eBPF programs that is here, if there is one.
 pub(crate) fn bpf_toolchain() -> Option<Toolchain> {
     toolchain::find().ok()?.usable.into_iter().next()

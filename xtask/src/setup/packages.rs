@@ -81,6 +81,21 @@ pub(crate) const PEERS: &[Package] = &[
     ),
 ];
 
+/// What the nodes of a cluster run besides what is built for them.
+pub(crate) const CLUSTER: &[Package] = &[
+    program("runc", "runc", "starts the cluster's containers"),
+    Package {
+        name: Cow::Borrowed("containernetworking-plugins"),
+        probe: Probe::File(Cow::Borrowed("/usr/lib/cni/bridge")),
+        why: "gives the cluster's pods their veths and addresses",
+    },
+    program(
+        "busybox-static",
+        "busybox",
+        "is the image of the cluster's test pods",
+    ),
+];
+
 /// What our own programs are linked with.
 pub(crate) fn libraries() -> Vec<Package> {
     vec![Package {
@@ -252,10 +267,11 @@ mod tests {
 
     #[test]
     fn every_peer_has_a_name_of_its_own_and_a_reason() {
-        let mut names: Vec<_> = PEERS.iter().map(|package| &package.name).collect();
+        let all = || PEERS.iter().chain(CLUSTER);
+        let mut names: Vec<_> = all().map(|package| &package.name).collect();
         names.sort();
         names.dedup();
-        assert_eq!(names.len(), PEERS.len());
-        assert!(PEERS.iter().all(|package| package.why.len() > 10));
+        assert_eq!(names.len(), all().count());
+        assert!(all().all(|package| package.why.len() > 10));
     }
 }
