@@ -4,6 +4,7 @@
 //! - [`session`]: what a capture is: target, filter, limits, trigger, counts, state.
 //! - [`alert`]: Falco's alerts, and what to capture for them.
 //! - [`evidence`]: manifests, their signatures and their chain; what they prove.
+//! - [`exposition`]: metrics in the two text forms that Prometheus takes.
 //! - [`filter`]: capture filters in tcpdump's language.
 //! - [`pcapng`]: capture files: writing, mending, reading.
 //! - [`segment`]: super-packets cut into what the wire would have carried.
@@ -13,6 +14,7 @@
 
 pub mod alert;
 pub mod evidence;
+pub mod exposition;
 pub mod filter;
 pub mod pcapng;
 pub mod segment;

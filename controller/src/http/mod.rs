@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `POST /`, `POST /falco` (or `PUT`) | an alert as Falco or Falcosidekick sends it |
 //! | `GET /healthz` | 200 while alerts are taken, 503 while the controller ends |
-//! | `GET /metrics` | OpenMetrics text |
+//! | `GET /metrics` | OpenMetrics text, or Prometheus' older form to who does not ask for it |
 //!
 //! Every answer to an alert is an [`Answer`], refusals too.
 
@@ -21,10 +21,12 @@ use std::sync::{
 use axum::{
     Router,
     extract::State,
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::IntoResponse,
     routing::{get, post},
 };
+
+use remora_capture::exposition::exposition;
 
 pub use alerts::{BODY_MAX, BODY_TIMEOUT};
 pub use answer::Answer;
@@ -63,10 +65,10 @@ async fn health(State(shared): State<Shared>) -> (StatusCode, &'static str) {
     }
 }
 
-async fn metrics_text(State(shared): State<Shared>) -> impl IntoResponse {
-    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    (
-        [(header::CONTENT_TYPE, content_type)],
-        shared.metrics.text(),
-    )
+async fn metrics_text(State(shared): State<Shared>, headers: HeaderMap) -> impl IntoResponse {
+    let accept = headers
+        .get(header::ACCEPT)
+        .and_then(|value| value.to_str().ok());
+    let told = exposition(shared.metrics.text(), accept.unwrap_or_default());
+    ([(header::CONTENT_TYPE, told.content_type)], told.text)
 }
