@@ -10,6 +10,7 @@
 //!
 //! A layer that ran no test has failed: nothing is skipped in silence.
 
+use std::env;
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -21,8 +22,8 @@ use serde_json::Value;
 use crate::build::{Profile, build};
 use crate::process::{as_root, line, run};
 use crate::run::{BIN_DIR, bin_dir};
-use crate::setup::{Installing, Purpose, setup};
-use crate::{kernels, lint, workspace};
+use crate::setup::{self, Installing, Purpose, setup};
+use crate::{kernels, lint, manifests, workspace};
 
 /// A test program that is still running then hangs, and is ended.
 const PROGRAM_TIMEOUT: &str = "900";
@@ -176,10 +177,22 @@ fn run_suites(programs: &[PathBuf], filter: Option<&str>) -> anyhow::Result<Tall
             .args(filter);
         command
             .env(BIN_DIR, bin_dir())
+            .envs(peers_by_variable())
             .current_dir(workspace::root().join("tests"));
         sum = sum.plus(run_tests(&mut command)?);
     }
     Ok(sum)
+}
+
+/// Where tests find programs that are neither installed nor theirs.
+fn peers_by_variable() -> impl Iterator<Item = (&'static str, PathBuf)> {
+    [
+        ("REMORA_XTASK", env::current_exe().ok()),
+        ("REMORA_HELM", manifests::helm()),
+        ("REMORA_PROMTOOL", setup::promtool()),
+    ]
+    .into_iter()
+    .filter_map(|(name, path)| Some((name, path?)))
 }
 
 /// Runs a program of the test harness, or cargo with several, showing and counting its output.
