@@ -35,6 +35,8 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Remove what an agent with `--pin` left in the kernel
     Cleanup(CleanupArgs),
+    /// Give directories to the agent's user, for it alone
+    Prepare(PrepareArgs),
     /// Say what this kernel and these rights allow, and what to do about the rest
     Doctor(DoctorArgs),
 }
@@ -189,6 +191,17 @@ pub struct CleanupArgs {
     /// Directory of the pins
     #[arg(long, value_name = "DIR", default_value = PIN_DIRECTORY)]
     pub pin: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct PrepareArgs {
+    /// User and group of the agent, by number
+    #[arg(long, value_name = "UID")]
+    pub owner: u32,
+
+    /// Directories that are there
+    #[arg(required = true, value_name = "DIR")]
+    pub directories: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]

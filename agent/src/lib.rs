@@ -12,7 +12,8 @@
 //! - [`sink`]: files in the data directory, streams to readers.
 //! - [`api`]: the gRPC services. [`telemetry`]: metrics and health.
 //! - [`watch`]: the node's interfaces, and who is behind them.
-//! - [`app`], [`supervisor`], [`args`], [`doctor`], [`cleanup`], [`clock`], [`node`]: the program around them.
+//! - [`app`], [`supervisor`], [`args`], [`doctor`], [`cleanup`], [`prepare`], [`clock`], [`node`]: the program
+//!   around them.
 #![deny(unsafe_code)]
 
 pub mod api;
@@ -24,6 +25,7 @@ pub mod doctor;
 #[allow(unsafe_code, reason = "aya's maps, and the membarrier call")]
 pub mod kernel;
 pub mod node;
+pub mod prepare;
 pub mod record;
 pub mod session;
 pub mod sink;

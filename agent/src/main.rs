@@ -7,7 +7,7 @@ use clap::Parser as _;
 use remora_agent::{
     app,
     args::{Cli, Command},
-    cleanup, doctor,
+    cleanup, doctor, prepare,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -39,6 +39,7 @@ fn main() -> ExitCode {
             .and_then(|runtime| runtime.block_on(app::run(*args)))
             .map(|()| ExitCode::SUCCESS),
         Command::Cleanup(args) => cleanup::run(&args),
+        Command::Prepare(args) => prepare::run(&args),
         Command::Doctor(args) => doctor::run(&args),
     };
     outcome.unwrap_or_else(|error| {

@@ -5,6 +5,7 @@
 //! - [`alert`]: Falco's alerts, and what to capture for them.
 //! - [`audit`]: the log of who wanted what and what was decided, and whether it is whole.
 //! - [`evidence`]: manifests, their signatures and their chain; what they prove.
+//! - [`exposition`]: metrics in the two text forms that Prometheus takes.
 //! - [`filter`]: capture filters in tcpdump's language.
 //! - [`merge`]: the streams of several nodes as one.
 //! - [`pcapng`]: capture files: writing, mending, reading.
@@ -16,6 +17,7 @@
 pub mod alert;
 pub mod audit;
 pub mod evidence;
+pub mod exposition;
 pub mod filter;
 pub mod merge;
 pub mod pcapng;

@@ -26,21 +26,37 @@ pub(crate) enum Profile {
 pub(crate) fn build(tools: &BpfTools, profile: Profile) -> anyhow::Result<()> {
     step("building the eBPF object", || build_ebpf(tools))?;
     step("building remora, remora-agent, remora-controller", || {
-        let mut cargo = workspace::cargo();
-        cargo.args(["build", "--bins"]);
-        cargo.args([
-            "-p",
-            "remora-cli",
-            "-p",
-            "remora-agent",
-            "-p",
-            "remora-controller",
-        ]);
-        if profile == Profile::Release {
-            cargo.arg("--release");
-        }
-        run(&mut cargo)
+        run(&mut programs_cargo(profile))
     })
+}
+
+/// `cargo build` of the programs.
+pub(crate) fn programs_cargo(profile: Profile) -> Command {
+    let mut cargo = workspace::cargo();
+    cargo.args(["build", "--bins"]);
+    cargo.args([
+        "-p",
+        "remora-cli",
+        "-p",
+        "remora-agent",
+        "-p",
+        "remora-controller",
+    ]);
+    if profile == Profile::Release {
+        cargo.arg("--release");
+    }
+    cargo
+}
+
+/// Builds the object and puts it where the agent's build script looks for it in `target`.
+///
+/// # Errors
+/// It cannot be built.
+pub(crate) fn ebpf_for(tools: &BpfTools, target: &Path) -> anyhow::Result<()> {
+    step("building the eBPF object", || build_ebpf(tools))?;
+    let built = workspace::ebpf_object();
+    let object = fs::read(&built).with_context(|| built.display().to_string())?;
+    write_if_changed(&object, &workspace::ebpf_object_in(target))
 }
 
 fn build_ebpf(tools: &BpfTools) -> anyhow::Result<()> {
@@ -61,7 +77,13 @@ fn build_ebpf(tools: &BpfTools) -> anyhow::Result<()> {
 pub(crate) fn ebpf_cargo(toolchain: &Toolchain, verb: &str) -> Command {
     let arch = format!("--cfg=bpf_target_arch=\"{}\"", env::consts::ARCH);
     // v3: atomics with a result and 32-bit jumps, in every kernel from 5.12 on.
-    let flags = [&arch, "-Ctarget-cpu=v3", "-Clink-arg=--btf"];
+    let mut flags = vec![
+        arch,
+        "-Ctarget-cpu=v3".to_owned(),
+        "-Clink-arg=--btf".to_owned(),
+    ];
+    // BTF names the source of each line, and the object is the same on every machine.
+    flags.extend(workspace::remapped("--remap-path-prefix"));
     let mut cargo = toolchain.cargo_command();
     cargo.current_dir(workspace::root());
     cargo.args([verb, "--package", EBPF_PACKAGE, "--target", TARGET]);

@@ -2,6 +2,7 @@
 //!
 //! - [`setup`]: what a machine needs, found or installed.
 //! - [`build`]: the eBPF object, then the programs that embed it.
+//! - [`image`]: the programs as an OCI image. [`manifests`]: the chart as plain manifests.
 //! - [`lint`]: format, clippy, the arrows between crates and modules, generated code, licences.
 //! - [`test`]: every layer of tests this machine can run.
 //! - [`kernels`]: the kernel tests on other kernels, in virtual machines.
@@ -13,8 +14,10 @@
 mod build;
 mod cluster;
 mod fuzz;
+mod image;
 mod kernels;
 mod lint;
+mod manifests;
 mod process;
 mod run;
 mod setup;
@@ -22,12 +25,14 @@ mod spills;
 mod test;
 mod workspace;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::build::Profile;
 use crate::fuzz::Finds;
+use crate::image::Programs;
 use crate::setup::{Installing, Purpose};
 use crate::test::Scope;
 
@@ -68,6 +73,21 @@ enum Task {
         /// Build the programs unoptimised, into target/debug (the eBPF object is always optimised)
         #[arg(long)]
         debug: bool,
+        #[command(flatten)]
+        install: InstallArgs,
+    },
+    /// Make the OCI image, and its SBOM
+    ///
+    /// An archive for `ctr images import`, `skopeo copy oci-archive:FILE …` or `podman load`, of a
+    /// build of its own (target/image) that has no path of this machine in it. The same sources and
+    /// libraries give the same digest, which is printed last.
+    Image {
+        /// Where the archive and the SBOM go [default: target/image]
+        #[arg(long, value_name = "DIR")]
+        output: Option<PathBuf>,
+        /// Pack the programs of this directory as they are, like target/release: for a test
+        #[arg(long, value_name = "DIR")]
+        programs: Option<PathBuf>,
         #[command(flatten)]
         install: InstallArgs,
     },
@@ -132,9 +152,15 @@ enum Task {
         #[command(subcommand)]
         task: cluster::Task,
     },
-    /// Generate proto/src/gen from proto/proto
+    /// Render the chart into deploy/manifests, by Helm
+    Manifests {
+        /// Write nothing; fail when the committed manifest is not what the chart renders
+        #[arg(long)]
+        check: bool,
+    },
+    /// Generate what is committed: the API, the chart's schema, rules and README
     Codegen {
-        /// Write nothing; fail when the committed code is not what the .proto files say
+        /// Write nothing; fail when something committed is not what its source says
         #[arg(long)]
         check: bool,
     },
@@ -194,6 +220,17 @@ fn perform(task: Task) -> anyhow::Result<()> {
                 },
             )
         }
+        Task::Image {
+            output,
+            programs,
+            install,
+        } => {
+            let programs = programs.map_or(Programs::Built(install.policy()), Programs::Taken);
+            let output = output.unwrap_or_else(|| workspace::target_dir().join("image"));
+            let made = image::image(&programs, &output)?;
+            println!("{} {}", made.digest.as_str(), made.archive.display());
+            Ok(())
+        }
         Task::Lint { fix: false } => lint::check().into_result(),
         Task::Lint { fix: true } => lint::fix(),
         Task::Test {
@@ -224,6 +261,7 @@ fn perform(task: Task) -> anyhow::Result<()> {
         Task::Demo(demo) => run::run("demo", &demo.args, demo.install.policy()),
         Task::Bench(bench) => run::run("bench", &bench.args, bench.install.policy()),
         Task::Cluster { task } => cluster::perform(task),
+        Task::Manifests { check } => manifests::manifests(check),
         Task::Codegen { check } => process::run(&mut lint::codegen(check)),
     }
 }

@@ -11,6 +11,7 @@
 //!
 //! A layer that ran no test has failed: nothing is skipped in silence.
 
+use std::env;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -22,8 +23,8 @@ use serde_json::Value;
 use crate::build::{Profile, build};
 use crate::process::{as_root, line, run};
 use crate::run::{BIN_DIR, bin_dir};
-use crate::setup::{Installing, Purpose, setup};
-use crate::{cluster, kernels, lint, workspace};
+use crate::setup::{self, Installing, Purpose, setup};
+use crate::{cluster, kernels, lint, manifests, workspace};
 
 /// A test program that is still running then hangs, and is ended.
 const PROGRAM_TIMEOUT: &str = "900";
@@ -212,10 +213,22 @@ fn run_suites(
         command
             .env(BIN_DIR, bin_dir())
             .envs(environment.iter().copied())
+            .envs(peers_by_variable())
             .current_dir(workspace::root().join("tests"));
         sum = sum.plus(run_tests(&mut command)?);
     }
     Ok(sum)
+}
+
+/// Where tests find programs that are neither installed nor theirs.
+fn peers_by_variable() -> impl Iterator<Item = (&'static str, PathBuf)> {
+    [
+        ("REMORA_XTASK", env::current_exe().ok()),
+        ("REMORA_HELM", manifests::helm()),
+        ("REMORA_PROMTOOL", setup::promtool()),
+    ]
+    .into_iter()
+    .filter_map(|(name, path)| Some((name, path?)))
 }
 
 /// Runs a program of the test harness, or cargo with several, showing and counting its output.

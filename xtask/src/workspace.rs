@@ -24,7 +24,33 @@ pub(crate) fn target_dir() -> PathBuf {
 
 /// Where the eBPF object is put, and where the agent's build script looks for it.
 pub(crate) fn ebpf_object() -> PathBuf {
-    target_dir().join("ebpf/remora.o")
+    ebpf_object_in(&target_dir())
+}
+
+/// Likewise, in another target directory.
+pub(crate) fn ebpf_object_in(target: &Path) -> PathBuf {
+    target.join("ebpf/remora.o")
+}
+
+/// Paths of this machine that compilers write into programs, and names that are the same on every
+/// machine. Those that hold others come first: of a compiler's arguments the last one counts.
+pub(crate) fn machine_paths() -> Vec<(PathBuf, &'static str)> {
+    let home = |variable: &str, otherwise: &str| {
+        let named = env::var_os(variable).map(PathBuf::from);
+        named.or_else(|| Some(env::home_dir()?.join(otherwise)))
+    };
+    let mut paths = vec![(target_dir(), "/target"), (root().to_owned(), "/remora")];
+    paths.extend(home("CARGO_HOME", ".cargo").map(|path| (path, "/cargo")));
+    paths.extend(home("RUSTUP_HOME", ".rustup").map(|path| (path, "/rustup")));
+    paths.sort_by_key(|(path, _)| path.as_os_str().len());
+    paths
+}
+
+/// Arguments that make a compiler write those names, by its word for that.
+pub(crate) fn remapped(option: &str) -> impl Iterator<Item = String> {
+    machine_paths()
+        .into_iter()
+        .map(move |(path, name)| format!("{option}={}={name}", path.display()))
 }
 
 /// What is kept between checkouts: `$XDG_CACHE_HOME/remora`, else `~/.cache/remora`.

@@ -4,7 +4,14 @@ use std::{
     fs, io, net::SocketAddr, os::unix::fs::PermissionsExt as _, path::PathBuf, str::FromStr,
 };
 
-use axum::{Router, extract::State, http::header, response::IntoResponse, routing::get};
+use axum::{
+    Router,
+    extract::State,
+    http::{HeaderMap, header},
+    response::IntoResponse,
+    routing::get,
+};
+use remora_capture::exposition::exposition;
 use tokio::net::{TcpListener, UnixListener};
 
 use super::metrics::render;
@@ -121,14 +128,14 @@ impl AdminSocket {
     }
 }
 
-async fn metrics(State(parts): State<AdminParts>) -> impl IntoResponse {
+async fn metrics(State(parts): State<AdminParts>, headers: HeaderMap) -> impl IntoResponse {
     let AdminParts { driver, numbers } = parts;
     let captures = driver.list().await;
-    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    (
-        [(header::CONTENT_TYPE, content_type)],
-        render(&captures, &numbers()),
-    )
+    let accept = headers
+        .get(header::ACCEPT)
+        .and_then(|value| value.to_str().ok());
+    let told = exposition(render(&captures, &numbers()), accept.unwrap_or_default());
+    ([(header::CONTENT_TYPE, told.content_type)], told.text)
 }
 
 #[cfg(test)]

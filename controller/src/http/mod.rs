@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `POST /`, `POST /falco` (or `PUT`) | an alert as Falco or Falcosidekick sends it |
 //! | `GET /healthz` | 200 while alerts are taken, 503 while the controller ends |
-//! | `GET /metrics` | OpenMetrics text |
+//! | `GET /metrics` | OpenMetrics text, or Prometheus' older form to who does not ask for it |
 //!
 //! Every answer to an alert is an [`Answer`], refusals too. With a secret all routes but `/healthz` ask
 //! for it.
@@ -30,6 +30,8 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::{get, post},
 };
+
+use remora_capture::exposition::exposition;
 
 pub use alerts::{BODY_MAX, BODY_TIMEOUT};
 pub use answer::Answer;
@@ -92,10 +94,9 @@ async fn metrics_text(State(shared): State<Shared>, headers: HeaderMap) -> Respo
     if !shared.admits(&headers) {
         return StatusCode::UNAUTHORIZED.into_response();
     }
-    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    (
-        [(header::CONTENT_TYPE, content_type)],
-        shared.metrics.text(),
-    )
-        .into_response()
+    let accept = headers
+        .get(header::ACCEPT)
+        .and_then(|value| value.to_str().ok());
+    let told = exposition(shared.metrics.text(), accept.unwrap_or_default());
+    ([(header::CONTENT_TYPE, told.content_type)], told.text).into_response()
 }

@@ -1,24 +1,31 @@
-//! Generates `proto/src/gen` from `proto/proto`: Rust types, clients and servers, and the
-//! descriptor set that gRPC reflection serves.
+//! Generates what is committed beside its source. A build never runs this; `--check` writes nothing and
+//! fails when what is committed is not what its source says.
 //!
-//! Pure Rust (protox), so no `protoc` is needed and every machine generates the same bytes. The
-//! result is committed: a build never runs this. `--check` writes nothing and fails when what is
-//! committed is not what the `.proto` files say.
+//! - [`proto`]: `proto/src/gen` from `proto/proto`, in Rust alone (protox): no `protoc` is needed, and
+//!   every machine generates the same bytes.
+//! - [`chart`]: the resource's schema from the types of the crate `crd`, the rules that the chart
+//!   installs, and the chart's README from its values.
 #![forbid(unsafe_code)]
 
+mod chart;
+mod proto;
+
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, bail, ensure};
-use prost::Message as _;
 
-const PROTO_FILES: [&str; 2] = ["remora/v1/remora.proto", "remora/v1/cluster.proto"];
-const DESCRIPTOR_SET: &str = "remora.v1.bin";
+/// Everything in these directories is generated.
+const DIRECTORIES: [&str; 1] = [proto::DIRECTORY];
 
 enum Mode {
     Write,
     Check,
 }
+
+/// Files by path from the root.
+type Files = BTreeMap<String, Vec<u8>>;
 
 fn main() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1);
@@ -28,57 +35,51 @@ fn main() -> anyhow::Result<()> {
         _ => bail!("usage: cargo xtask codegen [--check]"),
     };
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let fresh = tempfile::tempdir()?;
-    generate(&root.join("proto/proto"), fresh.path())?;
+    let mut files = proto::generate(&root)?;
+    files.append(&mut chart::generate(&root)?);
 
-    let committed = root.join("proto/src/gen");
-    let drifted = drift(fresh.path(), &committed)?;
+    let drifted = drift(&root, &files)?;
     match mode {
         Mode::Check => ensure!(
             drifted.is_empty(),
-            "proto/src/gen is not what proto/proto says ({}): run `cargo xtask codegen` and commit",
+            "not what their sources say: {}; run `cargo xtask codegen` and commit",
             drifted.join(", ")
         ),
         Mode::Write => {
-            fs::create_dir_all(&committed)?;
-            for name in &drifted {
-                match fs::read(fresh.path().join(name)) {
-                    Ok(bytes) => fs::write(committed.join(name), bytes),
-                    Err(_) => fs::remove_file(committed.join(name)),
+            for path in &drifted {
+                let to = root.join(path);
+                match files.get(path) {
+                    Some(bytes) => {
+                        let parent = to.parent().context("a file is in a directory")?;
+                        fs::create_dir_all(parent).and_then(|()| fs::write(&to, bytes))
+                    }
+                    None => fs::remove_file(&to),
                 }
-                .with_context(|| format!("proto/src/gen/{name}"))?;
-                println!("proto/src/gen/{name} written");
+                .with_context(|| path.clone())?;
+                println!("{path} written");
             }
         }
     }
     Ok(())
 }
 
-fn generate(include: &Path, out: &Path) -> anyhow::Result<()> {
-    let descriptors = protox::compile(PROTO_FILES, [include])?;
-    fs::write(out.join(DESCRIPTOR_SET), descriptors.encode_to_vec())?;
-    tonic_prost_build::configure()
-        // Packets are handed on as reference-counted bytes, labels in one order everywhere.
-        .bytes(".")
-        .btree_map(".")
-        .out_dir(out)
-        .compile_fds(descriptors)
-        .context("cannot generate from the descriptors")
-}
-
-/// Names of the files that are not the same in both directories.
-fn drift(fresh: &Path, committed: &Path) -> anyhow::Result<Vec<String>> {
-    let mut names: Vec<String> = Vec::new();
-    for directory in [fresh, committed] {
-        let Ok(entries) = fs::read_dir(directory) else {
+/// The files that are not as they were generated, and those that nothing generates any more.
+fn drift(root: &Path, files: &Files) -> anyhow::Result<Vec<String>> {
+    let mut drifted: Vec<String> = files
+        .iter()
+        .filter(|(path, bytes)| fs::read(root.join(path)).ok().as_ref() != Some(*bytes))
+        .map(|(path, _)| path.clone())
+        .collect();
+    for directory in DIRECTORIES {
+        let Ok(entries) = fs::read_dir(root.join(directory)) else {
             continue;
         };
         for entry in entries {
-            names.push(entry?.file_name().to_string_lossy().into_owned());
+            let path = format!("{directory}/{}", entry?.file_name().to_string_lossy());
+            if !files.contains_key(&path) {
+                drifted.push(path);
+            }
         }
     }
-    names.sort();
-    names.dedup();
-    names.retain(|name| fs::read(fresh.join(name)).ok() != fs::read(committed.join(name)).ok());
-    Ok(names)
+    Ok(drifted)
 }

@@ -6,10 +6,11 @@ use anyhow::Context as _;
 use serde_json::Value;
 
 /// A crate, and the crates of the workspace that it may depend on.
-const ARROWS: [(&str, &[&str]); 12] = [
+const ARROWS: [(&str, &[&str]); 13] = [
     ("remora-agent-common", &[]),
     ("remora-agent-ebpf", &["remora-agent-common"]),
     ("remora-capture", &[]),
+    ("remora-crd", &[]),
     ("remora-proto", &["remora-capture"]),
     ("remora-rules", &["remora-capture"]),
     (
@@ -18,7 +19,12 @@ const ARROWS: [(&str, &[&str]); 12] = [
     ),
     (
         "remora-controller",
-        &["remora-capture", "remora-proto", "remora-rules"],
+        &[
+            "remora-capture",
+            "remora-crd",
+            "remora-proto",
+            "remora-rules",
+        ],
     ),
     (
         "remora-cli",
@@ -34,7 +40,7 @@ const ARROWS: [(&str, &[&str]); 12] = [
         ],
     ),
     ("xtask", &[]),
-    ("xtask-codegen", &[]),
+    ("xtask-codegen", &["remora-crd"]),
     (
         "remora-tests",
         &[
@@ -49,7 +55,10 @@ const ARROWS: [(&str, &[&str]); 12] = [
 ];
 
 /// What its tests may use besides: the filter's verdict is held against the kernel's matcher.
-const TEST_ARROWS: [(&str, &str); 1] = [("remora-capture", "remora-agent-common")];
+const TEST_ARROWS: [(&str, &str); 2] = [
+    ("remora-capture", "remora-agent-common"),
+    ("remora-crd", "remora-capture"),
+];
 
 /// Crates from outside, and the only ones of ours that may depend on them.
 const CONFINED: [(&[&str], &[&str]); 3] = [

@@ -22,7 +22,7 @@ use serde_json::Value;
 use crate::process::{output, run, step};
 use crate::setup::Toolchain;
 use crate::test::Tally;
-use crate::{build, setup, workspace};
+use crate::{build, manifests, setup, workspace};
 
 /// Built for another target by another toolchain, where clippy is seldom to be had.
 const EBPF_PACKAGE: &str = "remora-agent-ebpf";
@@ -82,6 +82,9 @@ pub(crate) fn check() -> Outcome {
     });
     outcome.check("licences", || report(licences::violations(&metadata(&[])?)));
     outcome.check("generated code", || run(&mut codegen(true)));
+    if manifests::helm().is_some() {
+        outcome.check("manifests", || manifests::manifests(true));
+    }
     outcome.check("clippy", || run(&mut clippy(&[])));
     if let Some(toolchain) = setup::bpf_toolchain() {
         outcome.check("eBPF programs", || run(&mut ebpf_check(&toolchain)));
@@ -101,7 +104,7 @@ pub(crate) fn fix() -> anyhow::Result<()> {
     check().into_result()
 }
 
-/// The program that generates `proto/src/gen`.
+/// The program that generates what is committed.
 ///
 /// A crate of its own, built only when it is asked for: the protobuf compiler takes about a minute
 /// to build, and would delay the first `cargo xtask` of everyone by that.

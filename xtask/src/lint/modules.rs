@@ -56,11 +56,12 @@ const CONFINED: [Confined; 6] = [
 ];
 
 /// Which module of the agent may use which others. `lib.rs` only lists them.
-const ARROWS: [(&str, &[&str]); 14] = [
-    ("main", &["app", "args", "cleanup", "doctor"]),
+const ARROWS: [(&str, &[&str]); 15] = [
+    ("main", &["app", "args", "cleanup", "doctor", "prepare"]),
     ("app", &EVERYTHING),
     ("doctor", &EVERYTHING),
     ("cleanup", &["args", "kernel"]),
+    ("prepare", &["args"]),
     // Types that flags are parsed into.
     ("args", &["kernel", "target", "telemetry"]),
     ("api", &["session", "supervisor"]),

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 
-pub(crate) use packages::Installing;
+pub(crate) use packages::{Installing, promtool};
 pub(crate) use toolchain::{TARGET, Toolchain};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

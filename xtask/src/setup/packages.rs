@@ -1,12 +1,14 @@
 //! Debian packages: what is needed, why, whether it is there, and installing it.
 
 use std::borrow::Cow;
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, bail, ensure};
 
 use crate::process::{as_root, find, is_root, line, output, run, step};
+use crate::workspace;
 
 /// A package that something of ours needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -205,6 +207,41 @@ pub(crate) fn install(packages: &[Package], installing: Installing) -> anyhow::R
         ),
         None => Ok(()),
     }
+}
+
+/// `promtool`: the machine's own, or of Debian's `prometheus`, unpacked into the cache and not installed:
+/// that package starts a server. `None` after saying why.
+pub(crate) fn promtool() -> Option<PathBuf> {
+    let unpacked = || -> anyhow::Result<PathBuf> {
+        let directory = workspace::cache_dir()?.join("prometheus");
+        let program = directory.join("usr/bin/promtool");
+        if program.is_file() {
+            return Ok(program);
+        }
+        let parent = directory.parent().context("the cache has a parent")?;
+        fs::create_dir_all(parent)?;
+        let fresh = tempfile::TempDir::new_in(parent)?;
+        step("fetching promtool", || {
+            run(Command::new("apt-get")
+                .args(["--quiet=2", "download", "prometheus"])
+                .current_dir(fresh.path()))?;
+            let deb = fs::read_dir(fresh.path())?
+                .flatten()
+                .map(|entry| entry.path())
+                .find(|path| path.extension().is_some_and(|e| e == "deb"))
+                .context("apt-get downloaded no package")?;
+            run(Command::new("dpkg-deb")
+                .arg("--extract")
+                .arg(deb)
+                .arg(&directory))
+        })?;
+        Ok(program)
+    };
+    find("promtool").or_else(|| {
+        unpacked()
+            .inspect_err(|error| println!("no promtool: {error:#}"))
+            .ok()
+    })
 }
 
 /// Version of the package that apt would install, if it knows one.
