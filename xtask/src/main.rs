@@ -6,6 +6,7 @@
 //! - [`test`]: every layer of tests this machine can run.
 //! - [`kernels`]: the kernel tests on other kernels, in virtual machines.
 //! - [`fuzz`]: the fuzz targets, by libFuzzer.
+//! - [`manual`]: manual pages and completions, for packages.
 //! - [`run`]: the demo and the benchmark.
 #![forbid(unsafe_code)]
 
@@ -13,6 +14,7 @@ mod build;
 mod fuzz;
 mod kernels;
 mod lint;
+mod manual;
 mod process;
 mod run;
 mod setup;
@@ -120,6 +122,12 @@ enum Task {
     Demo(ProgramArgs),
     /// Measure the goals P1 to P9 of the data path beside tcpdump: all, or `bench P1 P5`
     Bench(ProgramArgs),
+    /// Write manual pages and shell completions into target/manual
+    ///
+    /// Of remora, kubectl-remora and remoradump, by the programs' own grammar: for packages, which
+    /// link the one binary under these names (and as kubectl_complete-remora, which kubectl asks to
+    /// complete the plug-in's words).
+    Manual,
     /// Generate proto/src/gen from proto/proto
     Codegen {
         /// Write nothing; fail when the committed code is not what the .proto files say
@@ -211,6 +219,7 @@ fn perform(task: Task) -> anyhow::Result<()> {
         }
         Task::Demo(demo) => run::run("demo", &demo.args, demo.install.policy()),
         Task::Bench(bench) => run::run("bench", &bench.args, bench.install.policy()),
+        Task::Manual => manual::manual(),
         Task::Codegen { check } => process::run(&mut lint::codegen(check)),
     }
 }
