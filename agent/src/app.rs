@@ -114,7 +114,11 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let sealer =
         Sealer::new(Arc::clone(&store), keys, origin).context("manifests are made twice")?;
     supervisor
-        .spawn_thread("sealer", || sealer.run())
+        .spawn_thread("sealer", || {
+            // A trigger goes before the evidence of what has ended.
+            kernel::priority::yield_to_others();
+            sealer.run();
+        })
         .context("failed to start what signs manifests")?;
     let (consumer, mut reader) = Consumer::new(loaded.ring);
     let pinned = loaded.progress.map(|Progress { keep, last }| {

@@ -10,7 +10,7 @@
 //! - [`side`]: all of it as sessions use it; implements [`crate::session::Taps`].
 //! - [`translate`]: filter programs as machine code. [`program`]: loading and running it.
 //!   [`upgrade`]: the sessions' filters, made into it behind their backs.
-//! - [`grace`]: waiting for programs that are running.
+//! - [`grace`]: waiting for programs that are running. [`priority`]: which threads go first.
 //!
 //! Invariant: a session's slot, its filter, its counters and its budget are in place before a bit is set, and
 //! are used again only after disarm, grace and drain.
@@ -24,6 +24,7 @@ pub mod load;
 pub mod look_back;
 pub mod pins;
 mod pool;
+pub mod priority;
 pub mod probe;
 pub mod program;
 pub mod progress;

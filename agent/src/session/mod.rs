@@ -384,8 +384,8 @@ pub trait Output: Send {
     /// if not, packets are taken and queued, or counted as dropped.
     fn take_ready(&mut self) -> Option<Ready>;
 
-    /// Its session is armed, by a bit that was set after `time_ns` (kernel time): now it may look
-    /// back.
+    /// Its session is armed, by a bit that was set after `time_ns` (kernel time): now it may open
+    /// its file and look back. If that is never said, nothing is left behind.
     fn armed(&mut self, time_ns: u64);
 
     /// Its session will be disarmed: packets from `time_ns` (kernel time) on do not see its bit any

@@ -19,7 +19,7 @@ use super::{
     stream::StreamSink,
 };
 use crate::{
-    clock::ClockOffset,
+    clock::{self, ClockOffset},
     node::NodeFacts,
     session::{
         BoundTap, Growth, Meter, Opening, Output, Outputs, Signal, Slot, Standing, StartError,
@@ -143,7 +143,11 @@ impl SessionOutputs {
             self.consumer.clone(),
         );
         match output {
-            Ok(output) => Ok(Box::new(output)),
+            Ok(mut output) => {
+                // It has been all the while.
+                output.armed(clock::monotonic_ns());
+                Ok(Box::new(output))
+            }
             Err(error) => Err(error.to_string()),
         }
     }

@@ -129,12 +129,13 @@ pub fn open(parts: OutputParts, consumer: ConsumerHandle) -> Result<WriterOutput
     let thread = std::thread::Builder::new()
         .name(format!("writer-{slot}"))
         .spawn(move || {
+            // What it does is not in the way of arming, on a machine of few CPUs neither.
+            let Ok(armed_ns) = when_armed.recv() else {
+                return opening.run(&batches);
+            };
             let mut writer = opening.open(sink, header, ready_sender);
             if let Some(look_back) = look_back {
-                // If it is not armed, it ends.
-                if let Ok(armed_ns) = when_armed.recv() {
-                    writer.look_back(&look_back, &past_encoder, armed_ns, &disarmed);
-                }
+                writer.look_back(&look_back, &past_encoder, armed_ns, &disarmed);
             }
             writer.run(&batches)
         })
@@ -189,8 +190,8 @@ impl Output for WriterOutput {
 
     fn armed(&mut self, time_ns: u64) {
         if let Some(armed) = self.armed.take() {
-            // Nobody listens if there is nothing to look back at.
-            let _gone = armed.try_send(time_ns);
+            // It is the only message, and has room.
+            let _sent = armed.try_send(time_ns);
         }
     }
 

@@ -78,7 +78,7 @@ pub(super) fn write(directory: &Path, packets: u64, frame: usize) -> Result<Writ
     let state = state(&tap);
 
     let written = timed(UsageWho::RUSAGE_SELF, || {
-        let output = outputs.open(Opening {
+        let mut output = outputs.open(Opening {
             slot: SLOT,
             generation: GENERATION,
             state: &state,
@@ -88,6 +88,7 @@ pub(super) fn write(directory: &Path, packets: u64, frame: usize) -> Result<Writ
             confirm: Confirm::nothing(),
             standing: &|| unreachable!("it does not outlive its agent"),
         })?;
+        output.armed(0);
         open.store(true, Release);
         while meter.read.load(Relaxed) < packets {
             thread::sleep(LOOK);
