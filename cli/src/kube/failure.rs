@@ -73,7 +73,7 @@ pub(super) fn explain(controller: &str, status: &Status, grant: &str) -> Refusal
             "{controller} does not know who you are: {message}\nis the token expired, or of another \
              cluster? `kubectl auth whoami` shows whose it is"
         ),
-        (Some(_), _) | (None, Code::PermissionDenied) => format!("{message}"),
+        (Some(_), _) | (None, Code::PermissionDenied) => message.to_owned(),
         (None, Code::Unimplemented) => format!(
             "{controller} does not know this call: is it older than this kubectl-remora, or no \
              controller?"
