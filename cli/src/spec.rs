@@ -1,6 +1,6 @@
 //! The capture that the arguments mean.
 
-use std::{num::NonZeroU64, time::Duration};
+use std::{num::NonZeroU64, path::Path, time::Duration};
 
 use anyhow::{anyhow, bail};
 use remora_capture::{
@@ -9,65 +9,119 @@ use remora_capture::{
         Compression, Destination, Direction, Durability, Limits, NameHint, Rotation, SessionSpec,
         Snaplen, SpecError, SuperPackets, Target, Trigger, Writing,
     },
+    text,
 };
 
 use crate::{
-    args::{Autostop, CaptureArgs, DirectionArg, Label, Name},
+    args::CaptureArgs,
+    options::{Autostop, CaptureOptions, DirectionArg, Label, Name},
     output::compression_of,
 };
+
+/// Characters of the user's name that go into the capture's record.
+const REQUESTER_MAX: usize = 64;
+
+/// What a capture is beside its options.
+pub(crate) struct Wanted<'a> {
+    pub(crate) target: Target,
+    /// The filter, if it is not among the options.
+    pub(crate) words: &'a [String],
+    pub(crate) count: Option<NonZeroU64>,
+    pub(crate) destination: Destination,
+    /// How the files are written, by whom ever.
+    pub(crate) writing: Writing,
+    pub(crate) writer: Writer,
+}
+
+/// Who writes the files that the user asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Writer {
+    Agent,
+    /// From the capture's stream.
+    Us,
+}
 
 /// Turns arguments into a spec that is valid.
 ///
 /// # Errors
-/// On one line what is wrong and what to do; a filter's error has two more lines that point at
-/// the word.
+/// As [`build`].
 pub(crate) fn spec(args: &CaptureArgs, requester: &str) -> anyhow::Result<SessionSpec> {
     let (target, words) = target(args)?;
-    let filter = filter_text(args, words)?;
-    let mut limits = limits(args.count, &args.autostop);
-    let writing = writing(args);
-    writing.validate(&limits)?;
-    let writing = if args.store {
-        writing
+    let (destination, writer) = if args.store {
+        (Destination::Store, Writer::Agent)
     } else {
-        // The stream is written here; only the end that follows from it is the agent's.
-        least(&mut limits.duration, writing.rotation.duration());
-        Writing::default()
+        (Destination::Stream, Writer::Us)
+    };
+    let wanted = Wanted {
+        target,
+        words,
+        count: args.count,
+        destination,
+        writing: writing(&args.options, args.write.as_deref(), args.compress),
+        writer,
+    };
+    build(&args.options, wanted, requester)
+}
+
+/// Turns options into a spec that is valid.
+///
+/// # Errors
+/// On one line what is wrong and what to do; a filter's error has two more lines that point at
+/// the word.
+pub(crate) fn build(
+    options: &CaptureOptions,
+    wanted: Wanted<'_>,
+    requester: &str,
+) -> anyhow::Result<SessionSpec> {
+    let Wanted {
+        target,
+        words,
+        count,
+        destination,
+        writing,
+        writer,
+    } = wanted;
+    let filter = filter_text(options, words)?;
+    let mut limits = limits(count, &options.autostop);
+    writing.validate(&limits)?;
+    let writing = match writer {
+        Writer::Agent => writing,
+        // Only the end that follows from it is the agent's.
+        Writer::Us => {
+            least(&mut limits.duration, writing.rotation.duration());
+            Writing::default()
+        }
     };
     let spec = SessionSpec {
         filter: Filter::compile(&filter, compiler(Names::LookedUp))
             .map_err(|error| pointed(&error, &filter))?,
-        snaplen: snaplen(args.snaplen.unwrap_or(0))?,
-        direction: match args.direction {
+        snaplen: snaplen(options.snaplen.unwrap_or(0))?,
+        direction: match options.direction {
             DirectionArg::In => Direction::Ingress,
             DirectionArg::Out => Direction::Egress,
             DirectionArg::Inout => Direction::Both,
         },
         limits,
         writing,
-        super_packets: if args.segment {
+        super_packets: if options.segment {
             SuperPackets::Segmented
         } else {
             SuperPackets::Whole
         },
-        destination: if args.store {
-            Destination::Store
-        } else {
-            Destination::Stream
-        },
-        look_back: args.look_back.unwrap_or(Duration::ZERO),
+        destination,
+        look_back: options.look_back.unwrap_or(Duration::ZERO),
         trigger: Trigger {
             source: "cli".into(),
             requester: requester.to_owned(),
-            reason: args.reason.clone().unwrap_or_default(),
+            reason: options.reason.clone().unwrap_or_default(),
             ..Trigger::default()
         },
-        labels: args
+        labels: options
             .label
             .iter()
             .map(|Label { key, value }| (key.clone(), value.clone()))
             .collect(),
-        names: args
+        names: options
             .name
             .iter()
             .map(|Name { address, name }| NameHint {
@@ -81,21 +135,20 @@ pub(crate) fn spec(args: &CaptureArgs, requester: &str) -> anyhow::Result<Sessio
     Ok(spec)
 }
 
-/// How the files are written, the agent's or ours.
-pub(crate) fn writing(args: &CaptureArgs) -> Writing {
-    let named = args.write.as_deref().map(compression_of);
+/// How the files are written; `compress` is of files whose name is not ours to choose.
+pub(crate) fn writing(options: &CaptureOptions, named: Option<&Path>, compress: bool) -> Writing {
     Writing {
         rotation: Rotation {
-            file_bytes: args.rotate_size,
-            interval: args.rotate_seconds,
-            files: args.files,
+            file_bytes: options.rotate_size,
+            interval: options.rotate_seconds,
+            files: options.files,
         },
-        compression: match named {
+        compression: match named.map(compression_of) {
             Some(compression) => compression,
-            None if args.compress => Compression::Zstd,
+            None if compress => Compression::Zstd,
             None => Compression::None,
         },
-        durability: if args.sync {
+        durability: if options.sync {
             Durability::Synced
         } else {
             Durability::Cached
@@ -103,14 +156,26 @@ pub(crate) fn writing(args: &CaptureArgs) -> Writing {
     }
 }
 
-fn filter_text(args: &CaptureArgs, words: &[String]) -> anyhow::Result<String> {
-    match (&args.filter, words) {
+/// The filter as the options or, if there is none, the words have it.
+///
+/// # Errors
+/// It is there twice.
+pub(crate) fn filter_text(options: &CaptureOptions, words: &[String]) -> anyhow::Result<String> {
+    match (&options.filter, words) {
         (None, words) => Ok(words.join(" ")),
         (Some(filter), []) => Ok(filter.clone()),
         (Some(_), [word, ..]) => bail!(
             "the filter is there twice, by -f and by the words from `{word}` on; give it once"
         ),
     }
+}
+
+/// Who asks, by their own word: the agent or the controller adds what it knows by itself.
+pub(crate) fn requester() -> String {
+    let name = ["SUDO_USER", "USER", "LOGNAME"]
+        .iter()
+        .find_map(|name| std::env::var(name).ok());
+    text::excerpt(&name.unwrap_or_default(), REQUESTER_MAX).to_string()
 }
 
 fn pointed(error: &FilterError, text: &str) -> anyhow::Error {
@@ -122,12 +187,19 @@ fn pointed(error: &FilterError, text: &str) -> anyhow::Error {
 /// # Errors
 /// As [`spec`].
 pub(crate) fn dump(args: &CaptureArgs) -> anyhow::Result<String> {
-    let text = match &args.filter {
-        Some(filter) if args.words.is_empty() => filter.clone(),
-        _ => filter_text(args, target(args)?.1)?,
-    };
-    let programs = Programs::compile(&text, compiler(Names::LookedUp))
-        .map_err(|error| pointed(&error, &text))?;
+    match &args.options.filter {
+        Some(filter) if args.words.is_empty() => listing(filter),
+        _ => listing(&filter_text(&args.options, target(args)?.1)?),
+    }
+}
+
+/// The programs of a filter for both link types.
+///
+/// # Errors
+/// The filter is not one.
+pub(crate) fn listing(text: &str) -> anyhow::Result<String> {
+    let programs = Programs::compile(text, compiler(Names::LookedUp))
+        .map_err(|error| pointed(&error, text))?;
     let raw = programs.raw.map_or_else(
         || "none: such packets cannot match".to_owned(),
         |program| program.to_string(),

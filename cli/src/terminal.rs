@@ -41,34 +41,36 @@ pub(crate) fn print(text: &str) -> io::Result<()> {
     }
 }
 
-/// The running count of packets, on one line that is written over; silent unless standard error
-/// is a terminal.
+/// One line that is written over; silent unless standard error is a terminal.
 #[derive(Debug)]
-pub(crate) struct LiveCount {
-    shown: Option<u64>,
+pub(crate) struct LiveLine {
+    shown: String,
     enabled: bool,
 }
 
-impl LiveCount {
+impl LiveLine {
     pub(crate) fn new() -> Self {
         Self {
-            shown: None,
+            shown: String::new(),
             enabled: io::stderr().is_terminal(),
         }
     }
 
-    pub(crate) fn show(&mut self, packets: u64) {
-        if self.enabled && self.shown != Some(packets) {
-            let _gone = write!(io::stderr(), "\rPackets: {packets} ");
-            self.shown = Some(packets);
+    /// Shows `line`, which was escaped where it was made.
+    pub(crate) fn show(&mut self, line: &str) {
+        if self.enabled && self.shown != line {
+            // As long as the one before, or its end would stay.
+            let width = self.shown.chars().count();
+            let _gone = write!(io::stderr(), "\r{line:<width$} ");
+            line.clone_into(&mut self.shown);
         }
     }
 }
 
-impl Drop for LiveCount {
+impl Drop for LiveLine {
     /// Ends the line, so that the next one begins at its start.
     fn drop(&mut self) {
-        if self.shown.is_some() {
+        if !self.shown.is_empty() {
             let _gone = writeln!(io::stderr());
         }
     }

@@ -8,6 +8,7 @@
 //! - [`kernels`]: the kernel tests on other kernels, in virtual machines.
 //! - [`fuzz`]: the fuzz targets, by libFuzzer.
 //! - [`cluster`]: a real Kubernetes on this machine.
+//! - [`manual`]: manual pages and completions, for packages.
 //! - [`run`]: the demo and the benchmark.
 #![forbid(unsafe_code)]
 
@@ -18,6 +19,7 @@ mod image;
 mod kernels;
 mod lint;
 mod manifests;
+mod manual;
 mod process;
 mod run;
 mod setup;
@@ -158,6 +160,12 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// Write manual pages and shell completions into target/manual
+    ///
+    /// Of remora, kubectl-remora and remoradump, by the programs' own grammar: for packages, which
+    /// link the one binary under these names (and as kubectl_complete-remora, which kubectl asks to
+    /// complete the plug-in's words).
+    Manual,
     /// Generate what is committed: the API, the chart's schema, rules and README
     Codegen {
         /// Write nothing; fail when something committed is not what its source says
@@ -262,6 +270,7 @@ fn perform(task: Task) -> anyhow::Result<()> {
         Task::Bench(bench) => run::run("bench", &bench.args, bench.install.policy()),
         Task::Cluster { task } => cluster::perform(task),
         Task::Manifests { check } => manifests::manifests(check),
+        Task::Manual => manual::manual(),
         Task::Codegen { check } => process::run(&mut lint::codegen(check)),
     }
 }

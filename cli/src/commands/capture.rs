@@ -3,10 +3,7 @@
 use std::path::Path;
 
 use anyhow::bail;
-use remora_capture::{
-    session::{CaptureState, SessionSpec, Target, Writing},
-    text,
-};
+use remora_capture::session::{CaptureState, SessionSpec, Target, Writing};
 use remora_proto::{
     client::AgentAddress,
     v1::{self, capture_client::CaptureClient},
@@ -21,24 +18,24 @@ use crate::{
     output::Output,
     render::closing,
     signals::Interrupt,
-    spec::{dump, spec, writing},
+    spec::{dump, requester, spec, writing},
     terminal,
 };
-
-/// Characters of the user's name that go into the capture's record.
-const REQUESTER_MAX: usize = 64;
 
 /// # Errors
 /// The capture did not start.
 pub(super) async fn run(agent: &AgentAddress, args: &CaptureArgs) -> anyhow::Result<Outcome> {
-    if args.dump {
+    if args.options.dump {
         println!("{}", dump(args)?);
         return Ok(Outcome::Done);
     }
     let spec = spec(args, &requester())?;
     tell_what_cannot_match(&spec);
     match &args.write {
-        Some(path) => stream(agent, &spec, path, writing(args)).await,
+        Some(path) => {
+            let writing = writing(&args.options, Some(path), args.compress);
+            stream(agent, &spec, path, writing).await
+        }
         None if args.store => store::run(agent, &spec, args.wait).await,
         None => bail!(
             "packets are not printed here; use -w FILE, -w - | tshark -r -, or --store to let the \
@@ -64,21 +61,20 @@ async fn stream(
         }
     };
     terminal::note(&start_line(&state));
-    let mut source = Source {
-        agent,
+    let source = Source {
+        agent: agent.clone(),
         client,
         id: state.id,
-        ownership: Ownership::Own,
     };
-    let stream = match source.open().await {
-        Ok(stream) => stream,
+    let feed = match source.clone().open().await {
+        Ok(feed) => feed,
         Err(error) => {
             output.discard();
             source.stop().await;
             return Err(error);
         }
     };
-    let (written, end) = follow(source, stream, output, &mut interrupt).await?;
+    let (written, end) = follow(feed, Ownership::Own, output, &mut interrupt).await?;
     Ok(closing::tell(&written, &end, Ownership::Own))
 }
 
@@ -117,12 +113,4 @@ pub(super) fn start_line(state: &CaptureState) -> String {
         resolved => resolved.to_owned(),
     };
     format!("capturing on {target}, capture {}", state.id)
-}
-
-/// Who asks, by their own word: the agent adds what the socket tells it.
-fn requester() -> String {
-    let name = ["SUDO_USER", "USER", "LOGNAME"]
-        .iter()
-        .find_map(|name| std::env::var(name).ok());
-    text::excerpt(&name.unwrap_or_default(), REQUESTER_MAX).to_string()
 }

@@ -21,20 +21,16 @@ pub(super) async fn run(
     path: &Path,
 ) -> anyhow::Result<Outcome> {
     let client = connect(agent).await?;
-    let mut source = Source {
-        agent,
-        client,
-        id,
-        ownership: Ownership::Other,
-    };
+    let agent = agent.clone();
+    let source = Source { agent, client, id };
     let writing = Writing {
         compression: compression_of(path),
         ..Writing::default()
     };
     // Before there is a file: the id may be unknown.
-    let stream = source.open().await?;
+    let feed = source.open().await?;
     let output = Output::open(path, writing)?;
     let mut interrupt = Interrupt::install()?;
-    let (written, end) = follow(source, stream, output, &mut interrupt).await?;
+    let (written, end) = follow(feed, Ownership::Other, output, &mut interrupt).await?;
     Ok(closing::tell(&written, &end, Ownership::Other))
 }

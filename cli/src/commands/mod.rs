@@ -9,6 +9,7 @@ mod store;
 mod verify;
 
 use anyhow::Context as _;
+use clap::CommandFactory as _;
 use remora_capture::session::{CaptureId, CaptureState};
 use remora_proto::{
     client::{self, AgentAddress},
@@ -81,6 +82,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Outcome> {
         }
         Command::Audit(command) => audit::run(&command),
         Command::Rules(command) => rules::run(&command),
+        Command::Completions { shell } => crate::shell::completions(Args::command(), shell),
+        Command::Manual { directory } => crate::shell::manual(&directory),
+        Command::Extcap { .. } => unreachable!("`crate::run` answers Wireshark"),
         Command::Status { output } => {
             let mut client = client::node_client(client::connect(agent).await?);
             let status = answer(agent, client.status(v1::StatusRequest {})).await?;

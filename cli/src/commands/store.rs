@@ -19,7 +19,7 @@ use crate::{
     output::Written,
     render::closing,
     signals::Interrupt,
-    terminal::{self, LiveCount},
+    terminal::{self, LiveLine},
 };
 
 /// Starts the capture and prints its id; with `wait` goes on to its end.
@@ -69,14 +69,14 @@ async fn ended(
     client: &mut CaptureClient<Channel>,
     id: CaptureId,
 ) -> anyhow::Result<CaptureState> {
-    let mut live = LiveCount::new();
+    let mut live = LiveLine::new();
     loop {
         let request = v1::WatchRequest { id: id.to_string() };
         let mut events = answer(agent, client.watch(request)).await?;
         // It may have ended before we watched.
         let mut state = get_state(agent, client, id).await?;
         while !state.phase.is_final() {
-            live.show(state.counts.written);
+            live.show(&format!("Packets: {}", state.counts.written));
             match events.message().await {
                 Ok(Some(event)) => state = known(event.capture)?,
                 Ok(None) => bail!("the agent at {agent} went away; `remora show {id}` tells more"),

@@ -2,7 +2,7 @@
 
 use remora_capture::{
     pcapng::Finished,
-    session::{CaptureState, Phase, StopReason},
+    session::{CaptureState, Counts, Phase, StopReason},
 };
 
 use super::{shown, unit::packets};
@@ -23,68 +23,104 @@ pub(crate) fn tell(written: &Written, end: &End, ownership: Ownership) -> Outcom
 }
 
 pub(super) fn lines(written: &Written, end: &End, ownership: Ownership) -> (Vec<String>, Outcome) {
-    let mut lines = vec![format!("{} captured", packets(written.packets))];
-    lines.extend(files(&written.files));
+    let mut lines = captured(written);
     let mut outcome = Outcome::Done;
     match end {
         End::Finished(state) => {
             let counts = &state.counts;
-            let within = counts.matched.saturating_sub(counts.over_budget);
-            let dropped = counts.dropped().saturating_add(written.dropped);
-            lines.push(format!("{} matched", packets(within)));
-            lines.push(format!(
-                "{} lost in kernel",
-                packets(counts.lost_in_kernel())
-            ));
-            lines.push(format!("{} dropped by writer", packets(dropped)));
-            if counts.over_budget > 0 {
-                let more = packets(counts.over_budget).replacen(' ', " more ", 1);
-                lines.push(format!("{more} matched after the limit"));
-            }
+            lines.extend(sums(counts, written));
             lines.extend(ending(state));
-            let came = written.packets.saturating_add(written.dropped);
             // Of what the agent stored, a ring may have removed files.
-            let there = counts.written - state.files.removed.packets.min(counts.written);
-            if !(there..=counts.written).contains(&came) {
+            let removed = state.files.removed.packets;
+            if let Some(line) = incomplete("agent", counts, removed, written) {
                 outcome = Outcome::Faulty;
-                lines.push(format!(
-                    "remora: the agent sent {} and {came} came: the output is not complete",
-                    packets(counts.written)
-                ));
+                lines.push(line);
             }
             // The copy of a capture that failed is a whole copy.
             if state.phase == Phase::Failed && ownership == Ownership::Own {
                 outcome = Outcome::Faulty;
             }
         }
-        End::Left => {
+        End::Left | End::Broken(_) => {
             outcome = Outcome::Faulty;
-            lines.push("remora: left before its end; the output is not complete".into());
+            lines.extend(unfinished(written, end));
         }
+    }
+    if let Some(line) = failed_output(written) {
+        outcome = Outcome::Faulty;
+        lines.push(line);
+    }
+    (lines, outcome)
+}
+
+/// The first lines: what is in the output.
+pub(crate) fn captured(written: &Written) -> Vec<String> {
+    let mut lines = vec![format!("{} captured", packets(written.packets))];
+    lines.extend(files(&written.files));
+    lines
+}
+
+/// Where the others went, by the final counts.
+pub(crate) fn sums(counts: &Counts, written: &Written) -> Vec<String> {
+    let within = counts.matched.saturating_sub(counts.over_budget);
+    let dropped = counts.dropped().saturating_add(written.dropped);
+    let mut lines = vec![
+        format!("{} matched", packets(within)),
+        format!("{} lost in kernel", packets(counts.lost_in_kernel())),
+        format!("{} dropped by writer", packets(dropped)),
+    ];
+    if counts.over_budget > 0 {
+        let more = packets(counts.over_budget).replacen(' ', " more ", 1);
+        lines.push(format!("{more} matched after the limit"));
+    }
+    lines
+}
+
+/// Packets that were sent and did not come; `removed` of those written need not.
+pub(crate) fn incomplete(
+    sender: &str,
+    counts: &Counts,
+    removed: u64,
+    written: &Written,
+) -> Option<String> {
+    let came = written.packets.saturating_add(written.dropped);
+    let there = counts.written - removed.min(counts.written);
+    (!(there..=counts.written).contains(&came)).then(|| {
+        format!(
+            "remora: the {sender} sent {} and {came} came: the output is not complete",
+            packets(counts.written)
+        )
+    })
+}
+
+/// An end without final counts.
+pub(crate) fn unfinished<S>(written: &Written, end: &End<S>) -> Vec<String> {
+    match end {
+        End::Finished(_) => vec![],
+        End::Left => vec!["remora: left before its end; the output is not complete".into()],
         End::Broken(error) => {
-            outcome = Outcome::Faulty;
+            let mut lines = Vec::new();
             if written.dropped > 0 {
                 lines.push(format!("{} dropped by writer", packets(written.dropped)));
             }
             lines.push(format!("remora: {error:#}"));
             lines.push("remora: the output ends there; what was lost is not known".into());
+            lines
         }
     }
-    match &written.failure {
-        // Whoever reads a pipe may have seen enough.
-        Some(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
-        Some(error) => {
-            outcome = Outcome::Faulty;
-            lines.push(format!(
-                "remora: the output failed ({error}): it ends with its last whole packet, {} \
-                 after it {} dropped by writer",
-                packets(written.dropped),
-                if written.dropped == 1 { "was" } else { "were" }
-            ));
-        }
-        None => {}
-    }
-    (lines, outcome)
+}
+
+/// That the output failed; whoever reads a pipe may have seen enough.
+pub(crate) fn failed_output(written: &Written) -> Option<String> {
+    let error = written.failure.as_ref()?;
+    (error.kind() != std::io::ErrorKind::BrokenPipe).then(|| {
+        format!(
+            "remora: the output failed ({error}): it ends with its last whole packet, {} \
+             after it {} dropped by writer",
+            packets(written.dropped),
+            if written.dropped == 1 { "was" } else { "were" }
+        )
+    })
 }
 
 /// Files that rotated.

@@ -45,7 +45,7 @@ pub(super) fn table(captures: &[CaptureState], now: Timestamp) -> String {
     columns(&rows)
 }
 
-pub(super) fn phase(phase: Phase) -> &'static str {
+pub(crate) fn phase(phase: Phase) -> &'static str {
     match phase {
         Phase::Capturing => "Capturing",
         Phase::Draining => "Draining",

@@ -5,25 +5,25 @@ mod evidence;
 mod list;
 mod show;
 mod status;
-mod unit;
+pub(crate) mod unit;
 
 use remora_capture::text;
 
 pub(crate) use evidence::{custody, report};
-pub(crate) use list::list;
+pub(crate) use list::{list, phase};
 pub(crate) use show::show;
 pub(crate) use status::status;
 
 /// Characters of one text that are shown.
 const TEXT_MAX: usize = 1000;
 
-fn shown(text: &str) -> text::Escaped<'_> {
+pub(crate) fn shown(text: &str) -> text::Escaped<'_> {
     text::excerpt(text, TEXT_MAX)
 }
 
 /// Pretty JSON that a terminal can be shown too: within strings, where alone they can be, hostile
 /// characters beyond those that JSON escapes anyway are `\u` escapes.
-fn json(value: &impl serde::Serialize) -> serde_json::Result<String> {
+pub(crate) fn json(value: &impl serde::Serialize) -> serde_json::Result<String> {
     let mut json = String::new();
     for c in serde_json::to_string_pretty(value)?.chars() {
         if text::is_hostile(c) && c != '\n' {
@@ -39,7 +39,7 @@ fn json(value: &impl serde::Serialize) -> serde_json::Result<String> {
 }
 
 /// Rows under a heading, each column as wide as its widest cell.
-fn columns(rows: &[Vec<String>]) -> String {
+pub(crate) fn columns(rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         rows.iter()
             .filter_map(|row| row.get(column))

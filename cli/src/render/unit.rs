@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// A length of time in the two units that matter, as kubectl shows an age: `95s`, `5m30s`, `3h10m`,
 /// `12d`.
-pub(super) fn age(duration: Duration) -> String {
+pub(crate) fn age(duration: Duration) -> String {
     let s = duration.as_secs();
     let (m, h, d) = (s / 60, s / 3600, s / 86400);
     match s {
@@ -28,7 +28,7 @@ pub(super) fn age(duration: Duration) -> String {
 }
 
 /// Bytes in the largest binary unit that leaves a whole number before the point.
-pub(super) fn bytes(bytes: u64) -> String {
+pub(crate) fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     let mut size = bytes as f64 / 1024.0;
     if size < 1.0 {
@@ -44,6 +44,6 @@ pub(super) fn bytes(bytes: u64) -> String {
 }
 
 /// `1 packet`, `2 packets`.
-pub(super) fn packets(count: u64) -> String {
+pub(crate) fn packets(count: u64) -> String {
     format!("{count} packet{}", if count == 1 { "" } else { "s" })
 }

@@ -3,6 +3,8 @@
 
 mod agent;
 mod capture;
+#[cfg(feature = "kubernetes")]
+mod cluster;
 mod faults;
 mod program;
 mod rules;
