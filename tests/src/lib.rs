@@ -11,6 +11,7 @@
 //! - [`netns`], [`veth`], [`cgroup`], [`node`]: namespaces, cables, cgroups; nodes and pods of them.
 //! - [`fleet`]: many small pods that come and go.
 //! - [`agent`], [`controller`]: the built programs, started as a user would.
+//! - [`kubelet`], [`apiserver`]: pods laid out as Kubernetes does, and a server that tells of them.
 //! - [`packets`], [`numbered`], [`wire`]: what a file holds, by `pcap-file`, by number, and by
 //!   Wireshark's and tcpdump's own tools.
 //! - [`beside`]: captures with filters beside one of all, of the same traffic.
@@ -24,6 +25,7 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+pub mod apiserver;
 pub mod beside;
 pub mod bpf;
 pub mod certificates;
@@ -31,6 +33,7 @@ pub mod cgroup;
 pub mod controller;
 pub mod fleet;
 pub mod http;
+pub mod kubelet;
 pub mod latency;
 pub mod name;
 pub mod netns;
