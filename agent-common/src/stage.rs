@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! entry (is it a tap's?) ──▶ decide (whose filters take it?) ──▶ capture (limits, the record)
+//!      │                                                         └─ its tap's packets are cut ─▶ capture headers
 //!      │           or instead: the tap's program (as decide) ────┘
 //!      └─ its tap is recorded ─▶ look-back ─ sessions? ─▶ either
 //! ```
@@ -26,9 +27,11 @@ pub const WORK_RING: usize = 4;
 pub const STAGE_DECIDE: u32 = 0;
 /// Program array index: limits and the record.
 pub const STAGE_CAPTURE: u32 = 1;
+/// Program array index: limits and the record, headers only.
+pub const STAGE_CAPTURE_HEADERS: u32 = 2;
 /// Program array index, of TC alone: the tap's look-back ring.
-pub const STAGE_LOOK_BACK: u32 = 2;
+pub const STAGE_LOOK_BACK: u32 = 3;
 /// Program array index, of TC alone: the same, headers only.
-pub const STAGE_LOOK_BACK_HEADERS: u32 = 3;
+pub const STAGE_LOOK_BACK_HEADERS: u32 = 4;
 /// Entries of a stage array.
-pub const STAGES: u32 = 4;
+pub const STAGES: u32 = 5;

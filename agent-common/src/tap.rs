@@ -9,6 +9,8 @@
 
 /// The tap's interface is the host end of a pod's veth: its ingress is the pod's egress.
 pub const TAP_FLIP: u32 = 1 << 0;
+/// Packets are kept up to the end of their transport header alone, whatever a session's snaplen.
+pub const TAP_HEADERS_ONLY: u32 = 1 << 1;
 /// In the word of a cgroup that programs are attached to, whose low half is its tap index: the cgroup's
 /// packets that cross an interface belong to a TC tap; only loopback is this tap's.
 pub const CGROUP_LOOPBACK_ONLY: u64 = 1 << 32;

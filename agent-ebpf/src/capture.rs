@@ -11,11 +11,12 @@ use remora_agent_common::{
         CAPLEN_MAX, ETHERNET_HEADER, HOOK_CGROUP_INGRESS, HOOK_TCX_INGRESS, KIND_GAP, KIND_LIMIT,
     },
     session::{Budget, DIRECTION_EGRESS, DIRECTION_INGRESS, Session, block_cost},
-    tap::{TAP_FLIP, Tap},
+    tap::{TAP_FLIP, TAP_HEADERS_ONLY, Tap},
 };
 
 use crate::{
     counters::{add, fetch_add, swap},
+    look_back::headers,
     maps, ring,
     ring::Outcome,
     scratch::{self, Scratch},
@@ -24,28 +25,48 @@ use crate::{
     table,
 };
 
-/// `L3`: a cgroup program, whose packet starts with the IP header.
+/// What of a packet a program may keep.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Payload {
+    Allowed,
+    /// Nothing was done: the packet is for the program that keeps headers only.
+    Forbidden,
+}
+
+/// `L3`: a cgroup program, whose packet starts with the IP header. `HEADERS_ONLY`: the program that keeps
+/// no payload; the other takes no packet of a tap that wants that one.
 #[inline(always)]
-pub(crate) fn packet<const L3: bool>(skb: Skb) {
+pub(crate) fn packet<const L3: bool, const HEADERS_ONLY: bool>(skb: Skb) -> Payload {
     let work = Work::of(skb);
     match scratch::take::<L3>() {
         Some(scratch) => {
-            take_packet::<L3>(&skb, scratch, &work);
+            let payload = take_packet::<L3, HEADERS_ONLY>(&skb, scratch, &work);
             scratch::give_back::<L3>(scratch);
+            payload
         }
-        None => scratch::none_left(work.sessions),
+        None => {
+            scratch::none_left(work.sessions);
+            Payload::Allowed
+        }
     }
 }
 
 #[inline(always)]
-fn take_packet<const L3: bool>(skb: &Skb, scratch: *mut Scratch, work: &Work) {
+fn take_packet<const L3: bool, const HEADERS_ONLY: bool>(
+    skb: &Skb,
+    scratch: *mut Scratch,
+    work: &Work,
+) -> Payload {
     let skb = *skb;
     let Some(&Tap {
         generation, flags, ..
     }) = table::array(&maps::TAPS, work.tap)
     else {
-        return;
+        return Payload::Allowed;
     };
+    if !HEADERS_ONLY && flags & TAP_HEADERS_ONLY != 0 {
+        return Payload::Forbidden;
+    }
     // SAFETY: it points into a map value that nobody else uses meanwhile.
     let s = unsafe { &mut *scratch };
     let ingress = (work.hook == HOOK_TCX_INGRESS as u32 || work.hook == HOOK_CGROUP_INGRESS as u32)
@@ -76,10 +97,16 @@ fn take_packet<const L3: bool>(skb: &Skb, scratch: *mut Scratch, work: &Work) {
 
     scratch::each(s, admit_next::<L3>);
     if s.taken == 0 {
-        return;
+        return Payload::Allowed;
     }
 
     let mut caplen = len;
+    if HEADERS_ONLY {
+        let headers = headers::<L3>(skb, s);
+        if caplen > headers {
+            caplen = headers;
+        }
+    }
     if caplen > s.snaplen {
         caplen = s.snaplen;
     }
@@ -89,11 +116,12 @@ fn take_packet<const L3: bool>(skb: &Skb, scratch: *mut Scratch, work: &Work) {
     s.caplen = caplen;
     let outcome = ring::packet::<L3>(skb, s);
     if outcome == Outcome::Submitted {
-        return;
+        return Payload::Allowed;
     }
     s.left = s.taken;
     s.is_lost = u32::from(outcome == Outcome::Lost);
     scratch::each(s, give_up_next::<L3>);
+    Payload::Allowed
 }
 
 extern "C" fn admit_next<const ATOMIC: bool>(_: u64, scratch: *mut *mut Scratch) -> c_long {

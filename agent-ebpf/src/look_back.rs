@@ -142,7 +142,7 @@ fn is_kept<const L3: bool>(skb: Skb, head: *mut RingHead, s: &mut Scratch) -> bo
 
 /// Bytes of the packet up to the end of its headers, by way of the scratch.
 #[inline(always)]
-fn headers<const L3: bool>(skb: Skb, s: &mut Scratch) -> u32 {
+pub(crate) fn headers<const L3: bool>(skb: Skb, s: &mut Scratch) -> u32 {
     let link = if L3 { 0 } else { ETHERNET_HEADER };
     // SAFETY: the scratch is the caller's.
     let packet = unsafe { InScratch::of::<L3>(skb, s) };

@@ -7,6 +7,7 @@
 //!
 //! gate: nothing armed? leave ─▶ tap look-up ─▶ sessions of the tap? none: leave
 //!   ─▶ tc_decide, cgroup_decide, or the tap's own program ─▶ tc_capture, cgroup_capture
+//!   ─▶ of a tap whose packets are cut: tc_capture_headers, cgroup_capture_headers
 //! a recorded tap: ─▶ tc_look_back, tc_look_back_headers ─▶ the same, if it has sessions
 //! ```
 //! - [`taps`]: which tap a packet belongs to, and which hook owns it.
@@ -46,7 +47,7 @@ use remora_agent_common::record::{
     HOOK_CGROUP_EGRESS, HOOK_CGROUP_INGRESS, HOOK_TCX_EGRESS, HOOK_TCX_INGRESS,
 };
 
-use crate::{skb::Skb, stage::Work};
+use crate::{capture::Payload, skb::Skb, stage::Work};
 
 /// `TCX_NEXT` (linux/bpf.h, v6.6): the next program of the chain decides.
 const TCX_NEXT: i32 = -1;
@@ -104,14 +105,27 @@ pub(crate) fn cgroup_decide(ctx: SkBuffContext) -> i32 {
 
 #[classifier]
 pub(crate) fn tc_capture(ctx: TcContext) -> i32 {
-    capture::packet::<false>(Skb::of(&ctx));
+    capture::<false>(&ctx);
+    TCX_NEXT
+}
+
+#[classifier]
+pub(crate) fn tc_capture_headers(ctx: TcContext) -> i32 {
+    capture::packet::<false, true>(Skb::of(&ctx));
     TCX_NEXT
 }
 
 #[cgroup_skb]
 pub(crate) fn cgroup_capture(ctx: SkBuffContext) -> i32 {
     maps::CGROUP_TAP.name();
-    capture::packet::<true>(Skb::of(&ctx));
+    capture::<true>(&ctx);
+    PASS
+}
+
+#[cgroup_skb]
+pub(crate) fn cgroup_capture_headers(ctx: SkBuffContext) -> i32 {
+    maps::CGROUP_TAP.name();
+    capture::packet::<true, true>(Skb::of(&ctx));
     PASS
 }
 
@@ -187,6 +201,13 @@ fn decide<const L3: bool>(ctx: &impl EbpfContext) {
     let takers = decide::takers::<L3>(&skb);
     if takers != 0 {
         stage::capture::<L3>(ctx, skb, takers);
+    }
+}
+
+#[inline(always)]
+fn capture<const L3: bool>(ctx: &impl EbpfContext) {
+    if capture::packet::<L3, false>(Skb::of(ctx)) == Payload::Forbidden {
+        stage::capture_headers::<L3>(ctx);
     }
 }
 

@@ -4,8 +4,8 @@ use aya_ebpf::{EbpfContext, maps::ProgramArray};
 use remora_agent_common::{
     look_back::HEADERS_ONLY,
     stage::{
-        STAGE_CAPTURE, STAGE_DECIDE, STAGE_LOOK_BACK, STAGE_LOOK_BACK_HEADERS, WORK_HOOK,
-        WORK_RING, WORK_SESSIONS, WORK_TAP,
+        STAGE_CAPTURE, STAGE_CAPTURE_HEADERS, STAGE_DECIDE, STAGE_LOOK_BACK,
+        STAGE_LOOK_BACK_HEADERS, WORK_HOOK, WORK_RING, WORK_SESSIONS, WORK_TAP,
     },
 };
 
@@ -121,6 +121,13 @@ pub(crate) fn capture<const L3: bool>(ctx: &impl EbpfContext, skb: Skb, sessions
     set_sessions(skb, sessions);
     // SAFETY: nothing here needs to be dropped.
     unsafe { stages::<L3>().tail_call(ctx, STAGE_CAPTURE) };
+}
+
+/// Hands a packet on whose tap's packets are cut after their headers.
+#[inline(always)]
+pub(crate) fn capture_headers<const L3: bool>(ctx: &impl EbpfContext) {
+    // SAFETY: nothing here needs to be dropped.
+    unsafe { stages::<L3>().tail_call(ctx, STAGE_CAPTURE_HEADERS) };
 }
 
 #[inline(always)]

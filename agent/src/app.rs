@@ -6,13 +6,17 @@
 
 use std::{
     collections::BTreeSet,
+    future::Future,
     path::Path,
+    pin::Pin,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use anyhow::Context as _;
 use jiff::Timestamp;
+#[cfg(feature = "kubernetes")]
+use remora_capture::session::LookBackMode;
 use remora_capture::session::TapInfo;
 use tokio::{
     runtime::Handle,
@@ -21,6 +25,8 @@ use tokio::{
     time::timeout,
 };
 
+#[cfg(feature = "kubernetes")]
+use crate::target::kubernetes::{Access, Before, Watch};
 use crate::{
     api::{
         Network, NetworkParts, PeerPolicy, ServerParts, Services, StatusSource, serve,
@@ -36,7 +42,7 @@ use crate::{
     session::{Driver, DriverHandle, DriverParts, Standing, driver},
     sink::{SessionOutputs, Store, evidence::Sealer},
     supervisor::Supervisor,
-    target::{CgroupRoot, LinkWatcher, Modes, Resolver},
+    target::{CgroupRoot, LinkWatcher, Modes, Resolver, pods::KnownPods},
     telemetry::{AdminParts, AdminSocket},
     watch::LinkWatch,
     writer::{Consumer, memory::Memory},
@@ -46,6 +52,9 @@ use crate::{
 const DRAIN: Duration = Duration::from_secs(20);
 /// How long calls under way may take to end after that.
 const CLOSE: Duration = Duration::from_secs(3);
+/// How long a pod that is gone is known by its name, at the least.
+#[cfg(feature = "kubernetes")]
+const PODS_KEPT: Duration = Duration::from_secs(30);
 
 /// Runs the agent until it is told to end.
 ///
@@ -133,7 +142,19 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         last
     });
     let watcher = LinkWatcher::new().context("failed to watch the interfaces")?;
-    let resolver = Arc::new(Resolver::with_known(root, watcher.known_veths()));
+    let (pods, kubernetes) = kubernetes(
+        &args.data_dir,
+        args.look_back_keep,
+        &node.name,
+        #[cfg(feature = "kubernetes")]
+        (args.kubeconfig.as_ref(), args.privacy_unlisted),
+    )
+    .await?;
+    let resolver = Arc::new(Resolver::with_known(
+        root,
+        watcher.known_veths(),
+        pods.clone(),
+    ));
     let totals = Arc::clone(&consumer.totals);
 
     let (signal_sender, signals) = driver::signals();
@@ -163,6 +184,15 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         .context("failed to start the ring's reader")?;
 
     let (stop, stopped) = watch::channel(false);
+    if let Some(follow) = kubernetes {
+        let stopped = until_stopped(stopped.clone());
+        supervisor.spawn("kubernetes", async move {
+            tokio::select! {
+                () = follow => anyhow::bail!("the API server is followed no more"),
+                () = stopped => Ok(()),
+            }
+        });
+    }
     supervisor.spawn("driver", async move {
         driver.run().await;
         Ok(())
@@ -189,6 +219,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         filters_loaded: kernel.upgrade().loaded(),
         filters_refused: kernel.upgrade().refused(),
         taps: attached(&kernel, &named),
+        pods: pods.numbers(),
         chain_head: store.seals().head(),
         tls: tls.as_ref().map(|numbers| numbers()),
     });
@@ -254,6 +285,37 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         None if !drained => anyhow::bail!("captures were not closed in order"),
         None => Ok(()),
     }
+}
+
+/// Follows the API server for ever.
+type Follow = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// What will be known of the node's pods, and what follows the API server, if somebody shall.
+#[cfg(feature = "kubernetes")]
+async fn kubernetes(
+    data_dir: &Path,
+    keep: u64,
+    node: &str,
+    (access, unlisted): (Option<&Access>, LookBackMode),
+) -> anyhow::Result<(KnownPods, Option<Follow>)> {
+    let Some(access) = access else {
+        return Ok((KnownPods::default(), None));
+    };
+    let before = Before::at(data_dir);
+    // A pod's name is good for as long as its look-back, and for a moment after it is gone in any case.
+    let keep = Duration::from_secs(keep).max(PODS_KEPT);
+    let pods = KnownPods::of_kubernetes(keep, before.read().unwrap_or(unlisted));
+    let watch = Watch::new(access, node, pods.clone()).await?;
+    Ok((pods, Some(Box::pin(watch.run(before)))))
+}
+
+#[cfg(not(feature = "kubernetes"))]
+async fn kubernetes(
+    _data_dir: &Path,
+    _keep: u64,
+    _node: &str,
+) -> anyhow::Result<(KnownPods, Option<Follow>)> {
+    Ok((KnownPods::default(), None))
 }
 
 /// What the flags say of the network; clap has seen to it that all are there.

@@ -6,6 +6,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use remora_capture::session::LookBackMode;
 
+#[cfg(feature = "kubernetes")]
+use crate::target::{kubernetes::Access, pods::word};
 use crate::{
     kernel::{InterfaceHook, pins::PIN_DIRECTORY},
     target::ModeRule,
@@ -129,9 +131,27 @@ pub struct RunArgs {
     )]
     pub pin: Option<PathBuf>,
 
-    /// This node's name (default: the host name)
-    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    /// This node's name, in Kubernetes the one of its Node object (default: the host name)
+    #[arg(
+        long,
+        visible_alias = "node-name",
+        value_name = "NAME",
+        env = "NODE_NAME"
+    )]
     pub node: Option<String>,
+
+    /// Know this node's pods by name, and keep to their namespaces' privacy levels (label
+    /// remora.dev/privacy): the API server's kubeconfig, or `in-cluster`. The right that it takes is list
+    /// and watch of pods and namespaces
+    #[cfg(feature = "kubernetes")]
+    #[arg(long, value_name = "FILE|in-cluster")]
+    pub kubeconfig: Option<Access>,
+
+    /// Privacy level of pods for as long as the API server has never told of the namespaces: payload,
+    /// headers or none (then captures of pods are refused)
+    #[cfg(feature = "kubernetes")]
+    #[arg(long, value_name = "LEVEL", default_value = "none", value_parser = parse_level)]
+    pub privacy_unlisted: LookBackMode,
 }
 
 /// Serving controllers on the network: mutual TLS (1.3), or nothing.
@@ -222,6 +242,18 @@ fn parse_keep(text: &str) -> Result<u64, String> {
         Ok(seconds) if seconds <= 86_400 => Ok(seconds),
         _ => Err("not a number of seconds from 0 to 86400".to_owned()),
     }
+}
+
+/// A privacy level in the words of the namespaces' label.
+#[cfg(feature = "kubernetes")]
+fn parse_level(text: &str) -> Result<LookBackMode, String> {
+    let all = [
+        LookBackMode::Payload,
+        LookBackMode::Headers,
+        LookBackMode::Off,
+    ];
+    let level = all.into_iter().find(|level| word(*level) == text);
+    level.ok_or_else(|| "use payload, headers or none".to_owned())
 }
 
 /// Bytes from a number with an optional unit: KiB, MiB, GiB (K, M, G).

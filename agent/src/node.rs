@@ -23,6 +23,8 @@ pub struct NodeNumbers {
     pub filters_refused: u64,
     /// Interfaces that programs are attached to.
     pub taps: Vec<TapInfo>,
+    /// Of Kubernetes, if the agent follows it.
+    pub pods: Option<PodCounts>,
     /// The last manifest of the chain.
     pub chain_head: Option<Head>,
     /// If the agent listens on the network.
@@ -39,6 +41,20 @@ pub struct TlsNumbers {
     pub reloads_refused: u64,
     /// The files are wrong, and older certificates in use.
     pub is_stale: bool,
+}
+
+/// What is known of the node's pods.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PodCounts {
+    /// Those that are gone included, as long as they are remembered.
+    pub known: u64,
+    /// There was no room for them.
+    pub refused: u64,
+    /// All pods and namespaces were told at least once.
+    pub listed: bool,
+    /// Times that a pod's address was found where its cgroup's processes are, and that it was not.
+    pub checks_agreed: u64,
+    pub checks_differed: u64,
 }
 
 /// The files that are evidence of a capture; an error of the kind NotFound if it has no manifest.

@@ -50,11 +50,17 @@ impl LinkWatch {
     pub fn run(&self, mut watcher: LinkWatcher) {
         let mut census = Census::new(Instant::now());
         let mut tidy = Instant::now();
+        let mut known_pods = 0;
         while !self.ending.load(Ordering::Relaxed) {
             let wait = census.wait(Instant::now()).min(LINK_WAIT);
             self.handle(events(&mut watcher, wait), &mut census);
             if let Some(among) = census.due(Instant::now()) {
                 self.look(among, &mut watcher, &mut census);
+            }
+            let version = self.resolver.pods().version();
+            if version != known_pods {
+                known_pods = version;
+                self.set_modes(&self.kernel.recorded());
             }
             if tidy <= Instant::now() {
                 self.tidy();
@@ -79,7 +85,8 @@ impl LinkWatch {
             if matches!(event, LinkEvent::Up(_) | LinkEvent::Changed(_)) {
                 census.arrived(Instant::now());
             }
-            link_event(&self.kernel, event, self.modes.unknown());
+            let mode = self.resolver.unknown_mode(&self.modes);
+            link_event(&self.kernel, event, mode);
         }
         // One that came may have taken the memory of one that is gone.
         if any {
@@ -115,7 +122,7 @@ impl LinkWatch {
     }
 
     fn set_modes(&self, recorded: &[(TapId, u32)]) {
-        if self.modes.is_uniform() {
+        if self.modes.is_uniform() && !self.resolver.pods().is_kubernetes() {
             return;
         }
         for &(tap, ifindex) in recorded {
@@ -182,7 +189,7 @@ fn attach(kernel: &KernelSide, interface: &Interface, mode: LookBackMode) {
         return;
     }
     let attached = kernel
-        .ensure_interface(interface.ifindex, &interface.name, end)
+        .ensure_interface_ahead(interface.ifindex, &interface.name, end)
         .and_then(|()| kernel.record(interface.ifindex, mode));
     if let Err(error) = attached {
         tracing::debug!(interface = %interface.name, %error, "not attached");

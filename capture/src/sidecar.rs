@@ -178,6 +178,7 @@ mod tests {
             node: "worker-1".to_owned(),
             caller: String::new(),
             resolved_target: String::new(),
+            pod: None,
         };
         let file = CaptureFile {
             name: "x.pcapng".to_owned(),

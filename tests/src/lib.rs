@@ -13,6 +13,7 @@
 //! - [`fleet`]: many small pods that come and go.
 //! - [`cluster`]: a real Kubernetes.
 //! - [`agent`], [`controller`]: the built programs, started as a user would.
+//! - [`kubelet`], [`apiserver`]: pods laid out as Kubernetes does, and a server that tells of them.
 //! - [`packets`], [`numbered`], [`wire`]: what a file holds, by `pcap-file`, by number, and by
 //!   Wireshark's and tcpdump's own tools.
 //! - [`beside`]: captures with filters beside one of all, of the same traffic.
@@ -26,6 +27,7 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+pub mod apiserver;
 pub mod beside;
 pub mod bpf;
 pub mod certificates;
@@ -35,6 +37,7 @@ pub mod controller;
 pub mod fleet;
 pub mod host;
 pub mod http;
+pub mod kubelet;
 pub mod latency;
 pub mod name;
 pub mod netns;

@@ -98,6 +98,19 @@ impl Node {
     /// # Errors
     /// The name is taken or has more than 10 characters.
     pub fn pod(&self, name: &str) -> Result<Pod> {
+        self.pod_in(name, self.cgroup.child(name)?, |id| id.to_owned())
+    }
+
+    /// The same in a cgroup that is there. `directory`: the name of a container's cgroup, by its id.
+    ///
+    /// # Errors
+    /// As [`Node::pod`].
+    pub fn pod_in(
+        &self,
+        name: &str,
+        cgroup: Cgroup,
+        directory: impl Fn(&str) -> String,
+    ) -> Result<Pod> {
         let number = FIRST_POD + self.next.fetch_add(1, Ordering::Relaxed);
         let netns = Netns::new(name)?;
         let interface = format!("veth-{name}");
@@ -124,9 +137,8 @@ impl Node {
         netns.ip(&format!("route add default via {GATEWAY4}"))?;
         netns.ip(&format!("-6 route add default via {GATEWAY6}"))?;
 
-        let cgroup = self.cgroup.child(name)?;
         let container_id = container_id(&cgroup)?;
-        let container = cgroup.child(&container_id)?;
+        let container = cgroup.child(&directory(&container_id))?;
         let place = Place {
             netns: Some(&netns),
             cgroup: Some(&container),

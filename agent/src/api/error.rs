@@ -13,6 +13,7 @@ pub(super) fn start(error: &StartError) -> Status {
         StartError::Filter { .. } => (Code::InvalidArgument, Reason::InvalidFilter),
         StartError::TargetNotFound(_) => (Code::NotFound, Reason::TargetNotFound),
         StartError::TargetUnsupported(_) => (Code::FailedPrecondition, Reason::TargetUnsupported),
+        StartError::Private(_) => (Code::PermissionDenied, Reason::PermissionDenied),
         StartError::SessionLimit(_) => (Code::ResourceExhausted, Reason::SessionLimit),
         StartError::Quota(_) => (Code::ResourceExhausted, Reason::QuotaExceeded),
         StartError::Output(_) | StartError::Kernel(_) | StartError::Elsewhere(_) => {

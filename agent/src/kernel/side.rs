@@ -2,7 +2,12 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread,
+    time::Duration,
 };
 
 use remora_agent_common::look_back::FlowState;
@@ -21,12 +26,19 @@ use crate::{
     writer::past::Rings,
 };
 
+/// Pause of whoever attaches ahead while a trigger attaches, and for how long at the most: triggers without end
+/// must not keep new pods from being recorded.
+const GIVE_WAY: Duration = Duration::from_millis(1);
+const GIVE_WAY_MAX: Duration = Duration::from_millis(50);
+
 /// Shared by the driver (arming), the API (binding) and the link watch (attaching ahead).
 #[derive(Clone, Debug)]
 pub struct KernelSide {
     tables: Arc<Tables>,
     /// Held for the milliseconds of an attach; arming never takes it.
     programs: Arc<Mutex<Programs>>,
+    /// Triggers that wait for an attach: whoever attaches ahead lets them go first.
+    urgent: Arc<AtomicU32>,
     /// Held while a cgroup is bound or released, so that its tap and its links come and go together.
     cgroups: Arc<Mutex<CgroupHooks>>,
     look_back: Arc<LookBack>,
@@ -52,6 +64,7 @@ impl KernelSide {
             tables,
             hook: programs.hook(),
             programs: Arc::new(Mutex::new(programs)),
+            urgent: Arc::default(),
             cgroups: Arc::new(Mutex::new(cgroups)),
             look_back: Arc::new(look_back),
             upgrade: Arc::new(upgrade),
@@ -114,6 +127,24 @@ impl KernelSide {
         programs.attach_interface(ifindex, name)?;
         // Bound after it is attached: a bound interface is one whose packets are seen.
         self.tables.bind_interface(ifindex, end)
+    }
+
+    /// The same ahead of any trigger, of which each that waits goes first.
+    ///
+    /// # Errors
+    /// As [`KernelSide::ensure_interface`].
+    pub fn ensure_interface_ahead(
+        &self,
+        ifindex: u32,
+        name: &str,
+        end: LinkEnd,
+    ) -> Result<(), KernelError> {
+        let mut waited = Duration::ZERO;
+        while self.urgent.load(Ordering::Acquire) > 0 && waited < GIVE_WAY_MAX {
+            thread::sleep(GIVE_WAY);
+            waited += GIVE_WAY;
+        }
+        self.ensure_interface(ifindex, name, end)
     }
 
     /// Begins to record an interface that is bound.
@@ -211,7 +242,10 @@ impl KernelSide {
                 end,
                 view: _,
             } = interface;
-            self.ensure_interface(*ifindex, name, *end)?;
+            let urgent = Urgent::new(&self.urgent);
+            let attached = self.ensure_interface(*ifindex, name, *end);
+            drop(urgent);
+            attached?;
             let (id, end) = self.tables.enter_interface(*ifindex).ok_or_else(|| {
                 KernelError::Scope(format!("interface `{name}` went away; try again"))
             })?;
@@ -238,6 +272,22 @@ impl KernelSide {
             taps.push(describe_cgroup(id, cgroup));
         }
         Ok(())
+    }
+}
+
+/// A trigger that waits for an attach.
+struct Urgent<'a>(&'a AtomicU32);
+
+impl<'a> Urgent<'a> {
+    fn new(waiting: &'a AtomicU32) -> Self {
+        waiting.fetch_add(1, Ordering::AcqRel);
+        Self(waiting)
+    }
+}
+
+impl Drop for Urgent<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -291,6 +341,12 @@ impl Taps for KernelSide {
             }
         }
         Ok(())
+    }
+
+    fn restrict(&self, taps: &[(TapId, LookBackMode)]) -> Result<(), StartError> {
+        let each = |&(tap, level)| self.tables.restrict(tap, level);
+        let restricted = taps.iter().try_for_each(each);
+        restricted.map_err(|error| StartError::Kernel(error.to_string()))
     }
 
     fn disarm(&self, slot: Slot, taps: &[BoundTap]) {

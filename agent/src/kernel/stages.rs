@@ -12,10 +12,12 @@ use super::{KernelError, load::take_map, program::CallTable};
 pub(super) const TC_STAGES: [&str; STAGES as usize] = [
     "tc_decide",
     "tc_capture",
+    "tc_capture_headers",
     "tc_look_back",
     "tc_look_back_headers",
 ];
-pub(super) const CGROUP_STAGES: [&str; 2] = ["cgroup_decide", "cgroup_capture"];
+pub(super) const CGROUP_STAGES: [&str; 3] =
+    ["cgroup_decide", "cgroup_capture", "cgroup_capture_headers"];
 
 /// The arrays.
 #[derive(Debug)]

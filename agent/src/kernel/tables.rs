@@ -15,11 +15,11 @@ use remora_agent_common::{
     IFINDEX_ARRAY, SESSION_SLOTS, TAP_SLOTS,
     counters::SessionCounters,
     session::{Budget, Session},
-    tap::{Gate, TAP_FLIP, Tap},
+    tap::{Gate, TAP_FLIP, TAP_HEADERS_ONLY, Tap},
 };
 use remora_capture::{
     filter::Meaning,
-    session::{SessionSpec, TapInfo},
+    session::{LookBackMode, SessionSpec, TapInfo},
 };
 
 use super::{
@@ -316,6 +316,29 @@ impl Tables {
             self.disarm(arming.slot, taps);
         }
         flipped
+    }
+
+    /// Cuts the packets of a tap after their transport headers, or does so no more.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn restrict(&self, tap: TapId, level: LookBackMode) -> Result<(), KernelError> {
+        let mut maps = self.maps();
+        if !maps.table.is_bound(tap) {
+            return Ok(());
+        }
+        let Layout(mut entry) = maps.taps.get(&tap.index, 0).map_err(failed("TAPS"))?;
+        let flags = match level {
+            LookBackMode::Payload => entry.flags & !TAP_HEADERS_ONLY,
+            LookBackMode::Headers | LookBackMode::Off => entry.flags | TAP_HEADERS_ONLY,
+        };
+        if flags == entry.flags {
+            return Ok(());
+        }
+        entry.flags = flags;
+        maps.taps
+            .set(tap.index, Layout(entry), 0)
+            .map_err(failed("TAPS"))
     }
 
     pub fn disarm(&self, slot: Slot, taps: &[BoundTap]) {

@@ -23,7 +23,10 @@ use std::{fmt, io, path::PathBuf, sync::Arc, time::Duration};
 use remora_capture::{
     filter::FilterError,
     pcapng::Finished,
-    session::{CaptureId, CaptureState, Counts, SessionSpec, StopReason, TapInfo, Target},
+    session::{
+        CaptureId, CaptureState, Counts, LookBackMode, PodIdentity, SessionSpec, StopReason,
+        TapInfo, Target,
+    },
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -61,6 +64,12 @@ pub struct Place {
     pub description: String,
     /// What cannot be seen here, for a person.
     pub notes: Vec<String>,
+    /// How much of its packets may be taken; never `Off`, which is refused.
+    #[serde(default)]
+    pub level: LookBackMode,
+    /// The pod that it is, or is a part of.
+    #[serde(default)]
+    pub pod: Option<Box<PodIdentity>>,
 }
 
 /// The tap where the packets of a target passed that is gone. Its index may be another's by now, or
@@ -218,6 +227,13 @@ pub trait Taps: Send + Sync + 'static {
     /// is armed.
     fn arm(&self, arming: &Arming, taps: &[BoundTap]) -> Result<(), StartError>;
 
+    /// From now on packets of the taps are cut after their transport headers, or are whole. To be called
+    /// before a session is armed there. `Off` is as `Headers`.
+    ///
+    /// # Errors
+    /// [`StartError::Kernel`], and nothing is certain.
+    fn restrict(&self, taps: &[(TapId, LookBackMode)]) -> Result<(), StartError>;
+
     /// Clears the session's bit everywhere. Programs already running may still submit: see
     /// [`Taps::grace`].
     fn disarm(&self, slot: Slot, taps: &[BoundTap]);
@@ -275,6 +291,12 @@ pub trait Targets: Send + Sync + 'static {
     /// # Errors
     /// [`StartError::TargetUnsupported`]: its packets cannot be told from those of others.
     fn departed(&self, target: &Target) -> Result<Option<Place>, StartError>;
+
+    /// How much of the packets of the place may be taken now; `None` while that is not known.
+    fn level(&self, place: &Place) -> Option<LookBackMode>;
+
+    /// The pod that the place is, or is a part of, as it is known now.
+    fn pod(&self, place: &Place) -> Option<Box<PodIdentity>>;
 
     /// The cgroup or an interface of the place still exists.
     fn still_there(&self, place: &Place) -> bool;
@@ -467,6 +489,9 @@ pub enum StartError {
     SessionLimit(u32),
     #[error("the idempotency key has {0} bytes; at most 128 are taken")]
     IdempotencyKey(usize),
+    /// The privacy level of its namespace forbids it.
+    #[error("{0}")]
+    Private(String),
     #[error("{0}")]
     Quota(String),
     #[error("{0}")]

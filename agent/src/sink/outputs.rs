@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use remora_agent_common::checkpoint::{Checkpoint, SessionMark};
 use remora_capture::{
     pcapng::{self, Finished, Interface, Section},
-    session::{CaptureId, CaptureState, Compression, Destination, SpecError, Target},
+    session::{CaptureId, CaptureState, Compression, Destination, PodIdentity, SpecError, Target},
 };
 use tokio::{
     runtime::Handle,
@@ -288,19 +288,38 @@ fn header(state: &CaptureState, notes: &[String], node: &NodeFacts) -> Vec<u8> {
         comments: &comments,
     });
     for tap in &state.taps {
-        let target = match (spec.labels.get("namespace"), spec.labels.get("pod")) {
-            (Some(namespace), Some(pod)) => format!("{namespace}/{pod}/"),
+        let labels = (spec.labels.get("namespace"), spec.labels.get("pod"));
+        let target = match (&state.pod, labels) {
+            (Some(pod), _) => format!("{}/", pod.full_name()),
+            (None, (Some(namespace), Some(pod))) => format!("{namespace}/{pod}/"),
             _ if tap.cgroup_id == 0 && matches!(spec.target, Target::Interface(_)) => String::new(),
             _ => format!("{}/", spec.target),
         };
+        let pod = state.pod.as_deref();
+        let container = pod.and_then(|pod| pod.container.as_deref());
+        let about = pod.map(PodIdentity::description).unwrap_or_default();
+        let about = match about.as_str() {
+            "" => String::new(),
+            about => format!("; {about}"),
+        };
         blocks.extend(pcapng::interface_description(&Interface {
-            name: &format!("{target}{}", tap.interface),
-            description: &format!("{}: {}, node {}", tap.hook, tap.description, node.name),
+            name: &format!("{target}{}", container.unwrap_or(&tap.interface)),
+            description: &format!(
+                "{}: {}, node {}{about}",
+                tap.hook, tap.description, node.name
+            ),
             filter: &spec.filter,
             snaplen: spec.snaplen,
         }));
     }
-    if let Some(names) = pcapng::name_resolution(&spec.names) {
+    // What the node knows itself goes before what the request says.
+    let mut names = state
+        .pod
+        .as_deref()
+        .map(PodIdentity::names)
+        .unwrap_or_default();
+    names.extend_from_slice(&spec.names);
+    if let Some(names) = pcapng::name_resolution(&names) {
         blocks.extend(names);
     }
     blocks
@@ -315,6 +334,9 @@ fn about(state: &CaptureState) -> String {
         format!("target: {}", state.resolved_target),
         format!("started: {}", state.started),
     ];
+    if let Some(pod) = &state.pod {
+        lines.push(format!("pod: {}, uid {}", pod.full_name(), pod.uid));
+    }
     for (name, value) in [
         ("filter", spec.filter.text()),
         ("source", trigger.source.as_str()),

@@ -26,6 +26,7 @@ use super::{
     links::Interface,
     message::Nsid,
     modes::Modes,
+    pods::KnownPods,
     procfs::{self, NetnsInode},
     residents::{Named, Resident, Seat},
     resolve::Resolver,
@@ -298,16 +299,36 @@ impl Resolver {
     #[must_use]
     pub fn who(&self, tap: TapId) -> Option<String> {
         let path = self.residents.seat(tap)?;
-        Some(format!("cgroup {}", shown(&path)))
+        let cgroup = format!("cgroup {}", shown(&path));
+        Some(match self.pods.of_path(&path) {
+            Some(pod) => format!("pod {}, {cgroup}", shown(&pod.full_name())),
+            None => cgroup,
+        })
     }
 
     /// How much look-back is to keep of those behind a tap.
     #[must_use]
     pub fn mode(&self, tap: TapId, modes: &Modes) -> LookBackMode {
         match self.residents.seats(tap) {
-            Some(paths) => modes.of(&paths),
-            None => modes.unknown(),
+            Some(paths) => {
+                let level = self.level_behind(tap);
+                let level = level.unwrap_or_else(|| self.pods.strictest());
+                modes.of(&paths).max(level)
+            }
+            None => self.unknown_mode(modes),
         }
+    }
+
+    /// Of those of whom nothing is known.
+    #[must_use]
+    pub fn unknown_mode(&self, modes: &Modes) -> LookBackMode {
+        modes.unknown().max(self.pods.strictest())
+    }
+
+    /// What is known of the node's pods.
+    #[must_use]
+    pub fn pods(&self) -> &KnownPods {
+        &self.pods
     }
 
     /// Some of these taps are nobody's yet.
@@ -320,7 +341,9 @@ impl Resolver {
     /// Forgets who has no ring any more.
     pub fn forget(&self, kept: &HashSet<TapId>, recorded: &[(TapId, u32)]) {
         let recorded = recorded.iter().map(|(tap, _)| *tap).collect();
-        self.residents.retain(kept, &recorded, Instant::now());
+        let now = Instant::now();
+        self.residents.retain(kept, &recorded, now);
+        self.pods.forget(now);
     }
 }
 

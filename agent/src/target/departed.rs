@@ -9,7 +9,7 @@
 
 use std::time::Instant;
 
-use remora_capture::session::Target;
+use remora_capture::session::{LookBackMode, Target};
 
 use super::{
     cgroup::Monitors,
@@ -38,7 +38,10 @@ impl Resolver {
                 self.residents.find(&Target::CgroupId(cgroup.id))
             }
             Ok(Located::Whole(_)) => return Ok(None),
-            Err(ResolveError::NotFound { .. }) => self.residents.find(target),
+            Err(ResolveError::NotFound { .. }) => match target {
+                Target::Pod(pod) => self.residents_of_pod(pod)?,
+                _ => self.residents.find(target),
+            },
             Err(error) => return Err(error),
         };
         past(target, found)
@@ -90,7 +93,7 @@ fn past(target: &Target, found: Vec<Found>) -> Result<Option<Place>, ResolveErro
     let more = found.len() - all.len();
     let mut notes = vec![format!(
         "the target is gone: here is what look-back kept of it{}, and nothing that comes",
-        if matches!(target, Target::Container(_) | Target::Pid(_)) {
+        if is_part(target) {
             ", all of its pod's network"
         } else {
             ""
@@ -113,7 +116,18 @@ fn past(target: &Target, found: Vec<Found>) -> Result<Option<Place>, ResolveErro
         left: left.collect(),
         description: format!("{whose} behind {}, {when}", names.join(", ")),
         notes,
+        level: LookBackMode::default(),
+        pod: None,
     }))
+}
+
+/// It means one of those that share the pod's network.
+fn is_part(target: &Target) -> bool {
+    match target {
+        Target::Container(_) | Target::Pid(_) => true,
+        Target::Pod(pod) => pod.container.is_some(),
+        _ => false,
+    }
 }
 
 fn since(then: Instant) -> f64 {

@@ -2,6 +2,7 @@
 //! pass.
 //!
 //! ```text
+//!  pod:shop/cart-7d9 (by its uid)
 //!  container:3f2a…  pid:4321   unit:nginx.service   cgroup:/remora/web   cgroup:4711   interface:eth0
 //!        │             │               │                   │                 │              │
 //!        ▼             ▼               ▼                   ▼                 ▼              │
@@ -25,29 +26,35 @@
 //! | (a process in the root cgroup) elsewhere | refused | refused |
 //!
 //! A container or process means its whole pod, for the network namespace is the pod's. A cgroup
-//! or unit means that cgroup alone: one container of a pod is told from the others, and from the
-//! pod's sandbox, by its sockets.
+//! or unit means that cgroup alone, as does a container by its name in a pod: one container of a pod is
+//! told from the others, and from the pod's sandbox, by its sockets.
 //!
 //! Invariants: no packet passes two of the places in a [`Resolved`]; none of another pod does.
 //! All of it works as any user with no rights over the processes: it reads `/proc` and the cgroup
 //! tree, and asks rtnetlink. It holds at the moment of the look-up; who goes on from there watches
 //! with [`LinkWatcher`] and [`Resolver::revisit`].
 //!
-//! It attaches nothing, and knows nothing of Kubernetes' API.
+//! It attaches nothing. What it knows of Kubernetes is in [`pods`]; only `kubernetes` asks the API server.
 
 #![forbid(unsafe_code)]
 
+mod addresses;
 mod census;
 mod cgroup;
 mod departed;
 mod error;
 mod known;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 mod links;
 mod message;
 mod modes;
 mod names;
 mod placement;
+mod pod;
+pub mod pods;
 mod presume;
+mod private;
 mod procfs;
 mod residents;
 mod resolve;

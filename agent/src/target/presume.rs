@@ -69,6 +69,13 @@ impl Resolver {
     /// # Errors
     /// [`ResolveError`].
     pub fn presume(&self, target: &Target) -> Result<FirstLook<Resolved>, ResolveError> {
+        let look = || self.look_first(target);
+        self.once_started(target, look, |looked| match looked {
+            FirstLook::Presumed(resolved) | FirstLook::Certain(resolved) => resolved,
+        })
+    }
+
+    fn look_first(&self, target: &Target) -> Result<FirstLook<Resolved>, ResolveError> {
         let (cgroup, part) = match self.locate(target)? {
             Located::Cgroup { cgroup, part } => (cgroup, part),
             Located::Whole(resolved) => return Ok(FirstLook::Certain(resolved)),
@@ -94,7 +101,7 @@ impl Resolver {
     }
 
     /// It is one container of a pod, which is never alone in its network.
-    fn has_pod_around(&self, cgroup: &Cgroup) -> bool {
+    pub(super) fn has_pod_around(&self, cgroup: &Cgroup) -> bool {
         let pod = self.root.pod_of(cgroup);
         pod.is_some_and(|pod| pod.id != cgroup.id)
     }

@@ -14,7 +14,7 @@ use std::{
 
 use remora_capture::session::Target;
 
-use super::{links::Interface, names, procfs::NetnsInode};
+use super::{links::Interface, names, pod::is_cgroup_of, procfs::NetnsInode};
 use crate::session::TapId;
 
 /// Cgroups of one resident that are remembered, those around the processes' included.
@@ -110,6 +110,7 @@ impl Resident {
             Target::Interface(name) => {
                 return (self.interface.name == *name).then_some(None);
             }
+            // By its uid, which the name does not have: `Residents::of_pod`.
             Target::Pod(_) => return None,
         };
         Some(Some(cgroup))
@@ -258,6 +259,37 @@ impl Residents {
                 resident.left = Some(now);
             }
         });
+    }
+
+    /// Who lived in the cgroup of a pod, the latest first.
+    pub(super) fn of_pod(&self, cgroup_uid: &str) -> Vec<Found> {
+        let mut found: Vec<Found> = self.change(|residents| {
+            let found = residents.iter().filter_map(|resident| {
+                let mut cgroups = resident.cgroups.iter();
+                let cgroup = cgroups.find(|cgroup| is_cgroup_of(&cgroup.path, cgroup_uid))?;
+                Some(Found {
+                    resident: resident.clone(),
+                    cgroup: Some(cgroup.clone()),
+                })
+            });
+            found.collect()
+        });
+        found.sort_by_key(|Found { resident, .. }| {
+            Reverse((resident.left.is_none(), resident.left))
+        });
+        found
+    }
+
+    /// Paths of the cgroups that processes behind the interface of this index were seen in, if some are there
+    /// to stay.
+    pub(super) fn behind(&self, ifindex: u32) -> Option<Vec<String>> {
+        let tap = self.change(|residents| {
+            let there = residents.iter().find(|resident| {
+                resident.left.is_none() && resident.interface.ifindex == ifindex
+            })?;
+            Some(there.tap)
+        })?;
+        self.seats(tap)
     }
 
     /// Whom the target's name means, the latest first.

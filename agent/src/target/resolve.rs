@@ -10,6 +10,7 @@ use super::{
     known::KnownVeths,
     links::{Interface, InterfaceKind},
     placement::{Placement, placement_of, veths_to},
+    pods::KnownPods,
     presume::Doubted,
     residents::Residents,
     root::CgroupRoot,
@@ -66,6 +67,7 @@ pub struct Resolver {
     pub(super) doubted: Doubted,
     /// For [`Resolver::departed`].
     pub(super) residents: Residents,
+    pub(super) pods: KnownPods,
 }
 
 /// What a target's text means, before its network is looked at.
@@ -86,18 +88,19 @@ const SOCKETS_ONLY: &str = "only what its sockets send and receive is seen: no S
 impl Resolver {
     #[must_use]
     pub fn new(root: CgroupRoot) -> Self {
-        Self::with_known(root, KnownVeths::default())
+        Self::with_known(root, KnownVeths::default(), KnownPods::default())
     }
 
     /// With a [`LinkWatcher`](super::LinkWatcher)'s veths, so that [`Resolver::presume`] asks
-    /// nobody for them.
+    /// nobody for them, and with what is known of the node's pods.
     #[must_use]
-    pub fn with_known(root: CgroupRoot, veths: KnownVeths) -> Self {
+    pub fn with_known(root: CgroupRoot, veths: KnownVeths, pods: KnownPods) -> Self {
         Self {
             root,
             veths,
             doubted: Doubted::default(),
             residents: Residents::default(),
+            pods,
         }
     }
 
@@ -108,15 +111,17 @@ impl Resolver {
 
     /// Looks up `target` as it is now. Blocks: well under a millisecond by path or interface;
     /// longer with the number of cgroups (by id, unit, container) and, for what is behind a veth,
-    /// of processes; some 80 ms for what is in several networks, or shares its own ([`LOOKS`]).
+    /// of processes; some 80 ms for what is in several networks, or shares its own ([`LOOKS`]); up to two
+    /// seconds for a pod that is being started.
     ///
     /// # Errors
     /// [`ResolveError`]; each kind but `Io` says what to do.
     pub fn resolve(&self, target: &Target) -> Result<Resolved, ResolveError> {
-        match self.locate(target)? {
+        let look = || match self.locate(target)? {
             Located::Cgroup { cgroup, part } => self.cgroup(cgroup, part),
             Located::Whole(resolved) => Ok(resolved),
-        }
+        };
+        self.once_started(target, look, |resolved| resolved)
     }
 
     pub(super) fn locate(&self, target: &Target) -> Result<Located, ResolveError> {
@@ -137,12 +142,7 @@ impl Resolver {
                 self.workload(cgroup, format!("process {pid}"))
             }
             Target::Interface(name) => return interface(name).map(Located::Whole),
-            Target::Pod(pod) => {
-                return Err(ResolveError::unsupported(
-                    format!("the agent knows no pods by name, so not {pod}"),
-                    "name a container of it: container:ID",
-                ));
-            }
+            Target::Pod(pod) => return self.locate_pod(pod),
         };
         if cgroup.is_root() {
             return Err(ResolveError::unsupported(
@@ -204,7 +204,13 @@ impl Resolver {
     ) -> Result<Resolved, ResolveError> {
         let look = || placement_of(&self.root, &cgroup, &cgroup.members(Monitors::Skipped));
         let mut placement = look()?;
-        for _ in 1..LOOKS {
+        // A container is never alone in its pod's network, so there is nothing to wait for.
+        let looks = if self.has_pod_around(&cgroup) {
+            1
+        } else {
+            LOOKS
+        };
+        for _ in 1..looks {
             let passes = matches!(
                 placement,
                 Placement::Mixed { .. } | Placement::Shared { .. }

@@ -7,7 +7,7 @@ use std::{
     fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    sync::OnceLock,
+    sync::{Mutex, OnceLock, PoisonError},
 };
 
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
@@ -16,10 +16,15 @@ use remora_capture::session::Target;
 use super::{
     cgroup::{Cgroup, Walk},
     error::{ResolveError, shown},
-    names, procfs,
+    names,
+    pod::is_cgroup_of,
+    pods::{candidates, is_pods_root},
+    procfs,
     procfs::is_gone,
 };
 
+/// Directories of kubelets' pods that are remembered: a node has one.
+const PODS_ROOTS_MAX: usize = 4;
 /// Candidates that an error lists.
 const CANDIDATES_MAX: usize = 8;
 
@@ -29,6 +34,8 @@ pub struct CgroupRoot {
     mount: PathBuf,
     /// Path of the agent's cgroup namespace in the tree, looked up when first needed.
     namespace: OnceLock<String>,
+    /// Paths of directories with the pods of a kubelet, as they were found.
+    pods_roots: Mutex<Vec<String>>,
 }
 
 impl CgroupRoot {
@@ -86,6 +93,7 @@ impl CgroupRoot {
         Self {
             mount,
             namespace: OnceLock::new(),
+            pods_roots: Mutex::default(),
         }
     }
 
@@ -238,6 +246,46 @@ impl CgroupRoot {
              own: then use cgroup:/PATH",
             |name| names::container_id(name).is_some_and(|found| found.starts_with(id)),
         )
+    }
+
+    /// The cgroup of a pod, by the uid in its name: by three looks once another pod was found beside it.
+    ///
+    /// # Errors
+    /// [`ResolveError::NotFound`], [`ResolveError::Ambiguous`].
+    pub fn by_pod(&self, cgroup_uid: &str) -> Result<Cgroup, ResolveError> {
+        let pods_roots = || {
+            self.pods_roots
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+        };
+        let known = pods_roots().clone();
+        let likely = known
+            .iter()
+            .flat_map(|pods_root| candidates(pods_root, cgroup_uid));
+        for path in likely {
+            if let Ok(cgroup) = Cgroup::at(&self.mount, &path) {
+                return Ok(cgroup);
+            }
+        }
+        let found = self.by_name(
+            format!("pod with uid {}", shown(cgroup_uid)),
+            "it has ended, or is on another node",
+            |name| is_cgroup_of(&format!("/{name}"), cgroup_uid),
+        )?;
+        let pods_root = found.path.match_indices('/').find_map(|(at, _)| {
+            let path = found.path.get(..at)?;
+            let (_, name) = path.rsplit_once('/')?;
+            is_pods_root(name).then(|| path.to_owned())
+        });
+        // A pod in a container of another lies beside no others of this node's.
+        if let Some(pods_root) = pods_root
+            && names::nesting(&found.path) == names::nesting(&pods_root)
+            && !known.contains(&pods_root)
+            && known.len() < PODS_ROOTS_MAX
+        {
+            pods_roots().push(pods_root);
+        }
+        Ok(found)
     }
 
     fn by_name(

@@ -3,7 +3,7 @@
 use std::{fs, os::unix::fs::MetadataExt as _};
 
 use nix::net::if_::if_nametoindex;
-use remora_capture::session::Target;
+use remora_capture::session::{LookBackMode, PodIdentity, Target};
 
 use super::{
     error::ResolveError,
@@ -21,30 +21,57 @@ impl Targets for Resolver {
     fn presume(&self, target: &Target) -> Result<FirstLook, StartError> {
         let view = view(target);
         match Self::presume(self, target).map_err(start_error)? {
-            FirstLook::Presumed(resolved) => Ok(FirstLook::Presumed(place(resolved, view))),
-            FirstLook::Certain(resolved) => Ok(FirstLook::Certain(place(resolved, view))),
+            FirstLook::Presumed(resolved) => {
+                let place = self.permitted(place(resolved, view))?;
+                Ok(FirstLook::Presumed(place))
+            }
+            FirstLook::Certain(resolved) => {
+                let place = self.permitted(place(resolved, view))?;
+                Ok(FirstLook::Certain(place))
+            }
         }
     }
 
     fn resolve(&self, target: &Target) -> Result<Place, StartError> {
-        Self::resolve(self, target)
-            .map(|resolved| place(resolved, view(target)))
-            .map_err(start_error)
+        let resolved = Self::resolve(self, target).map_err(start_error)?;
+        self.permitted(place(resolved, view(target)))
     }
 
     fn confirm(&self, target: &Target, presumed: &Place) -> Result<Option<Place>, StartError> {
-        let whole = Targets::resolve(self, target)?;
-        if whole == *presumed {
+        let mut whole = place(
+            Self::resolve(self, target).map_err(start_error)?,
+            view(target),
+        );
+        self.cross_check(&whole);
+        // What is known of a pod changes all the time; where it is does not.
+        whole.level = presumed.level;
+        whole.pod.clone_from(&presumed.pod);
+        let notes = std::mem::take(&mut whole.notes);
+        let same = Place {
+            notes: Vec::new(),
+            ..presumed.clone()
+        };
+        if whole == same && presumed.notes.starts_with(&notes) {
             return Ok(None);
         }
         if let Some(cgroup) = &whole.cgroup {
             self.doubt(cgroup.id);
         }
-        Ok(Some(whole))
+        whole.notes = notes;
+        self.permitted(whole).map(Some)
     }
 
     fn departed(&self, target: &Target) -> Result<Option<Place>, StartError> {
-        Self::departed(self, target).map_err(start_error)
+        let place = Self::departed(self, target).map_err(start_error)?;
+        place.map(|place| self.permitted(place)).transpose()
+    }
+
+    fn level(&self, place: &Place) -> Option<LookBackMode> {
+        self.privacy(place)
+    }
+
+    fn pod(&self, place: &Place) -> Option<Box<PodIdentity>> {
+        self.identity(place)
     }
 
     fn still_there(&self, place: &Place) -> bool {
@@ -151,6 +178,8 @@ fn place(resolved: Resolved, view: View) -> Place {
         left: Vec::new(),
         description,
         notes,
+        level: LookBackMode::default(),
+        pod: None,
     }
 }
 

@@ -13,7 +13,7 @@ use prometheus_client::{
 use remora_agent_common::SESSION_SLOTS;
 use remora_capture::session::{CaptureState, LookBackMode};
 
-use crate::node::{NodeNumbers, TlsNumbers};
+use crate::node::{NodeNumbers, PodCounts, TlsNumbers};
 
 /// Captures with series of their own.
 const CAPTURES_MAX: usize = 256;
@@ -27,6 +27,11 @@ struct PacketLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct InterfaceLabels {
     interface: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CheckLabels {
+    result: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -134,6 +139,10 @@ pub(super) fn render(captures: &[CaptureState], node: &NodeNumbers) -> String {
         node.store_quota_bytes,
     );
 
+    if let Some(pods) = node.pods {
+        pod_metrics(&mut registry, pods);
+    }
+
     let mut counter = |name: &str, help: &str, value: u64| {
         let counter = Counter::<u64>::default();
         counter.inc_by(value);
@@ -170,6 +179,44 @@ pub(super) fn render(captures: &[CaptureState], node: &NodeNumbers) -> String {
         tracing::error!(%error, "failed to encode the metrics");
     }
     text
+}
+
+fn pod_metrics(registry: &mut Registry, pods: PodCounts) {
+    let PodCounts {
+        known,
+        refused,
+        listed,
+        checks_agreed,
+        checks_differed,
+    } = pods;
+    for (name, help, value) in [
+        (
+            "pods_known",
+            "Pods of the node that are known, those included that are gone and still remembered",
+            known,
+        ),
+        (
+            "pods_listed",
+            "1 once the API server has told of all pods and namespaces",
+            listed.into(),
+        ),
+    ] {
+        let gauge = Gauge::<i64>::default();
+        gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        registry.register(name, help, gauge);
+    }
+    let counter = Counter::<u64>::default();
+    counter.inc_by(refused);
+    registry.register("pods_refused", "Pods that there was no room for", counter);
+    let checks = Family::<CheckLabels, Counter>::default();
+    for (result, value) in [("agreed", checks_agreed), ("differed", checks_differed)] {
+        checks.get_or_create(&CheckLabels { result }).inc_by(value);
+    }
+    registry.register(
+        "pod_address_checks",
+        "Times that a pod's address of the API server was looked for where its cgroup's processes are",
+        checks,
+    );
 }
 
 fn register_tls(registry: &mut Registry, tls: &TlsNumbers) {

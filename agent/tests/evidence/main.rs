@@ -87,6 +87,7 @@ fn state(destination: Destination) -> CaptureState {
         node: "node-a".to_owned(),
         caller: String::new(),
         resolved_target: String::new(),
+        pod: None,
     }
 }
 

@@ -14,8 +14,8 @@ use super::{Digest, Envelope, EnvelopeError, FileDigest, KeyId, Link, PublicKey,
 use crate::{
     filter::{Filter, Meaning},
     session::{
-        CaptureId, Counts, Direction, Limits, Phase, Removed, StopReason, SuperPackets, TapInfo,
-        Target, Trigger, Writing,
+        CaptureId, Counts, Direction, Limits, Phase, PodIdentity, Removed, StopReason,
+        SuperPackets, TapInfo, Target, Trigger, Writing,
     },
     sidecar::{CaptureFile, Gap, Recovered, Sidecar, Tool},
     text::shown,
@@ -67,6 +67,9 @@ pub struct Manifest {
     pub target: Target,
     /// The target as it was found on the node.
     pub resolved_target: String,
+    /// The pod that it is, or is a part of, if the node's pods were known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<Box<PodIdentity>>,
     pub taps: Vec<TapInfo>,
     pub labels: BTreeMap<String, String>,
     pub filter: String,
@@ -251,6 +254,7 @@ impl Manifest {
             caller: capture.caller,
             target: spec.target,
             resolved_target: capture.resolved_target,
+            pod: capture.pod,
             taps: capture.taps,
             labels: spec.labels,
             programs: ProgramDigests::of(&spec.filter),
@@ -400,6 +404,7 @@ pub(super) mod tests {
             node: "node-a".to_owned(),
             caller: String::new(),
             resolved_target: String::new(),
+            pod: None,
         };
         let name = state.file.clone();
         let told = CaptureFile {

@@ -7,6 +7,7 @@
 //! ```
 
 mod counts;
+mod identity;
 mod look_back;
 mod pod;
 mod selector;
@@ -16,6 +17,7 @@ mod target;
 mod writing;
 
 pub use counts::Counts;
+pub use identity::{ContainerIdentity, PodIdentity};
 pub use look_back::{LookBackMode, NoMode};
 pub use pod::{PodError, PodRef};
 pub use selector::{Part, Selector, SelectorError, WorkloadKind};

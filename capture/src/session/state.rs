@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::{Counts, LookBackMode, SessionSpec};
+use super::{Counts, LookBackMode, PodIdentity, SessionSpec};
 
 /// Name of a capture: a ULID in its canonical 26 characters, so ids sort by time and are safe in
 /// a file name.
@@ -218,6 +218,9 @@ pub struct CaptureState {
     /// The target as it was found on the node.
     #[serde(default)]
     pub resolved_target: String,
+    /// The pod that it is, or is a part of, if the node's pods are known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<Box<PodIdentity>>,
 }
 
 #[cfg(test)]

@@ -48,6 +48,7 @@ fn state() -> CaptureState {
         node: "node-1".into(),
         caller: "uid=0 gid=0 pid=1".into(),
         resolved_target: "cgroup /remora/web (id 4711)".into(),
+        pod: None,
     }
 }
 

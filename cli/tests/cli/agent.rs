@@ -361,6 +361,7 @@ pub(crate) fn finished(packets: u64) -> CaptureState {
         node: "node-1".into(),
         caller: String::new(),
         resolved_target: "cgroup /remora/web (id 4711)".into(),
+        pod: None,
     }
 }
 

@@ -49,6 +49,8 @@ impl TryFrom<v1::CaptureState> for CaptureState {
             node,
             caller,
             resolved_target,
+            // The agent's accounts have it, and its files.
+            pod: None,
         })
     }
 }
@@ -71,6 +73,7 @@ impl From<&CaptureState> for v1::CaptureState {
             node,
             caller,
             resolved_target,
+            pod: _,
             files,
         } = state;
         Self {

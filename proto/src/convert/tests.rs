@@ -601,6 +601,7 @@ fn state() -> impl Strategy<Value = CaptureState> {
                     node,
                     caller,
                     resolved_target,
+                    pod: None,
                 }
             },
         )

@@ -41,7 +41,7 @@ use remora_agent::{
 use remora_agent_common::record::{HEADER_LEN, SIZE_CLASSES};
 use remora_capture::{
     filter::Filter,
-    session::{SessionSpec, Snaplen, Target},
+    session::{LookBackMode, SessionSpec, Snaplen, Target},
 };
 use remora_tests::{cgroup, wait};
 use serde_json::json;
@@ -181,6 +181,8 @@ impl Kernel {
             left: Vec::new(),
             description: String::new(),
             notes: Vec::new(),
+            level: LookBackMode::default(),
+            pod: None,
         })?;
         let kernel = Self {
             side,

@@ -1,9 +1,11 @@
 //! The one task that owns the sessions.
 //!
-//! - [`start`]: how they begin. [`go_on`]: those that an agent before this one began.
+//! - [`start`]: how they begin. [`go_on`]: those that an agent before this one began. [`private`]: how much
+//!   of its packets each may take.
 //! - Here: what is asked of them, and how they end.
 
 mod go_on;
+mod private;
 mod start;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -240,6 +242,10 @@ impl Driver {
         // An unread stream ends with its session.
         session.stream = None;
 
+        if session.state.pod.is_none() {
+            // The API server may have told of it meanwhile.
+            session.state.pod = self.targets.pod(&session.place);
+        }
         let mut state = session.state.clone();
         let afterwards = session.afterwards;
         let bound = Arc::clone(&session.taps);
@@ -367,8 +373,10 @@ impl Driver {
             .map(|(slot, _)| slot)
             .collect();
         for slot in gone {
+            self.note_end_of_container(slot);
             self.end(slot, StopReason::TargetGone);
         }
+        self.look_at_levels();
         let places = (0..)
             .map(Slot)
             .zip(&self.slots)
@@ -378,6 +386,27 @@ impl Driver {
                 running.then_some((slot, entry.generation, &session.place))
             });
         self.watch.look(places);
+    }
+
+    /// A container that is started again has another cgroup.
+    fn note_end_of_container(&mut self, slot: Slot) {
+        let entry = self.slots.get_mut(slot.0 as usize);
+        let Some(session) = entry.and_then(|entry| entry.session.as_mut()) else {
+            return;
+        };
+        let Some(pod) = session.place.pod.as_deref() else {
+            return;
+        };
+        if let Some(container) = &pod.container
+            && session.output.is_some()
+        {
+            let message = format!(
+                "container `{container}` of pod {} has ended; when it is started again it has another \
+                 cgroup, which a new capture takes",
+                pod.full_name()
+            );
+            session.state.message = join(&session.state.message, &message);
+        }
     }
 
     /// Says in the accounts of sessions that somebody else is behind their interfaces by now. They

@@ -93,6 +93,7 @@ impl Driver {
             node: self.node.clone(),
             caller: order.caller,
             resolved_target: place.description.clone(),
+            pod: place.pod.clone(),
         };
         let begun = std::time::Instant::now();
         let limits = state.spec.limits;
@@ -143,7 +144,10 @@ impl Driver {
         let opened = begun.elapsed();
         let armed = Instant::now();
         let armed_ns = (self.now_ns)();
-        if let Err(error) = self.taps.arm(&arming, taps) {
+        let level = place.level;
+        let levels = self.levels(taps.iter().map(|tap| (tap.id, level)));
+        let restricted = self.taps.restrict(&levels);
+        if let Err(error) = restricted.and_then(|()| self.taps.arm(&arming, taps)) {
             // Blocks for as long as an empty file takes to close: this is the rare way.
             let _closed = output.close(KernelCounts::default());
             self.outputs.forget(state.id);

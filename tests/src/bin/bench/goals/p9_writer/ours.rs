@@ -150,5 +150,6 @@ fn state(tap: &BoundTap) -> CaptureState {
         node: "bench".into(),
         caller: String::new(),
         resolved_target: String::new(),
+        pod: None,
     }
 }
