@@ -22,8 +22,11 @@ use tokio::{
 };
 
 use crate::{
-    api::{PeerPolicy, ServerParts, StatusSource, serve, server::Socket},
-    args::RunArgs,
+    api::{
+        Network, NetworkParts, PeerPolicy, ServerParts, Services, StatusSource, serve,
+        server::Socket,
+    },
+    args::{NetworkArgs, RunArgs},
     clock,
     kernel::{
         self, KernelSide, LoadOptions, LookBackOptions, Pins, look_back::Budget, pins::Unpinned,
@@ -51,6 +54,10 @@ const CLOSE: Duration = Duration::from_secs(3);
 pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let node = NodeFacts::of_this_machine(args.node)?;
     let peers = PeerPolicy::new(args.group.as_deref())?;
+    let network = match network(args.network) {
+        Some(parts) => Some(Network::bind(parts).await?),
+        None => None,
+    };
     let root = match args.cgroup_root {
         Some(path) => CgroupRoot::at(path)?,
         None => CgroupRoot::find()?,
@@ -171,6 +178,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         .context("failed to start the link watch")?;
     let (ended, named) = (kernel.clone(), Arc::clone(&resolver));
     let (kept, asked) = (Arc::clone(&store), Arc::clone(&store));
+    let tls = network.as_ref().map(Network::numbers);
 
     let numbers: AskNumbers = Arc::new(move || NodeNumbers {
         ring_bytes: ring_bytes.into(),
@@ -182,6 +190,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         filters_refused: kernel.upgrade().refused(),
         taps: attached(&kernel, &named),
         chain_head: store.seals().head(),
+        tls: tls.as_ref().map(|numbers| numbers()),
     });
     let socket = Socket::bind(&args.socket, &peers).await?;
     if let Some(address) = &args.metrics {
@@ -203,13 +212,18 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         started: Timestamp::now(),
         numbers,
     };
-    let server = ServerParts {
+    let services = Services::new(ServerParts {
         driver: handle.clone(),
         peers,
         status,
         evidence: Arc::new(move |id| asked.evidence(id)),
-    };
-    supervisor.spawn("api", serve(socket, server, until_stopped(stopped)));
+    })
+    .await?;
+    if let Some(network) = network {
+        let stopped = until_stopped(stopped.clone());
+        supervisor.spawn("api-tls", network.serve(services.clone(), stopped));
+    }
+    supervisor.spawn("api", serve(socket, services, until_stopped(stopped)));
     tracing::info!(
         node = %node.name, socket = %args.socket.display(), data = %args.data_dir.display(),
         "ready"
@@ -240,6 +254,17 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         None if !drained => anyhow::bail!("captures were not closed in order"),
         None => Ok(()),
     }
+}
+
+/// What the flags say of the network; clap has seen to it that all are there.
+fn network(args: NetworkArgs) -> Option<NetworkParts> {
+    Some(NetworkParts {
+        address: args.listen?,
+        cert: args.tls_cert?,
+        key: args.tls_key?,
+        ca: args.tls_ca?,
+        clients: args.tls_client_san,
+    })
 }
 
 /// The pins, and the sessions that go on; without any, what is pinned is begun anew.

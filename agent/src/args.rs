@@ -1,6 +1,6 @@
 //! The command line; the only reader of arguments and environment.
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -105,6 +105,9 @@ pub struct RunArgs {
     #[arg(long, value_name = "GROUP")]
     pub group: Option<String>,
 
+    #[command(flatten)]
+    pub network: NetworkArgs,
+
     /// Serve /metrics and /healthz there: unix:PATH or 127.0.0.1:PORT
     #[arg(long, value_name = "ADDRESS")]
     pub metrics: Option<AdminAddress>,
@@ -127,6 +130,37 @@ pub struct RunArgs {
     /// This node's name (default: the host name)
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     pub node: Option<String>,
+}
+
+/// Serving controllers on the network: mutual TLS (1.3), or nothing.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Network")]
+pub struct NetworkArgs {
+    /// Serve on this address too, for controllers (usual port: 2804). Only by TLS and only for clients
+    /// with a certificate
+    #[arg(
+        long, value_name = "ADDRESS:PORT", env = "REMORA_LISTEN",
+        requires_all = ["tls_cert", "tls_key", "tls_ca", "tls_client_san"]
+    )]
+    pub listen: Option<SocketAddr>,
+
+    /// This agent's certificate, its intermediates after it (PEM). It and the other two files are read
+    /// again when they change
+    #[arg(long, value_name = "FILE", requires = "listen")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// The certificate's private key (PEM)
+    #[arg(long, value_name = "FILE", requires = "listen")]
+    pub tls_key: Option<PathBuf>,
+
+    /// CA certificates that sign clients' (PEM)
+    #[arg(long, value_name = "FILE", requires = "listen")]
+    pub tls_ca: Option<PathBuf>,
+
+    /// A name that lets a client in: its certificate's subjectAltName has it, as DNS name or URI
+    /// (spiffe://…). Give it again for more
+    #[arg(long, value_name = "NAME", requires = "listen")]
+    pub tls_client_san: Vec<String>,
 }
 
 /// A way onto interfaces.
@@ -206,6 +240,31 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn nothing_listens_on_the_network_without_all_that_tls_needs() {
+        let all = [
+            ("--listen", "127.0.0.1:2804"),
+            ("--tls-cert", "c"),
+            ("--tls-key", "k"),
+            ("--tls-ca", "a"),
+            ("--tls-client-san", "controller.remora.svc"),
+        ];
+        let run = |flags: &[(&str, &str)]| {
+            let words = flags.iter().flat_map(|(flag, value)| [*flag, *value]);
+            Cli::try_parse_from(["remora-agent", "run"].into_iter().chain(words))
+        };
+        run(&all).unwrap();
+        run(&[]).unwrap();
+        for missing in 0..all.len() {
+            let some: Vec<_> = (0..all.len())
+                .filter(|n| *n != missing)
+                .map(|n| all[n])
+                .collect();
+            let error = run(&some).unwrap_err().to_string();
+            assert!(error.contains(all[missing].0), "{error}");
+        }
     }
 
     #[test]

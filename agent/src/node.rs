@@ -25,6 +25,20 @@ pub struct NodeNumbers {
     pub taps: Vec<TapInfo>,
     /// The last manifest of the chain.
     pub chain_head: Option<Head>,
+    /// If the agent listens on the network.
+    pub tls: Option<TlsNumbers>,
+}
+
+/// What became of connections by TLS, and of its certificates.
+#[derive(Clone, Debug, Default)]
+pub struct TlsNumbers {
+    pub accepted: u64,
+    /// By reason.
+    pub refused: Vec<(&'static str, u64)>,
+    pub reloads_loaded: u64,
+    pub reloads_refused: u64,
+    /// The files are wrong, and older certificates in use.
+    pub is_stale: bool,
 }
 
 /// The files that are evidence of a capture; an error of the kind NotFound if it has no manifest.

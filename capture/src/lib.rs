@@ -3,6 +3,7 @@
 //!
 //! - [`session`]: what a capture is: target, filter, limits, trigger, counts, state.
 //! - [`alert`]: Falco's alerts, and what to capture for them.
+//! - [`audit`]: the log of who wanted what and what was decided, and whether it is whole.
 //! - [`evidence`]: manifests, their signatures and their chain; what they prove.
 //! - [`filter`]: capture filters in tcpdump's language.
 //! - [`pcapng`]: capture files: writing, mending, reading.
@@ -12,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 pub mod alert;
+pub mod audit;
 pub mod evidence;
 pub mod filter;
 pub mod pcapng;

@@ -4,7 +4,7 @@ use std::{ffi::OsString, num::NonZeroU64, path::PathBuf};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use remora_capture::session::CaptureId;
+use remora_capture::{audit::Head, session::CaptureId};
 use remora_proto::client::AgentAddress;
 
 use crate::options::CaptureOptions;
@@ -48,6 +48,13 @@ something was changed, is missing or was added.
 
 The key: keys/*.pub in the agent's data directory, from a copy that you trust. The head: `remora status`
 or the agent's log, kept elsewhere than the captures.";
+
+const VERIFY_AUDIT_HELP: &str = "\
+Exit code 0: all is proved; 3: nothing is wrong, but not all is proved (the output says what); 1:
+something was changed, is missing or was added.
+
+The head: from the controller's log (`the audit log goes on`, `was rotated`) or an earlier `verify`, kept
+elsewhere. A head of an earlier line proves the log up to there.";
 
 /// The command line of `remora`.
 #[derive(Debug, Parser)]
@@ -114,6 +121,9 @@ pub(crate) enum Command {
         #[arg(short, long, value_name = "FILE")]
         write: PathBuf,
     },
+    /// Work with a controller's audit log. Needs no agent.
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Work with rule files: which alert starts which capture. Needs no agent.
     #[command(subcommand)]
     Rules(RulesCommand),
@@ -138,6 +148,20 @@ pub(crate) enum Command {
         /// How to print it.
         #[arg(long, short, value_enum, default_value_t)]
         output: Format,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AuditCommand {
+    /// Say whether a log is as it was written: each line holds the SHA-256 of the one before.
+    #[command(after_help = VERIFY_AUDIT_HELP)]
+    Verify {
+        /// The log; its older files FILE.1, FILE.2, … beside it are read, too.
+        file: PathBuf,
+        /// The last line as it was published, NUMBER:SHA256: finds out whether the end was cut off or
+        /// changed.
+        #[arg(long, value_name = "HEAD")]
+        head: Option<Head>,
     },
 }
 

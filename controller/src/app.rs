@@ -16,12 +16,15 @@ use std::{
 };
 
 use remora_proto::client::ConnectError;
-use tokio::net::TcpListener;
 
 use crate::{
     agent::{Agent, START_DEADLINE},
     args::RunArgs,
-    http::{self, BODY_TIMEOUT},
+    audit::{Audit, OpenError},
+    http::{
+        self, BODY_TIMEOUT,
+        listen::{ListenError, Listener},
+    },
     ingest::Ingest,
     metrics::Metrics,
     reload::{LoadError, RuleFiles},
@@ -38,11 +41,10 @@ pub enum BuildError {
     Rules(#[from] LoadError),
     #[error(transparent)]
     Agent(#[from] ConnectError),
-    #[error("cannot listen on {address}; is another remora-controller running, or Falco Talon?")]
-    Listen {
-        address: SocketAddr,
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error(transparent)]
+    Audit(#[from] OpenError),
 }
 
 /// How the end went.
@@ -57,10 +59,11 @@ pub enum Drained {
 /// A controller that has its address and takes no alerts yet.
 #[derive(Debug)]
 pub struct App {
-    listener: TcpListener,
+    listener: Listener,
     address: SocketAddr,
     ingest: Arc<Ingest>,
     metrics: Arc<Metrics>,
+    audit: Audit,
     rules: RuleFiles,
 }
 
@@ -73,19 +76,27 @@ impl App {
         let files = RuleFiles::load(args.rules.clone())?;
         let rules = files.subscribe();
         let agent = Agent::new(args.agent.clone())?;
-        let listen = |source| BuildError::Listen {
+        let audit = match &args.access.audit_log {
+            Some(path) => Audit::open(path, args.access.rotation())?,
+            None => Audit::none(),
+        };
+        let listener = Listener::bind(args.listen_parts()).await?;
+        let address = listener.address().map_err(|source| ListenError::Bind {
             address: args.listen,
             source,
-        };
-        let listener = TcpListener::bind(args.listen).await.map_err(listen)?;
-        let address = listener.local_addr().map_err(listen)?;
+        })?;
         tracing::info!(%address, agent = %args.agent, rules = rules.borrow().len(), "taking alerts");
         let ingest = Arc::new(Ingest::new(rules, agent));
+        let metrics = Metrics::new();
+        if let Some(counts) = listener.counts() {
+            metrics.follow_tls("alerts", Arc::clone(counts));
+        }
         Ok(Self {
             listener,
             address,
             ingest,
-            metrics: Arc::new(Metrics::new()),
+            metrics: Arc::new(metrics),
+            audit,
             rules: files,
         })
     }
@@ -102,11 +113,18 @@ impl App {
             listener,
             ingest,
             metrics,
+            audit,
             rules,
             ..
         } = self;
         let draining = Arc::new(AtomicBool::new(false));
-        let router = http::router(ingest.clone(), metrics.clone(), draining.clone());
+        let router = http::router(
+            &listener,
+            ingest.clone(),
+            metrics.clone(),
+            draining.clone(),
+            audit,
+        );
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let serving = http::serve(listener, router, async {
             let _dropped = stopped.await;

@@ -2,8 +2,14 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
+use axum::http::{HeaderName, header};
 use clap::{Parser, Subcommand, ValueEnum};
 use remora_proto::client::AgentAddress;
+
+use crate::{
+    audit::Rotation,
+    http::listen::{ListenParts, TlsParts},
+};
 
 /// Takes Falco's alerts, decides by rules, and starts packet captures on the agent.
 #[derive(Debug, Parser)]
@@ -16,7 +22,7 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Take alerts until SIGTERM or SIGINT
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Work with rule files
     #[command(subcommand)]
     Rules(RulesCommand),
@@ -27,15 +33,21 @@ pub struct RunArgs {
     /// The agent that captures
     #[arg(long, env = "REMORA_AGENT", default_value_t, value_name = "unix:PATH")]
     pub agent: AgentAddress,
-    /// Where alerts come in; loopback only, since nobody is authenticated there
+    /// Where alerts come in; other addresses than loopback need TLS, and a secret or the senders' certificates
     #[arg(
         long,
         env = "REMORA_LISTEN",
         default_value = "127.0.0.1:2803",
-        value_parser = loopback,
+        value_parser = address,
         value_name = "ADDRESS:PORT"
     )]
     pub listen: SocketAddr,
+    #[command(flatten)]
+    pub alerts: AlertsArgs,
+    #[command(flatten)]
+    pub tls: TlsArgs,
+    #[command(flatten)]
+    pub access: AccessArgs,
     /// Rule file; give it again for more
     #[arg(long, required = true, value_name = "FILE")]
     pub rules: Vec<PathBuf>,
@@ -47,6 +59,124 @@ pub struct RunArgs {
         value_name = "FORMAT"
     )]
     pub log_format: LogFormat,
+}
+
+/// Who may send alerts.
+#[derive(Debug, Default, clap::Args)]
+#[command(next_help_heading = "Senders of alerts")]
+pub struct AlertsArgs {
+    /// File with a secret that each alert must show, as `Authorization: Bearer SECRET`; read again when
+    /// it changes
+    #[arg(long, value_name = "FILE")]
+    pub alerts_secret: Option<PathBuf>,
+    /// Another header that shows it
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "authorization",
+        requires = "alerts_secret"
+    )]
+    pub alerts_header: Option<HeaderName>,
+    /// Certificate for taking alerts by TLS 1.3 (PEM; other addresses than loopback: --tls-cert)
+    #[arg(long, value_name = "FILE", requires = "alerts_tls_key")]
+    pub alerts_tls_cert: Option<PathBuf>,
+    /// Its private key (PEM)
+    #[arg(long, value_name = "FILE", requires = "alerts_tls_cert")]
+    pub alerts_tls_key: Option<PathBuf>,
+    /// CA certificates that sign the senders' (PEM): each must show one
+    #[arg(long, value_name = "FILE", requires = "alerts_tls_client_san")]
+    pub alerts_tls_ca: Option<PathBuf>,
+    /// A name (DNS or URI) that a sender's certificate may have; give it again for more
+    #[arg(long, value_name = "NAME", requires = "alerts_tls_ca")]
+    pub alerts_tls_client_san: Vec<String>,
+}
+
+/// The controller's certificate: for those who call it, and for the agents that it calls.
+#[derive(Debug, Default, clap::Args)]
+#[command(next_help_heading = "TLS (1.3; all files are read again when they change)")]
+pub struct TlsArgs {
+    /// The controller's certificate, its intermediates after it (PEM)
+    #[arg(long, value_name = "FILE", requires_all = ["tls_key", "tls_ca"])]
+    pub tls_cert: Option<PathBuf>,
+    /// Its private key (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// CA certificates that sign the agents' and the clients' (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_ca: Option<PathBuf>,
+    /// A name (DNS or URI) that an agent's certificate may have; give it again for more
+    #[arg(long, value_name = "NAME", default_value = "remora-agent")]
+    pub agent_san: Vec<String>,
+    /// A name that lets a client of the gRPC API in by its certificate, as user `remora:tls:NAME` of
+    /// Kubernetes; all others show a token. Give it again for more
+    #[arg(long, value_name = "NAME", requires = "tls_cert")]
+    pub tls_client_san: Vec<String>,
+}
+
+/// Who may do what, and the account of it.
+#[derive(Debug, Default, clap::Args)]
+#[command(next_help_heading = "Rights")]
+pub struct AccessArgs {
+    /// Tokens of callers must be for this audience (default: the API server's own)
+    #[arg(long, value_name = "NAME")]
+    pub token_audience: Option<String>,
+    /// Write each decision and each read of packets there, before it is told. A log that cannot be
+    /// written lets nothing happen
+    #[arg(long, value_name = "FILE")]
+    pub audit_log: Option<PathBuf>,
+    /// Bytes after which the audit log's next file begins
+    #[arg(long, value_name = "BYTES", default_value_t = Rotation::default().bytes,
+          value_parser = clap::value_parser!(u64).range(1 << 20..))]
+    pub audit_bytes: u64,
+    /// Full files of it that are kept
+    #[arg(long, value_name = "N", default_value_t = Rotation::default().files,
+          value_parser = clap::value_parser!(u32).range(1..=9999))]
+    pub audit_files: u32,
+}
+
+impl AccessArgs {
+    /// When the audit log's next file begins.
+    #[must_use]
+    pub fn rotation(&self) -> Rotation {
+        Rotation {
+            bytes: self.audit_bytes,
+            files: self.audit_files,
+        }
+    }
+}
+
+impl RunArgs {
+    /// Where and how alerts are taken.
+    #[must_use]
+    pub fn listen_parts(&self) -> ListenParts {
+        let AlertsArgs {
+            alerts_secret,
+            alerts_header,
+            alerts_tls_cert,
+            alerts_tls_key,
+            alerts_tls_ca,
+            alerts_tls_client_san,
+        } = &self.alerts;
+        let header = alerts_header.clone().unwrap_or(header::AUTHORIZATION);
+        let TlsArgs {
+            tls_cert, tls_key, ..
+        } = &self.tls;
+        let own = alerts_tls_cert.clone().zip(alerts_tls_key.clone());
+        let shared = || tls_cert.clone().zip(tls_key.clone());
+        let wants_tls = !self.listen.ip().is_loopback() || alerts_tls_ca.is_some();
+        let own = own.or_else(|| wants_tls.then(shared).flatten());
+        ListenParts {
+            address: self.listen,
+            secret: alerts_secret.clone().map(|path| (path, header)),
+            tls: own.map(|(cert, key)| TlsParts {
+                cert,
+                key,
+                clients: alerts_tls_ca
+                    .clone()
+                    .map(|ca| (ca, alerts_tls_client_san.clone())),
+            }),
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -64,18 +194,9 @@ pub enum LogFormat {
     Json,
 }
 
-fn loopback(text: &str) -> Result<SocketAddr, String> {
-    let address: SocketAddr = text
-        .parse()
-        .map_err(|_other| "use ADDRESS:PORT, for example 127.0.0.1:2803".to_owned())?;
-    if address.ip().is_loopback() {
-        return Ok(address);
-    }
-    Err(format!(
-        "other machines could reach it, and alerts are taken without authentication; use \
-         127.0.0.1:{port} or [::1]:{port}, with the sender on this machine",
-        port = address.port()
-    ))
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_other| "use ADDRESS:PORT, for example 127.0.0.1:2803".to_owned())
 }
 
 #[cfg(test)]
@@ -102,21 +223,26 @@ mod tests {
     }
 
     #[test]
-    fn listens_on_loopback_only() {
-        for listen in ["127.0.0.1:2803", "127.8.8.8:1", "[::1]:0"] {
-            run_with(listen).unwrap();
-        }
-        for listen in [
-            "0.0.0.0:2803",
-            "[::]:2803",
-            "192.0.2.1:2803",
-            "[2001:db8::1]:2803",
-        ] {
-            let error = run_with(listen).unwrap_err().to_string();
-            assert!(error.contains("without authentication"), "{error}");
-            assert!(error.contains("127.0.0.1:2803"), "{error}");
-        }
+    fn an_address_is_one_with_a_port() {
         let error = run_with("localhost:2803").unwrap_err().to_string();
         assert!(error.contains("for example 127.0.0.1:2803"), "{error}");
+    }
+
+    #[test]
+    fn halves_of_tls_are_refused_with_the_other_half() {
+        for (given, missing) in [
+            (&["--alerts-tls-cert", "c"][..], "--alerts-tls-key"),
+            (&["--alerts-tls-key", "k"], "--alerts-tls-cert"),
+            (&["--alerts-tls-ca", "a"], "--alerts-tls-client-san"),
+            (&["--alerts-tls-client-san", "a"], "--alerts-tls-ca"),
+            (&["--alerts-header", "x-secret"], "--alerts-secret"),
+            (&["--tls-cert", "c"], "--tls-key"),
+            (&["--tls-key", "k"], "--tls-cert"),
+        ] {
+            let line = ["remora-controller", "run", "--rules", "r.yaml"];
+            let error = Args::try_parse_from(line.iter().chain(given)).unwrap_err();
+            assert!(error.to_string().contains(missing), "{error}");
+        }
+        run_with("0.0.0.0:2803").unwrap();
     }
 }

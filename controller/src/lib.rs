@@ -13,16 +13,19 @@
 //!   received = accepted + existing + ignored + refused.
 //! - No answer waits for a capture, a disk or an upload; only for the agent's word that it is
 //!   armed, and for that at most [`agent::START_DEADLINE`].
-//! - Nothing that listens is open to other machines: loopback addresses only.
+//! - Nothing that listens is open to other machines without TLS and a proof of who calls.
 //! - Alerts are untrusted: bounded, never interpreted as filter text, never printed raw.
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod agent;
 pub mod app;
 pub mod args;
+pub mod audit;
 pub mod http;
 pub mod ingest;
 pub mod metrics;
+pub mod network;
 pub mod outcome;
 pub mod reload;
 pub mod trigger;

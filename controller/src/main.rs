@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
 use remora_controller::{
     app::{App, DRAIN_DEADLINE, Drained},
     args::{Args, Command, LogFormat, RulesCommand, RunArgs},
@@ -19,7 +19,13 @@ use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let result = match Args::parse().command {
-        Command::Run(args) => run(args),
+        Command::Run(args) => {
+            if let Err(error) = args.listen_parts().check() {
+                let kind = clap::error::ErrorKind::ValueValidation;
+                Args::command().error(kind, error).exit();
+            }
+            run(*args)
+        }
         Command::Rules(RulesCommand::Check { files }) => check(&files),
     };
     match result {

@@ -2,14 +2,20 @@
 //!
 //! Labels have a fixed set of values each: nothing from an alert is a label.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    time::Duration,
+};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
 };
-use remora_proto::reason::Reason;
+use remora_proto::{
+    reason::Reason,
+    tls::{Refused, TlsCounts},
+};
 
 use crate::{
     outcome::{Decision, Outcome, RefusalCode},
@@ -37,6 +43,40 @@ struct CodeLabel {
     code: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct AccessLabels {
+    action: &'static str,
+    result: &'static str,
+}
+
+/// Which listener.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct TlsLabel {
+    listener: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct TlsRefusalLabels {
+    listener: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct TlsReloadLabels {
+    listener: &'static str,
+    result: &'static str,
+}
+
+/// What becomes of connections by TLS, and of certificates.
+#[derive(Debug, Default)]
+struct Tls {
+    followed: Mutex<Vec<(&'static str, Arc<TlsCounts>)>>,
+    connections: Family<TlsLabel, Counter>,
+    refusals: Family<TlsRefusalLabels, Counter>,
+    reloads: Family<TlsReloadLabels, Counter>,
+    stale: Family<TlsLabel, Gauge>,
+}
+
 /// What the controller counts.
 ///
 /// `received = accepted + existing + ignored + refused`, once no alert is being handled.
@@ -51,6 +91,8 @@ pub struct Metrics {
     rules: Gauge,
     reloads: Family<ResultLabel, Counter>,
     rules_stale: Gauge,
+    access: Family<AccessLabels, Counter>,
+    tls: Tls,
 }
 
 impl Metrics {
@@ -66,6 +108,8 @@ impl Metrics {
             rules: Gauge::default(),
             reloads: Family::default(),
             rules_stale: Gauge::default(),
+            access: Family::default(),
+            tls: Tls::default(),
         };
         // A counter that is not there cannot be told from one that nobody asked for.
         for decision in Decision::ALL {
@@ -132,6 +176,12 @@ impl Metrics {
             "1 while the rule files are wrong and older rules are in use",
             self.rules_stale.clone(),
         );
+        registry.register(
+            "access",
+            "Calls by what was wanted, and whether it was allowed or why not",
+            self.access.clone(),
+        );
+        self.tls.register(registry);
         self
     }
 
@@ -146,6 +196,22 @@ impl Metrics {
         };
         self.reloads.get_or_create(&label).inc();
         self.rules_stale.set(i64::from(result == Reload::Refused));
+    }
+
+    /// A decision about a call; `result`: "allowed", or why not.
+    pub(crate) fn access(&self, action: &'static str, result: &'static str) {
+        let labels = AccessLabels { action, result };
+        self.access.get_or_create(&labels).inc();
+    }
+
+    /// Tells what `counts` has, as of `listener`.
+    pub(crate) fn follow_tls(&self, listener: &'static str, counts: Arc<TlsCounts>) {
+        let mut followed = self
+            .tls
+            .followed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        followed.push((listener, counts));
     }
 
     pub(crate) fn receive(&self) {
@@ -172,9 +238,57 @@ impl Metrics {
     /// The exposition, as OpenMetrics 1.0 text.
     #[must_use]
     pub fn text(&self) -> String {
+        self.tls.update();
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("a String takes all that is written to it");
         text
+    }
+}
+
+impl Tls {
+    fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "tls_connections",
+            "Connections by TLS that were let in",
+            self.connections.clone(),
+        );
+        registry.register(
+            "tls_refusals",
+            "Connections by TLS that were not let in, by reason",
+            self.refusals.clone(),
+        );
+        registry.register(
+            "tls_reloads",
+            "Readings of changed certificates by their result",
+            self.reloads.clone(),
+        );
+        registry.register(
+            "tls_stale",
+            "1 while the certificates' files are wrong and older ones are in use",
+            self.stale.clone(),
+        );
+    }
+
+    fn update(&self) {
+        let followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        for (listener, counts) in followed.iter() {
+            let label = TlsLabel { listener };
+            let set = |counter: &Counter, value| counter.inner().store(value, Ordering::Relaxed);
+            set(&self.connections.get_or_create(&label), counts.accepted());
+            for why in Refused::ALL {
+                let reason = why.as_str();
+                let labels = TlsRefusalLabels { listener, reason };
+                set(&self.refusals.get_or_create(&labels), counts.refused(why));
+            }
+            let (loaded, refused) = counts.reloads();
+            for (result, value) in [("loaded", loaded), ("refused", refused)] {
+                let labels = TlsReloadLabels { listener, result };
+                set(&self.reloads.get_or_create(&labels), value);
+            }
+            self.stale
+                .get_or_create(&label)
+                .set(i64::from(counts.is_stale()));
+        }
     }
 }
 

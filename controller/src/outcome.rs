@@ -35,6 +35,8 @@ impl Refusal {
 /// A stable word for each kind of refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RefusalCode {
+    /// The sender did not show the secret.
+    Unauthenticated,
     /// The body is not said to be JSON, or is compressed.
     NotJson,
     TooLarge,
@@ -53,6 +55,8 @@ pub enum RefusalCode {
     MissingValue,
     /// Rule and alert together make no capture.
     InvalidSpec,
+    /// The audit log cannot be written.
+    Audit,
     /// Too many alerts are being handled.
     Busy,
     /// The agent is not there or is out of reach.
@@ -67,7 +71,8 @@ pub enum RefusalCode {
 
 impl RefusalCode {
     /// All that are the controller's own.
-    pub(crate) const OWN: [Self; 14] = [
+    pub(crate) const OWN: [Self; 16] = [
+        Self::Unauthenticated,
         Self::NotJson,
         Self::TooLarge,
         Self::FromBrowser,
@@ -78,6 +83,7 @@ impl RefusalCode {
         Self::NeedsCluster,
         Self::MissingValue,
         Self::InvalidSpec,
+        Self::Audit,
         Self::Busy,
         Self::AgentAway,
         Self::AgentTimeout,
@@ -88,6 +94,7 @@ impl RefusalCode {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Unauthenticated => "unauthenticated",
             Self::NotJson => "not_json",
             Self::TooLarge => "too_large",
             Self::FromBrowser => "from_browser",
@@ -98,6 +105,7 @@ impl RefusalCode {
             Self::NeedsCluster => "needs_cluster",
             Self::MissingValue => "missing_value",
             Self::InvalidSpec => "invalid_spec",
+            Self::Audit => "audit",
             Self::Busy => "busy",
             Self::AgentAway => "agent_away",
             Self::AgentTimeout => "agent_timeout",

@@ -7,6 +7,7 @@
 //! - [`reason`]: why a call failed, as a stable word in a status.
 //! - [`limits`]: sizes of messages.
 //! - `client` (feature of the same name): connecting to an agent.
+//! - `tls` (feature of the same name): TLS 1.3 for both sides, identities by name.
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "client")]
@@ -14,6 +15,8 @@ pub mod client;
 pub mod convert;
 pub mod limits;
 pub mod reason;
+#[cfg(feature = "tls")]
+pub mod tls;
 
 /// Messages, clients and servers of package `remora.v1`, as generated.
 #[allow(

@@ -26,6 +26,7 @@
 pub mod agent;
 pub mod beside;
 pub mod bpf;
+pub mod certificates;
 pub mod cgroup;
 pub mod controller;
 pub mod fleet;

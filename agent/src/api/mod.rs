@@ -1,18 +1,20 @@
-//! The gRPC services on the agent's Unix socket: decode, check the caller, ask the driver, encode.
+//! The gRPC services on the agent's Unix socket and, by mutual TLS, on the network: decode, check the caller, ask the driver, encode.
 //!
 //! - [`capture`] is the service `remora.v1.Capture`.
 //! - [`node`] is the service `remora.v1.Node`.
 //! - [`peer`]: who may call.
-//! - [`server`]: the socket and its services, with health and reflection.
+//! - [`server`]: the services, with health and reflection, and the socket; [`network`]: TLS.
 
 mod capture;
 mod error;
 mod evidence;
+pub mod network;
 mod node;
 pub mod peer;
 pub mod server;
 mod stored;
 
+pub use network::{Network, NetworkParts};
 pub use node::StatusSource;
 pub use peer::PeerPolicy;
-pub use server::{ServerParts, serve};
+pub use server::{ServerParts, Services, serve};

@@ -56,6 +56,7 @@ impl Node for NodeService {
             // Told as metrics.
             filters_loaded: _,
             filters_refused: _,
+            tls: _,
         } = numbers();
         Ok(Response::new(v1::StatusResponse {
             node: node.name.clone(),

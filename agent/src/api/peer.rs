@@ -1,4 +1,5 @@
-//! Who may call: root, the agent's own user, and members of one configured group.
+//! Who may call. On the socket: root, the agent's own user, and members of one configured group. By
+//! the network: who has a certificate with a listed name, which the handshake has judged.
 //!
 //! The socket's mode already says so (0660, of that group). The peer's credentials are checked all
 //! the same, since a descriptor can be handed on, and are logged with each call that changes
@@ -7,7 +8,10 @@
 use std::{io, os::unix::ffi::OsStrExt as _};
 
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
-use remora_proto::reason::{Reason, status};
+use remora_proto::{
+    reason::{Reason, status},
+    tls::Peer,
+};
 use tokio::net::unix::UCred;
 use tonic::{Code, Request, Status, transport::server::UdsConnectInfo};
 
@@ -51,6 +55,9 @@ impl PeerPolicy {
     /// # Errors
     /// PERMISSION_DENIED with what to do.
     pub fn check<T>(&self, request: &Request<T>) -> Result<String, Status> {
+        if let Some(peer) = request.extensions().get::<Peer>() {
+            return remote(peer);
+        }
         let peer = request
             .extensions()
             .get::<UdsConnectInfo>()
@@ -88,6 +95,19 @@ impl PeerPolicy {
                 .group
                 .as_ref()
                 .is_some_and(|group| peer.gid() == group.gid.as_raw() || is_member(uid, group.gid))
+    }
+}
+
+/// A caller by the network. Only one with a name gets here; what has none is refused all the same.
+fn remote(peer: &Peer) -> Result<String, Status> {
+    let Peer { address, name } = peer;
+    match name {
+        Some(name) => Ok(format!("san={name} address={address}")),
+        None => Err(status(
+            Code::PermissionDenied,
+            Reason::PermissionDenied,
+            "no certificate was shown",
+        )),
     }
 }
 

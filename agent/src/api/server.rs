@@ -1,4 +1,4 @@
-//! The Unix socket and the services on it.
+//! The services, and the Unix socket that they are on; [`super::network`] has them on the network.
 
 use std::{
     fs, io,
@@ -14,7 +14,7 @@ use remora_proto::{
 };
 use tokio::net::{UnixListener, UnixStream};
 use tokio_stream::wrappers::UnixListenerStream;
-use tonic::transport::Server;
+use tonic::{service::Routes, transport::Server};
 
 use super::{PeerPolicy, StatusSource, capture::CaptureService, node::NodeService};
 use crate::{node::AskEvidence, session::DriverHandle, supervisor};
@@ -108,53 +108,70 @@ impl Drop for Socket {
     }
 }
 
+/// All that is served; the same on the socket and on the network.
+#[derive(Clone)]
+pub struct Services(Routes);
+
+impl Services {
+    /// # Errors
+    /// The API's description is not one.
+    pub async fn new(parts: ServerParts) -> anyhow::Result<Self> {
+        let ServerParts {
+            driver,
+            peers,
+            status,
+            evidence,
+        } = parts;
+        let capture = CaptureServer::new(CaptureService {
+            driver: driver.clone(),
+            peers: peers.clone(),
+            evidence,
+            spawn: supervisor::detach,
+        })
+        .max_decoding_message_size(REQUEST_BYTES_MAX)
+        .max_encoding_message_size(
+            STREAM_MESSAGE_BYTES_MAX.max(remora_proto::limits::RESPONSE_BYTES_MAX),
+        );
+        let node = NodeServer::new(NodeService {
+            driver,
+            peers,
+            source: status,
+        })
+        .max_decoding_message_size(REQUEST_BYTES_MAX);
+        let (health, health_service) = tonic_health::server::health_reporter();
+        health.set_serving::<CaptureServer<CaptureService>>().await;
+        health.set_serving::<NodeServer<NodeService>>().await;
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .build_v1()?;
+        let routes = Routes::new(capture)
+            .add_service(node)
+            .add_service(health_service)
+            .add_service(reflection);
+        Ok(Self(routes))
+    }
+
+    pub(super) fn routes(self) -> Routes {
+        self.0
+    }
+}
+
 /// Serves until `stop`, then lets calls under way end.
 ///
 /// # Errors
 /// The transport fails.
 pub async fn serve(
     mut socket: Socket,
-    parts: ServerParts,
+    services: Services,
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    let ServerParts {
-        driver,
-        peers,
-        status,
-        evidence,
-    } = parts;
-    let capture = CaptureServer::new(CaptureService {
-        driver: driver.clone(),
-        peers: peers.clone(),
-        evidence,
-        spawn: supervisor::detach,
-    })
-    .max_decoding_message_size(REQUEST_BYTES_MAX)
-    .max_encoding_message_size(
-        STREAM_MESSAGE_BYTES_MAX.max(remora_proto::limits::RESPONSE_BYTES_MAX),
-    );
-    let node = NodeServer::new(NodeService {
-        driver,
-        peers,
-        source: status,
-    })
-    .max_decoding_message_size(REQUEST_BYTES_MAX);
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<CaptureServer<CaptureService>>().await;
-    health.set_serving::<NodeServer<NodeService>>().await;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()?;
     let Some(listener) = socket.listener.take() else {
         return Ok(());
     };
     Server::builder()
         .max_concurrent_streams(STREAMS_MAX)
-        .add_service(capture)
-        .add_service(node)
-        .add_service(health_service)
-        .add_service(reflection)
+        .add_routes(services.routes())
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop)
         .await?;
     Ok(())

@@ -13,7 +13,7 @@ use prometheus_client::{
 use remora_agent_common::SESSION_SLOTS;
 use remora_capture::session::{CaptureState, LookBackMode};
 
-use crate::node::NodeNumbers;
+use crate::node::{NodeNumbers, TlsNumbers};
 
 /// Captures with series of their own.
 const CAPTURES_MAX: usize = 256;
@@ -32,6 +32,16 @@ struct InterfaceLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CaptureLabels {
     capture: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabel {
+    result: &'static str,
 }
 
 /// Prometheus' text (OpenMetrics 1.0).
@@ -150,12 +160,62 @@ pub(super) fn render(captures: &[CaptureState], node: &NodeNumbers) -> String {
         node.records_malformed,
     );
 
+    if let Some(tls) = &node.tls {
+        register_tls(&mut registry, tls);
+    }
+
     let mut text = String::new();
     // Writing into a string does not fail.
     if let Err(error) = encode(&mut text, &registry) {
         tracing::error!(%error, "failed to encode the metrics");
     }
     text
+}
+
+fn register_tls(registry: &mut Registry, tls: &TlsNumbers) {
+    let TlsNumbers {
+        accepted,
+        refused,
+        reloads_loaded,
+        reloads_refused,
+        is_stale,
+    } = tls;
+    let connections = Counter::<u64>::default();
+    connections.inc_by(*accepted);
+    registry.register(
+        "tls_connections",
+        "Connections by TLS that were let in",
+        connections,
+    );
+    let refusals = Family::<ReasonLabel, Counter>::default();
+    for (reason, count) in refused {
+        refusals
+            .get_or_create(&ReasonLabel { reason })
+            .inc_by(*count);
+    }
+    registry.register(
+        "tls_refusals",
+        "Connections by TLS that were not let in, by reason",
+        refusals,
+    );
+    let reloads = Family::<ResultLabel, Counter>::default();
+    for (result, count) in [("loaded", reloads_loaded), ("refused", reloads_refused)] {
+        reloads
+            .get_or_create(&ResultLabel { result })
+            .inc_by(*count);
+    }
+    registry.register(
+        "tls_reloads",
+        "Readings of changed certificates by their result",
+        reloads,
+    );
+    let stale = Gauge::<i64>::default();
+    stale.set(i64::from(*is_stale));
+    registry.register(
+        "tls_stale",
+        "1 while the certificates' files are wrong and older ones are in use",
+        stale,
+    );
 }
 
 #[cfg(test)]

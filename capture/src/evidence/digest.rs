@@ -28,6 +28,9 @@ pub struct Digest([u8; 32]);
 pub struct DigestError;
 
 impl Digest {
+    /// Of nothing: what stands where there is nothing to follow from.
+    pub const ZERO: Self = Self([0; 32]);
+
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())

@@ -1,5 +1,6 @@
 //! One module a command that does more than ask and print.
 
+mod audit;
 mod capture;
 mod export;
 mod get;
@@ -79,6 +80,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Outcome> {
             let state = known(answer(agent, client.stop(request)).await?.capture)?;
             print(&render::show(&state, Format::Table)?)
         }
+        Command::Audit(command) => audit::run(&command),
         Command::Rules(command) => rules::run(&command),
         Command::Completions { shell } => crate::shell::completions(Args::command(), shell),
         Command::Manual { directory } => crate::shell::manual(&directory),

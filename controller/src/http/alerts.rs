@@ -3,14 +3,16 @@
 use std::time::Duration;
 
 use axum::{
+    Extension,
     body::Body,
     extract::State,
     http::{HeaderMap, Request, header},
     response::Response,
 };
 use futures_util::StreamExt as _;
+use remora_proto::tls::Peer;
 
-use super::{Shared, answer::answer, receipt::Receipt};
+use super::{Shared, account, answer::answer, receipt::Receipt};
 use crate::{
     ingest::{Delivery, Handled},
     outcome::{Outcome, Refusal, RefusalCode},
@@ -23,17 +25,22 @@ pub const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest `User-Agent` that is kept, in characters.
 const USER_AGENT_MAX: usize = 80;
 
-pub(super) async fn take(State(shared): State<Shared>, request: Request<Body>) -> Response {
+pub(super) async fn take(
+    State(shared): State<Shared>,
+    Extension(sender): Extension<Peer>,
+    request: Request<Body>,
+) -> Response {
     let receipt = Receipt::new(shared.metrics.clone());
     let received = receipt.received;
     let (head, body) = request.into_parts();
-    let alert = match admit(&head.headers) {
+    let alert = match known(&shared, &head.headers).and_then(|()| admit(&head.headers)) {
         Ok(()) => read(body).await,
         Err(refusal) => Err(refusal),
     };
     let alert = match alert {
         Ok(alert) => alert,
         Err(refusal) => {
+            account::refused(&shared, &refusal, &sender).await;
             let handled = Handled::from(Outcome::Refused(refusal));
             handled.log();
             receipt.settle(&handled.outcome);
@@ -49,7 +56,7 @@ pub(super) async fn take(State(shared): State<Shared>, request: Request<Body>) -
     // A task of its own: once the agent is asked, the outcome counts whether the sender waits for
     // it or not.
     let task = tokio::spawn(async move {
-        let handled = shared.ingest.handle(delivery).await;
+        let handled = account::handle(&shared, delivery, &sender).await;
         receipt.settle(&handled.outcome);
         handled
     });
@@ -66,6 +73,24 @@ pub(super) async fn take(State(shared): State<Shared>, request: Request<Body>) -
 
 /// Length of a `traceparent` of version 00: `00-` trace id `-` parent id `-` flags.
 const TRACEPARENT_LEN: usize = 55;
+
+/// Refuses who does not show the senders' secret, before anything of the body is read.
+fn known(shared: &Shared, headers: &HeaderMap) -> Result<(), Refusal> {
+    let Some(secret) = shared.secret.as_ref().filter(|_| !shared.admits(headers)) else {
+        return Ok(());
+    };
+    let reason = match secret.header() {
+        &header::AUTHORIZATION => "the senders' secret is missing or another; send it as \
+                                  `Authorization: Bearer SECRET` (Falcosidekick: \
+                                  webhook.customHeaders)"
+            .to_owned(),
+        name => format!(
+            "the senders' secret is missing or another; send it in the header `{name}` \
+             (Falcosidekick: webhook.customHeaders)"
+        ),
+    };
+    Err(Refusal::new(RefusalCode::Unauthenticated, reason))
+}
 
 /// Refuses by the head alone what cannot be an alert.
 fn admit(headers: &HeaderMap) -> Result<(), Refusal> {

@@ -79,6 +79,7 @@ fn status(outcome: &Outcome) -> StatusCode {
         Outcome::Refused(refusal) => refusal,
     };
     match refusal.code {
+        RefusalCode::Unauthenticated => StatusCode::UNAUTHORIZED,
         RefusalCode::InvalidAlert | RefusalCode::SenderGone => StatusCode::BAD_REQUEST,
         RefusalCode::FromBrowser => StatusCode::FORBIDDEN,
         RefusalCode::SlowBody => StatusCode::REQUEST_TIMEOUT,
@@ -88,7 +89,8 @@ fn status(outcome: &Outcome) -> StatusCode {
         | RefusalCode::NeedsCluster
         | RefusalCode::MissingValue
         | RefusalCode::InvalidSpec => StatusCode::UNPROCESSABLE_ENTITY,
-        RefusalCode::Busy
+        RefusalCode::Audit
+        | RefusalCode::Busy
         | RefusalCode::AgentAway
         | RefusalCode::AgentTimeout
         | RefusalCode::AgentFailed => StatusCode::SERVICE_UNAVAILABLE,

@@ -1,4 +1,5 @@
-//! What listens: the alerts' way in, health and metrics. HTTP/1.1, on loopback only.
+//! What listens: the alerts' way in, health and metrics. HTTP/1.1, on loopback, or by TLS for senders
+//! who prove that they are ([`listen`]).
 //!
 //! | route | |
 //! |---|---|
@@ -6,11 +7,15 @@
 //! | `GET /healthz` | 200 while alerts are taken, 503 while the controller ends |
 //! | `GET /metrics` | OpenMetrics text |
 //!
-//! Every answer to an alert is an [`Answer`], refusals too.
+//! Every answer to an alert is an [`Answer`], refusals too. With a secret all routes but `/healthz` ask
+//! for it.
 
+mod account;
 mod alerts;
 mod answer;
+pub mod listen;
 mod receipt;
+mod secret;
 mod serve;
 
 use std::sync::{
@@ -21,8 +26,8 @@ use std::sync::{
 use axum::{
     Router,
     extract::State,
-    http::{StatusCode, header},
-    response::IntoResponse,
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse as _, Response},
     routing::{get, post},
 };
 
@@ -30,7 +35,8 @@ pub use alerts::{BODY_MAX, BODY_TIMEOUT};
 pub use answer::Answer;
 pub use serve::{CONNECTIONS_MAX, HEAD_TIMEOUT, serve};
 
-use crate::{ingest::Ingest, metrics::Metrics};
+use self::{listen::Listener, secret::Secret};
+use crate::{audit::Audit, ingest::Ingest, metrics::Metrics};
 
 /// What the routes share.
 #[derive(Clone, Debug)]
@@ -38,10 +44,27 @@ struct Shared {
     ingest: Arc<Ingest>,
     metrics: Arc<Metrics>,
     draining: Arc<AtomicBool>,
+    secret: Option<Arc<Secret>>,
+    audit: Audit,
 }
 
-/// The routes. `draining` is set by the caller when the controller is about to end.
-pub fn router(ingest: Arc<Ingest>, metrics: Arc<Metrics>, draining: Arc<AtomicBool>) -> Router {
+impl Shared {
+    /// Does the request show the secret, if there is one?
+    fn admits(&self, headers: &HeaderMap) -> bool {
+        self.secret
+            .as_ref()
+            .is_none_or(|secret| secret.is_shown(headers))
+    }
+}
+
+/// The routes on `listener`. `draining` is set by the caller when the controller is about to end.
+pub fn router(
+    listener: &Listener,
+    ingest: Arc<Ingest>,
+    metrics: Arc<Metrics>,
+    draining: Arc<AtomicBool>,
+    audit: Audit,
+) -> Router {
     let alerts = || post(alerts::take).put(alerts::take);
     Router::new()
         .route("/", alerts())
@@ -52,6 +75,8 @@ pub fn router(ingest: Arc<Ingest>, metrics: Arc<Metrics>, draining: Arc<AtomicBo
             ingest,
             metrics,
             draining,
+            secret: listener.secret.clone(),
+            audit,
         })
 }
 
@@ -63,10 +88,14 @@ async fn health(State(shared): State<Shared>) -> (StatusCode, &'static str) {
     }
 }
 
-async fn metrics_text(State(shared): State<Shared>) -> impl IntoResponse {
+async fn metrics_text(State(shared): State<Shared>, headers: HeaderMap) -> Response {
+    if !shared.admits(&headers) {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     (
         [(header::CONTENT_TYPE, content_type)],
         shared.metrics.text(),
     )
+        .into_response()
 }

@@ -2,14 +2,16 @@
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::sync::Semaphore;
+
+use super::listen::Listener;
 
 /// Most connections at once; more wait in the listener's backlog.
 pub const CONNECTIONS_MAX: usize = 512;
@@ -25,7 +27,7 @@ const HEADERS_MAX: usize = 64;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves until `shutdown`, then until each connection has answered what it was asked.
-pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()>) {
+pub async fn serve(mut listener: Listener, router: Router, shutdown: impl Future<Output = ()>) {
     let graceful = GracefulShutdown::new();
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut http = http1::Builder::new();
@@ -36,17 +38,15 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<
     let accept = async {
         loop {
             let slot = slots.clone().acquire_owned().await.expect("never closed");
-            let stream = match listener.accept().await {
-                Ok((stream, _peer)) => stream,
+            let (stream, peer) = match listener.accept().await {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
-            // Answers are small and complete: nothing is gained by waiting for more.
-            let _unsupported = stream.set_nodelay(true);
-            let service = TowerToHyperService::new(router.clone());
+            let service = TowerToHyperService::new(router.clone().layer(Extension(peer)));
             let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
             tokio::spawn(async move {
                 if let Err(error) = connection.await {

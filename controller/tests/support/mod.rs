@@ -6,12 +6,15 @@
 
 mod agent;
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 pub(crate) use agent::{Behaviour, FakeAgent};
 use remora_controller::{
     app::{App, Drained},
-    args::{LogFormat, RunArgs},
+    args::{AccessArgs, AlertsArgs, LogFormat, RunArgs, TlsArgs},
 };
 use remora_proto::client::AgentAddress;
 use serde_json::Value;
@@ -71,15 +74,24 @@ pub(crate) struct TestController {
 impl TestController {
     /// With these rules, and an agent's socket at [`TestController::socket`].
     pub(crate) async fn start(rules: &str) -> Self {
+        Self::start_with(rules, |_, _| {}).await
+    }
+
+    /// With arguments that are set in its directory.
+    pub(crate) async fn start_with(rules: &str, set: impl FnOnce(&Path, &mut RunArgs)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("rules.yaml");
         std::fs::write(&file, rules).unwrap();
-        let args = RunArgs {
+        let mut args = RunArgs {
             agent: AgentAddress::Unix(dir.path().join("agent.sock")),
             listen: "127.0.0.1:0".parse().unwrap(),
+            alerts: AlertsArgs::default(),
+            tls: TlsArgs::default(),
+            access: AccessArgs::default(),
             rules: vec![file],
             log_format: LogFormat::Text,
         };
+        set(dir.path(), &mut args);
         let app = App::build(&args).await.unwrap();
         let address = app.address();
         let (stop, stopped) = oneshot::channel();
@@ -235,7 +247,7 @@ impl Answer {
         length.is_some_and(|length| body.len() >= length.parse().unwrap())
     }
 
-    fn parse(bytes: &[u8]) -> Self {
+    pub(crate) fn parse(bytes: &[u8]) -> Self {
         let text = String::from_utf8(bytes.to_vec()).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
         let status = head.split(' ').nth(1).and_then(|s| s.parse().ok());
