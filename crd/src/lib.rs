@@ -9,8 +9,10 @@
 #![forbid(unsafe_code)]
 
 #[allow(
+    clippy::duplicated_attributes,
     unreachable_pub,
-    reason = "kube's derive writes each struct again where nobody reaches it"
+    reason = "each column of kube's has a type, and kube's derive writes each struct again where nobody \
+              reaches it"
 )]
 mod spec;
 mod status;

@@ -74,7 +74,9 @@ fn a_pod_is_found_in_every_layout_and_its_container_in_it() -> Result<()> {
     let top = TestCgroup::new()?;
     let pods = known();
     let resolver = resolver(&pods)?;
-    let layouts: [(&str, fn(&str) -> (String, String)); 7] = [
+    /// A pod's and a container's directory, by the pod's uid.
+    type Layout = fn(&str) -> (String, String);
+    let layouts: [(&str, Layout); 7] = [
         ("cgroupfs, guaranteed", |uid| {
             (format!("kubepods/pod{uid}"), ID.to_owned())
         }),

@@ -33,10 +33,10 @@ pub(super) fn is_uid(text: &str) -> bool {
     match text.len() {
         32 => text.as_bytes().iter().all(is_digit),
         36 => {
-            let bytes = text.bytes().enumerate();
+            let mut bytes = text.bytes().enumerate();
             let dashes = [8, 13, 18, 23];
             let fits = |(at, byte)| dashes.contains(&at) == (byte == b'-');
-            bytes.map(fits).all(|fits| fits) && text.bytes().all(|b| b == b'-' || is_digit(&b))
+            bytes.all(fits) && text.bytes().all(|b| b == b'-' || is_digit(&b))
         }
         _ => false,
     }

@@ -408,7 +408,7 @@ fn links(
             report.broken.push(format!(
                 "chain {chain}: chain.head tells of {}, but {} is here",
                 own.sequence, last.sequence
-            ))
+            ));
         }
         (Some(_), None) => report.unproved.push(format!(
             "chain {chain}: that nothing came after {}; give the head that was published (--head)",
