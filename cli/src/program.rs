@@ -63,7 +63,7 @@ mod tests {
             ("/usr/bin/remora list", Program::Remora),
             ("anything list", Program::Remora),
             ("kubectl-remora list", Program::Kubectl),
-            ("/root/.krew/bin/kubectl-remora list", Program::Kubectl),
+            ("/home/u/.krew/bin/kubectl-remora list", Program::Kubectl),
             ("/x/extcap/remoradump --capture", Program::Extcap),
             ("remora --controller unix:/c.sock list", Program::Kubectl),
             ("remora list --controller=unix:/c.sock", Program::Kubectl),
