@@ -162,8 +162,8 @@ impl CgroupHooks {
         self.links.keys().copied().collect()
     }
 
-    /// Attaches to a cgroup if that is not done yet, and says which tap it is. Takes some ten
-    /// microseconds.
+    /// Attaches to a cgroup if that is not done yet, and says which tap it is. Takes 0.1 to 0.2 ms where it
+    /// attaches (`--log debug` tells it as `bound`).
     ///
     /// # Errors
     /// The cgroup is gone, a program of another's would be replaced there, or the kernel refuses.
