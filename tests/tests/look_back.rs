@@ -1,6 +1,6 @@
 //! Packets from before the capture, and how they join its own.
 
-use std::time::Duration;
+use std::{thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use remora_proto::v1;
@@ -285,6 +285,55 @@ fn two_sessions_that_look_back_at_once_and_later_have_all_of_it() -> Result<()> 
             state.message
         );
     }
+    Ok(())
+}
+
+/// More at a time than there are spare rings: some find none to freeze, and the ring that they are to read is
+/// frozen for the next while they wait.
+#[test]
+fn what_forty_triggers_at_a_time_have_of_the_past_has_no_gap() -> Result<()> {
+    let node = Node::new()?;
+    let (web, api) = (node.pod("web")?, node.pod("api")?);
+    let agent = TestAgent::start_with(&node, options(&["--flow-cutoff", "0"]))?;
+    recorded(&agent, &[&web])?;
+    let _sink = traffic::sink(9000, node.directory(), |tool| api.command(tool))?;
+    let stream = Stream {
+        rate: 2000,
+        ..Stream::new(api.ipv4(), 9000, 0)
+    };
+    let sender = stream.send_until_stopped(node.directory(), |tool| web.command(tool))?;
+    wait::until(LIMIT, "packets in the ring", || {
+        let taps = agent.status()?.taps;
+        let ring = taps.iter().filter_map(|tap| tap.look_back).next();
+        Ok(ring.is_some_and(|ring| ring.packets > 500))
+    })?;
+    let start = |number| {
+        thread::sleep(Duration::from_millis(3) * number);
+        agent.capture(looking_back(of_pod_filtered(&web, FILTER), 60))
+    };
+    let states: Result<Vec<_>, _> = thread::scope(|scope| {
+        let starts = (0..40).map(|number| scope.spawn(move || start(number)));
+        let starts: Vec<_> = starts.collect();
+        let joined = starts.into_iter().map(|start| start.join());
+        joined
+            .map(|start| start.expect("a start panicked"))
+            .collect()
+    });
+    for (number, state) in (0..).zip(states?) {
+        let state = agent.stop(&state.id)?;
+        let capture = proof::prove(&agent, &state)?.capture;
+        let (past, own) = parted(&capture)?;
+        let all = sequences(&capture.packets);
+        let consecutive = all.windows(2).all(|two| two[0] + 1 == two[1]);
+        ensure!(
+            consecutive && past.len() >= 500,
+            "{number}: {} from before, {} after, consecutive: {consecutive}; {}",
+            past.len(),
+            own.len(),
+            state.message
+        );
+    }
+    sender.stop()?;
     Ok(())
 }
 

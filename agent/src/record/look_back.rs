@@ -91,10 +91,16 @@ impl Copied {
         packets
     }
 
-    /// Bytes of records that the ring holds.
+    /// Bytes of records that the ring holds. Of one that was not full when its copy began, only the pages
+    /// that were written are there: what came since lies in others, and has pushed nothing out.
     #[must_use]
     pub fn capacity(&self) -> u64 {
-        (self.pages.len() as u64) << PAGE_SHIFT
+        let copied = (self.pages.len() as u64) << PAGE_SHIFT;
+        if self.before.position <= copied {
+            copied.max(self.after.pages.saturating_mul(PAGE_BYTES.into()))
+        } else {
+            copied
+        }
     }
 
     /// Records from here on were not written over when the last page was copied.
@@ -267,6 +273,25 @@ mod tests {
                 .map(|(_, time, _)| *time)
                 .collect();
             prop_assert_eq!(times(&copied), expected);
+        }
+
+        #[test]
+        fn a_ring_that_is_not_full_has_lost_nothing_by_what_comes_while_it_is_copied(
+            pages in 2u64..5, early in 0usize..20, later in 0usize..20,
+        ) {
+            let mut ring = Ring::new(pages);
+            for time in 1..=early as u64 {
+                ring.write(time, 6000, true);
+            }
+            let before = ring.head;
+            let copied_pages = ((before.position >> PAGE_SHIFT) + 1).min(pages) as usize;
+            for _ in 0..later {
+                ring.write(0, 6000, true);
+            }
+            let after = ring.head;
+            ring.pages.truncate(copied_pages);
+            let copied = Copied { before, after, pages: ring.pages };
+            prop_assert_eq!(times(&copied), (1..=early as u64).collect::<Vec<_>>());
         }
 
         #[test]

@@ -304,21 +304,30 @@ impl LookBack {
     /// # Errors
     /// The kernel refuses.
     pub fn read(&self, tap: TapId, armed_ns: u64) -> Result<Vec<Arc<Reading>>, KernelError> {
-        let (frozen, is_frozen_for_it) = self.shared.state().kept.until(tap, armed_ns);
-        grace::wait();
-        let mut readings = Vec::new();
-        for frozen in frozen {
-            readings.push(self.shared.copy(&frozen)?);
-        }
-        let mut state = self.shared.state();
-        if let Some(current) = state.current(tap) {
-            let capacity = u64::from(current.pages) << PAGE_SHIFT;
-            if !is_frozen_for_it {
-                readings.push(Arc::new(current.reading()?));
+        loop {
+            let (frozen, is_frozen_for_it) = self.shared.state().kept.until(tap, armed_ns);
+            grace::wait();
+            let mut readings = Vec::new();
+            for frozen in frozen {
+                readings.push(self.shared.copy(&frozen)?);
             }
-            state.kept.forget_beyond(tap, capacity);
+            let mut state = self.shared.state();
+            if !is_frozen_for_it {
+                // Frozen for another session meanwhile, or its tap is gone: then it is kept now, and
+                // its programs need a grace period of their own.
+                if state.kept.until(tap, armed_ns).1 {
+                    continue;
+                }
+                if let Some(current) = state.current(tap) {
+                    readings.push(Arc::new(current.reading()?));
+                }
+            }
+            if let Some(current) = state.current(tap) {
+                let capacity = u64::from(current.pages) << PAGE_SHIFT;
+                state.kept.forget_beyond(tap, capacity);
+            }
+            return Ok(readings);
         }
-        Ok(readings)
     }
 
     /// A place of the flow table.
