@@ -126,7 +126,7 @@ pub enum Scope {
     Deployment,
     /// All pods behind its service, on all nodes.
     Service,
-    /// All of the alert's node; an agent of this version takes one cgroup or one interface.
+    /// The alert's node, by its own interfaces.
     Node,
 }
 

@@ -293,6 +293,7 @@ fn header(state: &CaptureState, notes: &[String], node: &NodeFacts) -> Vec<u8> {
             (Some(pod), _) => format!("{}/", pod.full_name()),
             (None, (Some(namespace), Some(pod))) => format!("{namespace}/{pod}/"),
             _ if tap.cgroup_id == 0 && matches!(spec.target, Target::Interface(_)) => String::new(),
+            _ if is_node(&spec.target) => format!("{}/", node.name),
             _ => format!("{}/", spec.target),
         };
         let pod = state.pod.as_deref();
@@ -351,4 +352,9 @@ fn about(state: &CaptureState) -> String {
         }
     }
     lines.join("\n")
+}
+
+/// The whole node, by its own interfaces.
+fn is_node(target: &Target) -> bool {
+    matches!(target, Target::CgroupPath(path) if path == "/")
 }
