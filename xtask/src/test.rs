@@ -223,7 +223,7 @@ fn run_suites(
 /// Where tests find programs that are neither installed nor theirs.
 fn peers_by_variable() -> impl Iterator<Item = (&'static str, PathBuf)> {
     [
-        ("REMORA_XTASK", env::current_exe().ok()),
+        (cluster::XTASK, env::current_exe().ok()),
         ("REMORA_HELM", manifests::helm()),
         ("REMORA_PROMTOOL", setup::promtool()),
     ]

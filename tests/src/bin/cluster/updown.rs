@@ -27,6 +27,13 @@ pub(crate) fn up() -> Result<()> {
         println!("A cluster is up already.");
         return tell();
     }
+    start()?;
+    tell()
+}
+
+/// Starts the cluster that stays, and waits until it can be used.
+pub(crate) fn start() -> Result<()> {
+    run::require_root()?;
     place::clear();
     name::sweep();
     fs::create_dir_all(place::log().parent().context("no directory")?)?;
@@ -57,7 +64,7 @@ pub(crate) fn up() -> Result<()> {
         return Err(error.context(said));
     }
     print!("{}", said());
-    tell()
+    Ok(())
 }
 
 /// How to use it.

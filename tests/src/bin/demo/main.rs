@@ -8,7 +8,6 @@
 
 mod account;
 mod actor;
-mod screen;
 
 use std::{
     fs,
@@ -31,10 +30,10 @@ use remora_tests::{
     packets::Packet,
     proof::{self, Proven},
     run::Proc,
+    screen::Screen,
     signals, traffic, wait, wire,
     wire::Tcpdump,
 };
-use screen::Screen;
 
 const C2: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 23);
 const C2_PORT: u16 = 4444;
