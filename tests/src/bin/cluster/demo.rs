@@ -96,14 +96,12 @@ fn capture(screen: &Screen, shop: &Shop<'_>) -> Result<PathBuf> {
         .tempdir()?
         .keep();
     let file = directory.join("cart.pcapng");
-    screen.heading(&format!(
-        "kubectl remora capture deploy/cart -n {NAMESPACE} -f '{filter}' -a duration:5 -w cart.pcapng"
-    ));
+    let mut words = vec!["capture", "deploy/cart", "-n", NAMESPACE, "-f", &filter];
+    words.extend(["--look-back", "2s", "-a", "duration:5", "-w"]);
+    screen.heading("The capture");
+    screen.quote(&format!("$ kubectl remora {} cart.pcapng", quoted(&words)));
     let mut command = shop.kubectl.remora()?;
-    command.args(["capture", "deploy/cart", "-n", NAMESPACE, "-f", &filter]);
-    command
-        .args(["-a", "duration:5", "--look-back", "2s", "-w"])
-        .arg(&file);
+    command.args(&words).arg(&file);
     let said = shown(&mut command)?;
     for line in said.lines() {
         screen.quote(line);
@@ -145,6 +143,15 @@ fn capture(screen: &Screen, shop: &Shop<'_>) -> Result<PathBuf> {
     screen.fact("others", "no packet of any other pod");
     screen.note(format!("{:.1} s in all", screen.seconds()));
     Ok(file)
+}
+
+/// Words as one types them into a shell.
+fn quoted(words: &[&str]) -> String {
+    let quoted = |word: &&str| match word.contains(' ') {
+        true => format!("'{word}'"),
+        false => (*word).to_owned(),
+    };
+    words.iter().map(quoted).collect::<Vec<_>>().join(" ")
 }
 
 /// What a command tells its user, whatever it is.
