@@ -246,8 +246,8 @@ impl Captures {
 
     /// Files of the parts that have ended, and whether those are all: some may not be sealed yet.
     async fn files(&self, told: &[Told]) -> (Vec<remora_crd::CaptureFile>, bool) {
-        let is_over = |told: &Told| whole::is_final(told.state.phase());
-        let ended: Vec<_> = told.iter().cloned().filter(is_over).collect();
+        let is_over = |told: &&Told| whole::is_final(told.state.phase());
+        let ended: Vec<_> = told.iter().filter(is_over).cloned().collect();
         let asked = stream::iter(ended).map(|told| async move {
             let agent = self.dispatch.fleet.agent(&told.node);
             match agent {
