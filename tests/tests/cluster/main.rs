@@ -10,6 +10,7 @@ mod chart;
 mod faults;
 mod installed;
 mod node_agent;
+mod objects;
 mod past;
 mod shop;
 mod witness;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         &chart::FIRST,
         &capture::TESTS,
         &past::TESTS,
+        &objects::TESTS,
         &faults::TESTS,
         &chart::LAST,
     ]
