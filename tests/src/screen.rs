@@ -17,7 +17,9 @@ pub struct Screen {
 }
 
 impl Screen {
-    pub fn new() -> Self {
+    /// Times count from now on.
+    #[must_use]
+    pub fn begin() -> Self {
         let colour = stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         Self {
             begun: Instant::now(),

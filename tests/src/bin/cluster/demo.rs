@@ -38,7 +38,7 @@ pub(crate) fn demo() -> ExitCode {
         eprintln!("demo: {error:#}");
         return ExitCode::FAILURE;
     }
-    let screen = Screen::new();
+    let screen = Screen::begin();
     // What `run` made is gone when it returns, also by an error.
     match run(&screen) {
         Ok(kept) => {

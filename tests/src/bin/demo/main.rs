@@ -64,7 +64,7 @@ fn main() -> ExitCode {
         eprintln!("demo: {error:#}");
         return ExitCode::FAILURE;
     }
-    let screen = Screen::new();
+    let screen = Screen::begin();
     // What `run` made is gone when it returns, also by an error.
     match run(&screen).and_then(|(kept, objects)| clean(&objects).map(|()| kept)) {
         Ok(kept) => {
