@@ -10,7 +10,6 @@ mod chart;
 mod faults;
 mod installed;
 mod node_agent;
-mod objects;
 mod past;
 mod shop;
 mod witness;
@@ -37,7 +36,6 @@ fn main() -> ExitCode {
         &chart::FIRST,
         &capture::TESTS,
         &past::TESTS,
-        &objects::TESTS,
         &faults::TESTS,
         &chart::LAST,
     ]
