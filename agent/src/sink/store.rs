@@ -234,7 +234,7 @@ impl Store {
     /// Makes the files of a capture that was prepared.
     ///
     /// # Errors
-    /// [`StartError::Output`]; nothing is left behind.
+    /// [`StartError::Quota`], [`StartError::Output`]; nothing is left behind.
     pub fn create(
         &self,
         state: &CaptureState,
@@ -260,10 +260,14 @@ impl Store {
             })
             .map_err(|error| {
                 self.forget(id);
-                StartError::Output(format!(
-                    "failed to make a file in {}: {error}",
-                    self.directory.display()
-                ))
+                let directory = self.directory.display();
+                let message = format!("failed to make a file in {directory}: {error}");
+                match error.kind() {
+                    io::ErrorKind::QuotaExceeded | io::ErrorKind::StorageFull => {
+                        StartError::Quota(message)
+                    }
+                    _ => StartError::Output(message),
+                }
             })
     }
 
