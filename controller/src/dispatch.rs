@@ -63,6 +63,20 @@ impl Dispatch {
     }
 }
 
+impl Dispatch {
+    /// What [`Dispatch::start`] would refuse, without asking an agent.
+    pub(crate) fn check(&self, plan: Plan<'_>, source: Source<'_>) -> Outcome {
+        let checked = match self {
+            Self::One(_) => trigger::request(plan, source).map(|_| ()),
+            Self::Cluster(_) => trigger::in_cluster(plan, source).map(|_| ()),
+        };
+        match checked {
+            Ok(()) => Outcome::Ignored("a dry run".to_owned()),
+            Err(refusal) => Outcome::Refused(refusal),
+        }
+    }
+}
+
 /// The agents of a cluster.
 #[derive(Clone, Debug)]
 pub struct ClusterDispatch {

@@ -37,6 +37,10 @@ impl Refusal {
 pub enum RefusalCode {
     /// The sender did not show the secret.
     Unauthenticated,
+    /// It was signed too long ago, or in the future.
+    ClockSkew,
+    /// The same signed request came before.
+    Replayed,
     /// The body is not said to be JSON, or is compressed.
     NotJson,
     TooLarge,
@@ -71,8 +75,10 @@ pub enum RefusalCode {
 
 impl RefusalCode {
     /// All that are the controller's own.
-    pub(crate) const OWN: [Self; 16] = [
+    pub(crate) const OWN: [Self; 18] = [
         Self::Unauthenticated,
+        Self::ClockSkew,
+        Self::Replayed,
         Self::NotJson,
         Self::TooLarge,
         Self::FromBrowser,
@@ -95,6 +101,8 @@ impl RefusalCode {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Unauthenticated => "unauthenticated",
+            Self::ClockSkew => "clock_skew",
+            Self::Replayed => "replayed",
             Self::NotJson => "not_json",
             Self::TooLarge => "too_large",
             Self::FromBrowser => "from_browser",

@@ -49,6 +49,7 @@ pub mod proof;
 pub mod random;
 pub mod run;
 pub mod signals;
+pub mod sigv4;
 pub mod traffic;
 pub mod twin;
 pub mod veth;

@@ -12,6 +12,7 @@
 //! - [`run`]: the demo and the benchmark.
 #![forbid(unsafe_code)]
 
+mod actionner;
 mod build;
 mod cluster;
 mod fuzz;

@@ -3,7 +3,7 @@
 //! | layer | what | rights |
 //! |---|---|---|
 //! | lint | `cargo xtask lint`, a check counts as a test | - |
-//! | unit | unit, property and doc tests of every crate but `tests`; what fuzzing has found | - |
+//! | unit | unit, property and doc tests of every crate but `tests`; what fuzzing has found; Talon's actionner, if there is Go | - |
 //! | kernel | test programs `kernel*` of `tests`, and its support library's own | root |
 //! | end to end | the other test programs of `tests` | root |
 //! | cluster | test program `cluster` on a real Kubernetes, if it is asked for ([`Also`]) | root |
@@ -25,7 +25,7 @@ use crate::build::{Profile, build};
 use crate::process::{as_root, line, run};
 use crate::run::{BIN_DIR, bin_dir};
 use crate::setup::{self, Installing, Purpose, setup};
-use crate::{cluster, kernels, lint, manifests, workspace};
+use crate::{actionner, cluster, kernels, lint, manifests, workspace};
 
 /// A test program that is still running then hangs, and is ended.
 const PROGRAM_TIMEOUT: &str = "900";
@@ -193,7 +193,8 @@ fn unit(filter: Option<&str>) -> anyhow::Result<Tally> {
     run(test(&["--no-run"]).args(corpus))?;
     let quiet = ["--quiet", "--no-fail-fast"];
     let units = run_tests(test(&quiet).args(filter))?;
-    Ok(units.plus(run_tests(test(&quiet).args(corpus).args(filter))?))
+    let units = units.plus(run_tests(test(&quiet).args(corpus).args(filter))?);
+    Ok(units.plus(actionner::test(filter)?))
 }
 
 /// The test programs of the `tests` crate, by layer.

@@ -16,6 +16,7 @@ use crate::{
     audit::AuditError,
     ingest::{Delivery, Handled},
     outcome::{Outcome, Refusal, RefusalCode},
+    talon::Way,
 };
 
 /// Handles an alert of `sender`, and accounts for it.
@@ -98,7 +99,11 @@ impl About {
         let pod = field("k8s.pod.name").map(|name| format!("pod/{name}"));
         let container = field("container.id").map(|id| format!("container:{id}"));
         Self {
-            who: who(sender),
+            who: match &delivery.action {
+                // Its signature has proved the key.
+                Some(action) if action.way == Way::Lambda => delivery.requester.clone(),
+                _ => who(sender),
+            },
             address: sender.address,
             namespaces: field("k8s.ns.name")
                 .map(str::to_owned)

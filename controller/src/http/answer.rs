@@ -42,7 +42,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    fn new(outcome: &Outcome) -> Self {
+    pub(super) fn new(outcome: &Outcome) -> Self {
         let (code, reason) = match outcome {
             Outcome::Accepted(_) | Outcome::Existing(_) => (None, None),
             Outcome::Ignored(reason) => (None, Some(reason.clone())),
@@ -63,16 +63,21 @@ impl Answer {
 
 /// The answer to an alert that was received at `received`.
 pub(super) fn answer(handled: &Handled, received: Timestamp) -> Response {
+    (status(&handled.outcome), Json(told(handled, received))).into_response()
+}
+
+/// What is told of an alert that was received at `received`.
+pub(super) fn told(handled: &Handled, received: Timestamp) -> Answer {
     let mut answer = Answer::new(&handled.outcome);
     answer.received_unix_ns = Some(received.as_nanosecond());
     if handled.captures.len() > 1 {
         answer.captures = handled.captures.iter().map(Answer::new).collect();
     }
-    (status(&handled.outcome), Json(answer)).into_response()
+    answer
 }
 
 /// Falcosidekick takes 200, 201, 202 and 204 for success and logs all else as an error.
-fn status(outcome: &Outcome) -> StatusCode {
+pub(super) fn status(outcome: &Outcome) -> StatusCode {
     let refusal = match outcome {
         Outcome::Accepted(_) | Outcome::Existing(_) => return StatusCode::ACCEPTED,
         Outcome::Ignored(_) => return StatusCode::OK,
@@ -81,7 +86,9 @@ fn status(outcome: &Outcome) -> StatusCode {
     match refusal.code {
         RefusalCode::Unauthenticated => StatusCode::UNAUTHORIZED,
         RefusalCode::InvalidAlert | RefusalCode::SenderGone => StatusCode::BAD_REQUEST,
-        RefusalCode::FromBrowser => StatusCode::FORBIDDEN,
+        RefusalCode::FromBrowser | RefusalCode::ClockSkew | RefusalCode::Replayed => {
+            StatusCode::FORBIDDEN
+        }
         RefusalCode::SlowBody => StatusCode::REQUEST_TIMEOUT,
         RefusalCode::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         RefusalCode::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,

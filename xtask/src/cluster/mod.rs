@@ -12,6 +12,8 @@ mod build;
 mod go;
 mod recipe;
 
+pub(crate) use go::Go;
+
 use std::path::PathBuf;
 
 use clap::Subcommand;
