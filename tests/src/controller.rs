@@ -1,8 +1,9 @@
 //! `remora-controller`, and alerts as Falco sends them.
 
-use std::{fs, net::SocketAddr, time::Duration};
+use std::{fs, net::SocketAddr, process::ExitStatus, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::{
@@ -98,6 +99,19 @@ impl<'a> TestController<'a> {
     pub fn request(&self, request: Request<'_>) -> Result<Response> {
         http::over_tcp(self.node.netns(), self.address, request)
             .with_context(|| self.process.tail())
+    }
+
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Sends a signal and waits for its end.
+    ///
+    /// # Errors
+    /// It does not end in time.
+    pub fn end_by(&mut self, signal: Signal) -> Result<ExitStatus> {
+        self.process.end_by(signal, START_LIMIT)
     }
 
     /// All that it printed.
