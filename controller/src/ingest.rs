@@ -185,6 +185,7 @@ impl Handled {
         for outcome in outcomes {
             match outcome {
                 Outcome::Accepted(capture) => tracing::info!(%rule, %capture, "alert accepted"),
+                Outcome::Coalesced(capture) => tracing::info!(%rule, %capture, "alert joined"),
                 Outcome::Existing(capture) => tracing::info!(%rule, %capture, "alert was known"),
                 Outcome::Ignored(reason) => {
                     tracing::debug!(%rule, reason = %escape(reason), "alert ignored");

@@ -85,7 +85,7 @@ struct Tls {
 
 /// What the controller counts.
 ///
-/// `received = accepted + existing + ignored + refused`, once no alert is being handled.
+/// `received = accepted + coalesced + existing + ignored + refused`, once no alert is being handled.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,

@@ -51,6 +51,7 @@ pub struct Source<'a> {
 pub fn request(plan: Plan<'_>, source: Source<'_>) -> Result<v1::StartRequest, Refusal> {
     let spec = spec(plan, source)?;
     Ok(v1::StartRequest {
+        coalescing_key: coalescing_key(plan, &spec),
         spec: Some((&spec).into()),
         idempotency_key: idempotency_key(plan, source),
     })
@@ -65,6 +66,8 @@ pub struct ClusterTrigger {
     pub other_end: Option<(IpAddr, Filter)>,
     /// The same for each delivery of the alert.
     pub key: String,
+    /// The same for each alert for which the same packets would be captured.
+    pub coalescing_key: String,
     /// When what is captured happened, as far as the alert tells it.
     pub time: Timestamp,
 }
@@ -79,9 +82,11 @@ pub fn in_cluster(plan: Plan<'_>, source: Source<'_>) -> Result<ClusterTrigger, 
         wanted,
         other_end,
     } = plan.capture_in_cluster(source.alert).map_err(refusal)?;
+    let spec = complete(plan, source, wanted)?;
     Ok(ClusterTrigger {
         whose,
-        spec: complete(plan, source, wanted)?,
+        coalescing_key: coalescing_key(plan, &spec),
+        spec,
         other_end,
         key: idempotency_key(plan, source),
         time: source.alert.time.unwrap_or(source.delivery.arrived),
@@ -252,21 +257,30 @@ fn idempotency_key(plan: Plan<'_>, source: Source<'_>) -> String {
         (None, None, Some(id)) => ["event", id, "", "", ""],
         (None, None, None) => ["content", &alert.rule, &time, &alert.output, container],
     };
+    let names = [&*plan.rule.name, &*plan.action.name];
+    format!("alert-{}", digest(identity.into_iter().chain(names)))
+}
+
+/// The same for each alert for which this rule and action would have the same packets captured: the
+/// endpoint is in the filter, if the rule asks for it. An agent joins what has the same key, the same
+/// target and the same filter ([`SessionSpec::takes_what`]), so the key says whose capture it is: no
+/// other rule's, nor a person's.
+fn coalescing_key(plan: Plan<'_>, spec: &SessionSpec) -> String {
+    let [rule, action] = [&*plan.rule.name, &*plan.action.name];
+    let (target, filter) = (spec.target.to_string(), spec.filter.text());
+    format!("rule-{}", digest([rule, action, &target, filter]))
+}
+
+/// In hexadecimal digits.
+fn digest<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
     let mut hash = Sha256::new();
-    for part in identity
-        .into_iter()
-        .chain([&*plan.rule.name, &*plan.action.name])
-    {
+    for part in parts {
         // With its length, so that no two lists of parts are the same bytes.
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }
-    let digest: String = hash
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    format!("alert-{digest}")
+    let bytes = hash.finalize();
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -116,6 +116,29 @@ async fn the_same_alert_again_is_answered_with_its_capture() {
 }
 
 #[tokio::test]
+async fn alerts_of_the_same_endpoint_have_one_coalescing_key_and_others_another() {
+    let (controller, agent) = TestController::with_agent(ANY, Behaviour::Arm).await;
+    for (uuid, remote) in [
+        ("e7bcd738-6957-4276-af83-2da9c3bb24da", "198.51.100.23"),
+        ("aaaaaaaa-6957-4276-af83-2da9c3bb24da", "198.51.100.23"),
+        ("bbbbbbbb-6957-4276-af83-2da9c3bb24da", "198.51.100.24"),
+    ] {
+        let mut alert = alert(remote);
+        alert["uuid"] = json!(uuid);
+        controller.post(&alert).await;
+    }
+    let requests = agent.requests();
+    let keys: Vec<_> = requests
+        .iter()
+        .map(|(request, _)| (&request.coalescing_key, &request.idempotency_key))
+        .collect();
+    assert!(keys[0].0.starts_with("rule-"), "{keys:?}");
+    assert_eq!(keys[0].0, keys[1].0);
+    assert_ne!(keys[0].0, keys[2].0);
+    assert_ne!(keys[0].1, keys[1].1);
+}
+
+#[tokio::test]
 async fn falcosidekick_is_told_apart_by_its_uuid() {
     let (controller, agent) = TestController::with_agent(ANY, Behaviour::Arm).await;
     for uuid in [

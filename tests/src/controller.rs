@@ -1,8 +1,9 @@
 //! `remora-controller`, and alerts as Falco sends them.
 
-use std::{fs, net::SocketAddr, time::Duration};
+use std::{fs, net::SocketAddr, process::ExitStatus, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::{
@@ -166,6 +167,19 @@ impl<'a> TestController<'a> {
         let message = [message.as_bytes(), b"\r\n", &body].concat();
         http::bytes_over_tcp(self.node.netns(), self.address, &message)
             .with_context(|| self.process.tail())
+    }
+
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Sends a signal and waits for its end.
+    ///
+    /// # Errors
+    /// It does not end in time.
+    pub fn end_by(&mut self, signal: Signal) -> Result<ExitStatus> {
+        self.process.end_by(signal, START_LIMIT)
     }
 
     /// All that it printed.

@@ -34,7 +34,9 @@ pub(super) async fn handle(shared: &Shared, delivery: Delivery, sender: &Peer) -
         let (decision, capture, reason) = match outcome {
             Outcome::Ignored(_) => continue,
             Outcome::Accepted(id) => (Decision::Allowed, id.to_string(), about.rule.clone()),
-            Outcome::Existing(id) => (Decision::Coalesced, id.to_string(), about.rule.clone()),
+            Outcome::Coalesced(id) | Outcome::Existing(id) => {
+                (Decision::Coalesced, id.to_string(), about.rule.clone())
+            }
             Outcome::Refused(refusal) => {
                 let reason = format!("{}: {}", refusal.code.as_str(), refusal.reason);
                 (Decision::Refused, String::new(), reason)

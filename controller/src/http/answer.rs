@@ -23,7 +23,8 @@ use crate::{
 /// ```
 #[derive(Debug, Serialize)]
 pub struct Answer {
-    /// "accepted", "existing" (the same alert came before), "ignored" or "refused".
+    /// "accepted", "coalesced" (a capture of the same packets ran, and lasts longer now), "existing" (the
+    /// same alert came before), "ignored" or "refused".
     decision: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     capture_id: Option<String>,
@@ -44,7 +45,7 @@ pub struct Answer {
 impl Answer {
     pub(super) fn new(outcome: &Outcome) -> Self {
         let (code, reason) = match outcome {
-            Outcome::Accepted(_) | Outcome::Existing(_) => (None, None),
+            Outcome::Accepted(_) | Outcome::Coalesced(_) | Outcome::Existing(_) => (None, None),
             Outcome::Ignored(reason) => (None, Some(reason.clone())),
             Outcome::Refused(refusal) => {
                 (Some(refusal.code.as_str()), Some(refusal.reason.clone()))
@@ -79,7 +80,9 @@ pub(super) fn told(handled: &Handled, received: Timestamp) -> Answer {
 /// Falcosidekick takes 200, 201, 202 and 204 for success and logs all else as an error.
 pub(super) fn status(outcome: &Outcome) -> StatusCode {
     let refusal = match outcome {
-        Outcome::Accepted(_) | Outcome::Existing(_) => return StatusCode::ACCEPTED,
+        Outcome::Accepted(_) | Outcome::Coalesced(_) | Outcome::Existing(_) => {
+            return StatusCode::ACCEPTED;
+        }
         Outcome::Ignored(_) => return StatusCode::OK,
         Outcome::Refused(refusal) => refusal,
     };
@@ -112,10 +115,15 @@ fn agent_status(reason: Reason) -> StatusCode {
         | Reason::TargetUnsupported
         | Reason::Unimplemented => StatusCode::UNPROCESSABLE_ENTITY,
         // True of the node at this moment, not of the alert.
-        Reason::TargetNotFound | Reason::CaptureNotFound | Reason::StreamTaken => {
-            StatusCode::CONFLICT
-        }
-        Reason::SessionLimit | Reason::QuotaExceeded => StatusCode::TOO_MANY_REQUESTS,
+        Reason::TargetNotFound
+        | Reason::CaptureNotFound
+        | Reason::CaptureEnded
+        | Reason::StreamTaken => StatusCode::CONFLICT,
+        Reason::SessionLimit
+        | Reason::QuotaExceeded
+        | Reason::NodeRate
+        | Reason::NamespaceRate
+        | Reason::RuleRate => StatusCode::TOO_MANY_REQUESTS,
         Reason::Kernel | Reason::Draining | Reason::PermissionDenied => {
             StatusCode::SERVICE_UNAVAILABLE
         }
