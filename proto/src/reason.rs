@@ -41,6 +41,14 @@ pub enum Reason {
     Draining,
     /// The caller may not do this.
     PermissionDenied,
+    /// The capture has ended, and cannot be lengthened.
+    CaptureEnded,
+    /// Too many new captures by alerts on this node in a short time.
+    NodeRate,
+    /// Too many of them of one namespace.
+    NamespaceRate,
+    /// Too many of them by one rule.
+    RuleRate,
 }
 
 /// A word is not a [`Reason`] of this version.
@@ -50,7 +58,7 @@ pub struct UnknownReason;
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 16] = [
         Self::InvalidSpec,
         Self::InvalidFilter,
         Self::TargetNotFound,
@@ -63,6 +71,10 @@ impl Reason {
         Self::StreamTaken,
         Self::Draining,
         Self::PermissionDenied,
+        Self::CaptureEnded,
+        Self::NodeRate,
+        Self::NamespaceRate,
+        Self::RuleRate,
     ];
 
     /// The word.
@@ -81,6 +93,10 @@ impl Reason {
             Self::StreamTaken => "stream_taken",
             Self::Draining => "draining",
             Self::PermissionDenied => "permission_denied",
+            Self::CaptureEnded => "capture_ended",
+            Self::NodeRate => "node_rate",
+            Self::NamespaceRate => "namespace_rate",
+            Self::RuleRate => "rule_rate",
         }
     }
 }

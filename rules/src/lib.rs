@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod actions;
+mod asked;
 mod capture;
 mod compile;
 mod condition;
@@ -33,6 +34,7 @@ use remora_capture::{
     text::shown,
 };
 
+pub use asked::Asked;
 pub use capture::{ClusterWanted, NoCapture, Wanted, Whose};
 pub use compile::{ACTIONS_MAX, FILES_MAX, RULES_MAX};
 pub use decide::{Decision, Ignored, Plan, decide};

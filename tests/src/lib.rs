@@ -51,6 +51,7 @@ pub mod random;
 pub mod run;
 pub mod screen;
 pub mod signals;
+pub mod sigv4;
 pub mod traffic;
 pub mod twin;
 pub mod veth;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Digest, Envelope, EnvelopeError, FileDigest, KeyId, Link, PublicKey, SecretKey};
 use crate::{
+    amendment::Amendments,
     filter::{Filter, Meaning},
     session::{
         CaptureId, Counts, Direction, Limits, Phase, PodIdentity, Removed, StopReason,
@@ -100,6 +101,9 @@ pub struct Manifest {
     pub files: Vec<FileRecord>,
     /// The account `<id>.json`.
     pub account: FileRecord,
+    /// Alerts that joined it while it ran, and what made it longer.
+    #[serde(default, skip_serializing_if = "Amendments::is_empty")]
+    pub amendments: Amendments,
     pub tool: Tool,
     pub bpf_object_sha256: Digest,
     /// Oldest first.
@@ -208,6 +212,7 @@ impl Manifest {
             tool,
             recovered,
             gaps,
+            amendments,
             schema: _,
             file: _,
             files: _,
@@ -219,6 +224,17 @@ impl Manifest {
             who: agent(""),
             action: "began to capture".to_owned(),
         }];
+        for longer in amendments.kept.iter().filter(|one| one.alert.is_none()) {
+            let action = match longer.duration {
+                Some(duration) => format!("made it last {} s in all", duration.as_secs_f64()),
+                None => "made it last until it is stopped".to_owned(),
+            };
+            custody.push(Custody {
+                at: longer.at,
+                who: longer.caller.clone(),
+                action,
+            });
+        }
         if let Some(at) = capture.finished {
             let action = if recovered.is_some() {
                 "repaired and closed what an agent that died had left open"
@@ -282,6 +298,7 @@ impl Manifest {
             removed: capture.files.removed,
             gaps,
             recovered,
+            amendments,
             files,
             account,
             tool,

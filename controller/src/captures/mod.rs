@@ -234,6 +234,7 @@ impl Captures {
             }
             return Ok(Some(LOOK_EVERY));
         };
+        self.lengthen(&ask, started, &told).await;
         let is_over = whole::is_over(&capture) && (silent.is_empty() || given_up);
         let (files, are_all) = self.files(&told).await;
         let is_over = is_over && (are_all || given_up);
@@ -242,6 +243,24 @@ impl Captures {
             self.tell_pods(object, &capture, &status, now).await;
         }
         self.tell(object, status).await
+    }
+
+    /// Lets parts last as long as the object says now.
+    async fn lengthen(&self, ask: &Ask, started: Timestamp, told: &[Told]) {
+        for Told { node, state } in told {
+            let longer = step::lengthened(ask, started, state);
+            let Some(duration) = longer.filter(|_| state.phase() == v1::Phase::Capturing) else {
+                continue;
+            };
+            let extended = match self.dispatch.fleet.agent(node) {
+                Ok(agent) => agent.extend(&state.id, duration).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = extended {
+                // Asked again with the next look.
+                tracing::warn!(capture = %ask.order.id, node, %error, "a part was not lengthened");
+            }
+        }
     }
 
     /// Files of the parts that have ended, and whether those are all: some may not be sealed yet.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use remora_crd::{Capture, FINALIZER};
+use remora_proto::v1;
 
 use super::{ask::Ask, time};
 
@@ -74,6 +75,24 @@ fn removal(object: &Capture) -> Option<Timestamp> {
         .ok()
 }
 
+/// How long a part is to last from its own start on, if that is longer than it was told: as long as the
+/// object says, from the capture's start on. `None` also for one without an end.
+pub(super) fn lengthened(
+    ask: &Ask,
+    started: Timestamp,
+    part: &v1::CaptureState,
+) -> Option<Duration> {
+    /// An agent's answer is rounded.
+    const MORE: Duration = Duration::from_secs(1);
+    let limits = part.spec.as_ref()?.limits.as_ref()?;
+    let told = Duration::try_from(limits.duration?).ok()?;
+    let own = part.started?;
+    let own = Timestamp::new(own.seconds, own.nanos).ok()?;
+    let until = started.checked_add(ask.duration).ok()?;
+    let wanted = super::ask::since(own, until);
+    (!told.is_zero() && wanted > told.saturating_add(MORE)).then_some(wanted)
+}
+
 /// A node that is silent at this time, long after it should have ended, has nothing of it any more
 /// that anybody could wait for.
 pub(super) fn is_given_up(ask: &Ask, started: Timestamp, now: Timestamp) -> bool {
@@ -102,6 +121,40 @@ mod tests {
             object["status"] = status;
         }
         serde_json::from_value(object).unwrap()
+    }
+
+    #[test]
+    fn a_part_that_joined_ends_with_the_rest() {
+        let part = |started, seconds| v1::CaptureState {
+            started: Some(prost_types::Timestamp {
+                seconds: started,
+                nanos: 0,
+            }),
+            spec: Some(v1::CaptureSpec {
+                limits: Some(v1::Limits {
+                    duration: Some(prost_types::Duration { seconds, nanos: 0 }),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let spec = json!({"selector": {"service": "cart"}, "limits": {"duration": "100s"}});
+        let ask = Ask::of(&object(spec)).unwrap();
+        let began = Timestamp::from_second(1000).unwrap();
+        let cases = [
+            (1000, 60, Some(100)),
+            (1000, 100, None),
+            // One that is told to last longer is never shortened.
+            (1000, 200, None),
+            (1040, 60, None),
+            (1040, 20, Some(60)),
+            (1040, 0, None),
+        ];
+        for (started, lasts, wanted) in cases {
+            let lengthened = lengthened(&ask, began, &part(started, lasts));
+            assert_eq!(lengthened.map(|d| d.as_secs()), wanted, "{started} {lasts}");
+        }
     }
 
     #[test]

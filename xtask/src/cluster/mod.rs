@@ -12,6 +12,8 @@ mod build;
 mod go;
 mod recipe;
 
+pub(crate) use go::Go;
+
 use std::env;
 use std::path::PathBuf;
 
