@@ -10,6 +10,7 @@ mod chart;
 mod faults;
 mod installed;
 mod node_agent;
+mod objects;
 mod past;
 mod shop;
 mod witness;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         &bed::TESTS[..],
         &chart::FIRST,
         &capture::TESTS,
+        &objects::TESTS,
         &past::TESTS,
         &faults::TESTS,
         &chart::LAST,
