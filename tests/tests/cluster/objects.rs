@@ -10,6 +10,7 @@ use remora_tests::{cluster::Cluster, packets::Capture, run, wait, wire};
 use crate::{
     Test,
     capture::Bed,
+    node_agent::NodeAgent,
     shop::PORT,
     witness::{BEGIN, END, Witness, assert_equal},
 };
@@ -112,10 +113,17 @@ fn deployment(cluster: &Cluster) -> Result<()> {
         .map(Witness::stop)
         .collect::<Result<Vec<_>>>()?;
     object.patch(json!({"limits": {"duration": "20m"}}))?;
+    let parts = status["nodes"].as_array().context("no parts")?;
     let longer = || {
-        let mut show = bed.user.remora()?;
-        show.args(["list", "-n", &bed.shop.namespace, "-o", "json"]);
-        Ok::<_, anyhow::Error>(run::output(&mut show)?.contains("1200"))
+        for part in parts {
+            let [node, id] = [&part["node"], &part["capture"]].map(|text| text.as_str());
+            let agent = NodeAgent::on(cluster, node.context("no node")?)?;
+            let shown = run::output(&mut agent.remora(&["show", id.context("no id")?])?)?;
+            if !shown.contains("1200s") {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     };
     wait::until(LIMIT, "the parts to last longer", longer)?;
     object.patch(json!({"stop": true}))?;
