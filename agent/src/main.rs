@@ -11,6 +11,10 @@ use remora_agent::{
 };
 use tracing_subscriber::EnvFilter;
 
+/// Bytes. Pages of look-back rings (147 584 bytes) pass by value, which a build without optimisation does
+/// several times over.
+const STACK: usize = 8 << 20;
+
 fn main() -> ExitCode {
     let Cli {
         command,
@@ -34,7 +38,10 @@ fn main() -> ExitCode {
         subscriber.init();
     }
     let outcome = match command {
-        Command::Run(args) => tokio::runtime::Runtime::new()
+        Command::Run(args) => tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .thread_stack_size(STACK)
+            .build()
             .map_err(anyhow::Error::from)
             .and_then(|runtime| runtime.block_on(app::run(*args)))
             .map(|()| ExitCode::SUCCESS),
