@@ -9,6 +9,8 @@ use remora_capture::{
     session::{CaptureId, TapInfo},
 };
 
+use crate::custody::RetentionNumbers;
+
 /// What changes while the agent runs.
 #[derive(Clone, Debug, Default)]
 pub struct NodeNumbers {
@@ -29,6 +31,7 @@ pub struct NodeNumbers {
     pub chain_head: Option<Head>,
     /// If the agent listens on the network.
     pub tls: Option<TlsNumbers>,
+    pub retention: RetentionNumbers,
 }
 
 /// What became of connections by TLS, and of its certificates.

@@ -41,6 +41,14 @@ pub enum Reason {
     Draining,
     /// The caller may not do this.
     PermissionDenied,
+    /// The capture is not finished.
+    CaptureRunning,
+    /// The capture is held, and nobody may delete it.
+    CaptureHeld,
+    /// The capture's files were deleted.
+    CaptureDeleted,
+    /// The capture is not held.
+    CaptureNotHeld,
 }
 
 /// A word is not a [`Reason`] of this version.
@@ -50,7 +58,7 @@ pub struct UnknownReason;
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 16] = [
         Self::InvalidSpec,
         Self::InvalidFilter,
         Self::TargetNotFound,
@@ -63,6 +71,10 @@ impl Reason {
         Self::StreamTaken,
         Self::Draining,
         Self::PermissionDenied,
+        Self::CaptureRunning,
+        Self::CaptureHeld,
+        Self::CaptureDeleted,
+        Self::CaptureNotHeld,
     ];
 
     /// The word.
@@ -81,6 +93,10 @@ impl Reason {
             Self::StreamTaken => "stream_taken",
             Self::Draining => "draining",
             Self::PermissionDenied => "permission_denied",
+            Self::CaptureRunning => "capture_running",
+            Self::CaptureHeld => "capture_held",
+            Self::CaptureDeleted => "capture_deleted",
+            Self::CaptureNotHeld => "capture_not_held",
         }
     }
 }

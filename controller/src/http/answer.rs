@@ -105,9 +105,13 @@ fn agent_status(reason: Reason) -> StatusCode {
         | Reason::TargetUnsupported
         | Reason::Unimplemented => StatusCode::UNPROCESSABLE_ENTITY,
         // True of the node at this moment, not of the alert.
-        Reason::TargetNotFound | Reason::CaptureNotFound | Reason::StreamTaken => {
-            StatusCode::CONFLICT
-        }
+        Reason::TargetNotFound
+        | Reason::CaptureNotFound
+        | Reason::StreamTaken
+        | Reason::CaptureRunning
+        | Reason::CaptureHeld
+        | Reason::CaptureDeleted
+        | Reason::CaptureNotHeld => StatusCode::CONFLICT,
         Reason::SessionLimit | Reason::QuotaExceeded => StatusCode::TOO_MANY_REQUESTS,
         Reason::Kernel | Reason::Draining | Reason::PermissionDenied => {
             StatusCode::SERVICE_UNAVAILABLE
