@@ -186,6 +186,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         known: store.finished()?,
         standing,
         signals,
+        rates: args.rates.rates(),
     });
     // Only now, for what goes on is read from where it was left.
     supervisor

@@ -10,6 +10,7 @@ use remora_capture::session::LookBackMode;
 use crate::target::{kubernetes::Access, pods::word};
 use crate::{
     kernel::{InterfaceHook, pins::PIN_DIRECTORY},
+    session::{Rate, RateError, Rates},
     target::ModeRule,
     telemetry::AdminAddress,
 };
@@ -108,6 +109,9 @@ pub struct RunArgs {
     #[arg(long, value_name = "SIZE", default_value = "16KiB", value_parser = parse_size)]
     pub flow_cutoff: u64,
 
+    #[command(flatten)]
+    pub rates: RateArgs,
+
     /// Group whose members may use the socket, by name or number
     #[arg(long, value_name = "GROUP")]
     pub group: Option<String>,
@@ -197,6 +201,47 @@ impl RetentionArgs {
 pub struct RetentionError {
     keep: u64,
     quota: u64,
+}
+
+/// How many captures alerts may begin. An alert that joins a capture begins none, and what a person
+/// starts is never refused by a rate.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Storms of alerts")]
+pub struct RateArgs {
+    /// Captures that alerts begin on this node: so many at once, and as many again in so many seconds, or
+    /// off
+    #[arg(long, value_name = "NUMBER/SECONDS", default_value = "24/60s", value_parser = parse_rate)]
+    pub rate_node: OptionalRate,
+
+    /// Of them those of one namespace
+    #[arg(long, value_name = "NUMBER/SECONDS", default_value = "16/60s", value_parser = parse_rate)]
+    pub rate_namespace: OptionalRate,
+
+    /// Of them those by one rule
+    #[arg(long, value_name = "NUMBER/SECONDS", default_value = "16/60s", value_parser = parse_rate)]
+    pub rate_rule: OptionalRate,
+}
+
+/// A rate, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OptionalRate(pub Option<Rate>);
+
+impl RateArgs {
+    #[must_use]
+    pub fn rates(&self) -> Rates {
+        Rates {
+            node: self.rate_node.0,
+            namespace: self.rate_namespace.0,
+            rule: self.rate_rule.0,
+        }
+    }
+}
+
+fn parse_rate(text: &str) -> Result<OptionalRate, RateError> {
+    if text == "off" {
+        return Ok(OptionalRate(None));
+    }
+    text.parse().map(|rate| OptionalRate(Some(rate)))
 }
 
 /// Serving controllers on the network: mutual TLS (1.3), or nothing.

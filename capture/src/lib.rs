@@ -3,6 +3,7 @@
 //!
 //! - [`session`]: what a capture is: target, filter, limits, trigger, counts, state.
 //! - [`alert`]: Falco's alerts, and what to capture for them.
+//! - [`amendment`]: what is asked of a capture while it runs.
 //! - [`audit`]: the log of who wanted what and what was decided, and whether it is whole.
 //! - [`evidence`]: manifests, their signatures and their chain; what they prove.
 //! - [`exposition`]: metrics in the two text forms that Prometheus takes.
@@ -15,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 pub mod alert;
+pub mod amendment;
 pub mod audit;
 pub mod evidence;
 pub mod exposition;

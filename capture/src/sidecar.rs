@@ -6,7 +6,10 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::session::{CaptureState, Counts};
+use crate::{
+    amendment::Amendments,
+    session::{CaptureState, Counts},
+};
 
 /// Name and version of the layout.
 pub const SCHEMA: &str = "remora.dev/capture/v0";
@@ -46,6 +49,9 @@ pub struct Sidecar {
     /// Where packets are missing, as far as it is known; the counts tell how many.
     #[serde(default)]
     pub gaps: Vec<Gap>,
+    /// What was asked of it while it ran.
+    #[serde(default, skip_serializing_if = "Amendments::is_empty")]
+    pub amendments: Amendments,
 }
 
 /// The file as it was closed.
@@ -118,6 +124,7 @@ impl Sidecar {
             tool,
             recovered: None,
             gaps: Vec::new(),
+            amendments: Amendments::default(),
         }
     }
 
@@ -155,6 +162,7 @@ impl Sidecar {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::amendment::{AMENDMENTS_MAX, Amendment, JOINED_BYTES_MAX, JoinedAlert};
     use crate::session::{CaptureId, Files, Phase, SessionSpec, StopReason, Target};
 
     fn sidecar() -> Sidecar {
@@ -270,6 +278,18 @@ mod tests {
             blocks: u64::MAX,
         };
         sidecar.files = vec![file; crate::pcapng::FILES_MAX as usize];
+        let amendment = |text: String| Amendment {
+            at: Timestamp::MAX,
+            caller: "x".repeat(256),
+            duration: Some(std::time::Duration::MAX),
+            alert: Some(JoinedAlert {
+                time: Some(Timestamp::MAX),
+                ..JoinedAlert::new(&text, Some(&"k".repeat(128)), None)
+            }),
+        };
+        let kept = &mut sidecar.amendments.kept;
+        kept.push(amendment("\u{1}".repeat(JOINED_BYTES_MAX)));
+        kept.resize(AMENDMENTS_MAX, amendment(String::new()));
         assert!(Sidecar::from_json(&sidecar.to_json()).is_ok());
     }
 }

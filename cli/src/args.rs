@@ -1,6 +1,6 @@
 //! The grammar of the command line.
 
-use std::{ffi::OsString, num::NonZeroU64, path::PathBuf};
+use std::{ffi::OsString, net::SocketAddr, num::NonZeroU64, path::PathBuf};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -49,6 +49,14 @@ something was changed, is missing or was added.
 The key: keys/*.pub in the agent's data directory, from a copy that you trust. The head: `remora status`
 or the agent's log, kept elsewhere than the captures.";
 
+const TRIGGER_HELP: &str = "\
+For a Falco that posts to nobody; in falco.yaml:
+  json_output: true
+  program_output: {enabled: true, keep_alive: true, program: remora trigger --stdin}
+
+Each line has one answer on standard output: `accepted ID`, `existing ID`, `ignored REASON`, `refused CODE:
+REASON`. Exit code 1: some were refused.";
+
 const VERIFY_AUDIT_HELP: &str = "\
 Exit code 0: all is proved; 3: nothing is wrong, but not all is proved (the output says what); 1:
 something was changed, is missing or was added.
@@ -66,6 +74,20 @@ pub(crate) struct Args {
     pub(crate) agent: AgentAddress,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// Where alerts come from, and go to.
+#[derive(Debug, clap::Args)]
+pub(crate) struct TriggerArgs {
+    /// Read alerts from standard input, as JSON, a line each.
+    #[arg(long)]
+    pub(crate) stdin: bool,
+    /// Where the controller takes alerts, on this machine.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:2803")]
+    pub(crate) to: SocketAddr,
+    /// File with the secret that it asks senders for (--alerts-secret).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) secret: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -155,6 +177,9 @@ pub(crate) enum Command {
     /// Work with rule files: which alert starts which capture. Needs no agent.
     #[command(subcommand)]
     Rules(RulesCommand),
+    /// Give Falco's alerts to this host's controller.
+    #[command(after_help = TRIGGER_HELP)]
+    Trigger(TriggerArgs),
     /// Be Wireshark's external capture program, remoradump.
     #[command(disable_help_flag = true)]
     Extcap {

@@ -214,7 +214,7 @@ pub(crate) fn listing(text: &str) -> anyhow::Result<String> {
 fn target(args: &CaptureArgs) -> anyhow::Result<(Target, &[String])> {
     if let Some(name) = &args.interface {
         if name == "any" {
-            bail!("there is no interface `any` here; cgroup:/ captures all processes of the node");
+            bail!("there is no interface `any` here; cgroup:/ captures the node's own interfaces");
         }
         let target = Target::Interface(name.clone());
         target.validate()?;

@@ -117,8 +117,13 @@ impl Agent {
 }
 
 fn outcome(response: v1::StartResponse) -> Outcome {
-    let v1::StartResponse { capture, existing } = response;
+    let v1::StartResponse {
+        capture,
+        existing,
+        coalesced,
+    } = response;
     match capture.unwrap_or_default().id.parse::<CaptureId>() {
+        Ok(id) if coalesced => Outcome::Coalesced(id),
         Ok(id) if existing => Outcome::Existing(id),
         Ok(id) => Outcome::Accepted(id),
         Err(error) => Outcome::Refused(Refusal::new(

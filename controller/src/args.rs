@@ -1,6 +1,6 @@
 //! The command line and the environment; nothing else reads them.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use axum::http::{HeaderName, header};
 use clap::{Parser, Subcommand, ValueEnum};
@@ -10,7 +10,7 @@ use crate::{
     api::listen::GrpcAddress,
     audit::Rotation,
     cluster::index::{MEMBERS_DEFAULT, MEMBERS_MAX},
-    http::listen::{ListenParts, TlsParts},
+    http::listen::{LambdaParts, ListenParts, TlsParts},
 };
 
 /// Takes Falco's alerts, decides by rules, and starts packet captures on the agent.
@@ -46,6 +46,8 @@ pub struct RunArgs {
     pub listen: SocketAddr,
     #[command(flatten)]
     pub alerts: AlertsArgs,
+    #[command(flatten)]
+    pub talon: TalonArgs,
     #[command(flatten)]
     pub tls: TlsArgs,
     #[command(flatten)]
@@ -154,6 +156,36 @@ pub struct AlertsArgs {
     pub alerts_tls_client_san: Vec<String>,
 }
 
+/// Falco Talon as it is, by its actionner `aws:lambda`.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Falco Talon's aws:lambda")]
+pub struct TalonArgs {
+    /// File with the access key that Talon signs with (AWS_ACCESS_KEY_ID); read again when it changes.
+    /// Without it there are no routes for aws:lambda
+    #[arg(long, value_name = "FILE", requires = "talon_secret_key_file")]
+    pub talon_access_key_file: Option<PathBuf>,
+    /// File with its secret key (AWS_SECRET_ACCESS_KEY); read again when it changes
+    #[arg(long, value_name = "FILE", requires = "talon_access_key_file")]
+    pub talon_secret_key_file: Option<PathBuf>,
+    /// Most that Talon's clock may be away from this one, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = CLOCK_SKEW,
+          value_parser = clap::value_parser!(u64).range(1..=900))]
+    pub talon_clock_skew: u64,
+}
+
+/// As AWS has it, in seconds.
+const CLOCK_SKEW: u64 = 300;
+
+impl Default for TalonArgs {
+    fn default() -> Self {
+        Self {
+            talon_access_key_file: None,
+            talon_secret_key_file: None,
+            talon_clock_skew: CLOCK_SKEW,
+        }
+    }
+}
+
 /// The controller's certificate: for those who call it, and for the agents that it calls.
 #[derive(Debug, Default, clap::Args)]
 #[command(next_help_heading = "TLS (1.3; all files are read again when they change)")]
@@ -228,8 +260,21 @@ impl RunArgs {
         let shared = || tls_cert.clone().zip(tls_key.clone());
         let wants_tls = !self.listen.ip().is_loopback() || alerts_tls_ca.is_some();
         let own = own.or_else(|| wants_tls.then(shared).flatten());
+        let TalonArgs {
+            talon_access_key_file,
+            talon_secret_key_file,
+            talon_clock_skew,
+        } = &self.talon;
+        let keys = talon_access_key_file
+            .clone()
+            .zip(talon_secret_key_file.clone());
         ListenParts {
             address: self.listen,
+            lambda: keys.map(|(access_key, secret_key)| LambdaParts {
+                access_key,
+                secret_key,
+                skew: Duration::from_secs(*talon_clock_skew),
+            }),
             secret: alerts_secret.clone().map(|path| (path, header)),
             tls: own.map(|(cert, key)| TlsParts {
                 cert,
@@ -307,6 +352,8 @@ mod tests {
             (&["--alerts-header", "x-secret"], "--alerts-secret"),
             (&["--tls-cert", "c"], "--tls-key"),
             (&["--tls-key", "k"], "--tls-cert"),
+            (&["--talon-access-key-file", "a"], "--talon-secret-key-file"),
+            (&["--talon-secret-key-file", "s"], "--talon-access-key-file"),
         ] {
             let line = ["remora-controller", "run", "--rules", "r.yaml"];
             let error = Args::try_parse_from(line.iter().chain(given)).unwrap_err();

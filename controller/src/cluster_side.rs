@@ -1,5 +1,5 @@
 //! What the controller is in a cluster beside taking alerts: it follows the cluster and its agents,
-//! lets pods join, and serves `remora.v1.Cluster`.
+//! lets pods join, carries out `Capture` objects, and serves `remora.v1.Cluster`.
 
 use std::{io, path::PathBuf, sync::Arc};
 
@@ -14,6 +14,7 @@ use crate::{
     },
     args::RunArgs,
     audit::Audit,
+    captures::Captures,
     cluster::{
         View,
         watches::{self, AgentPods, ApiServer},
@@ -143,6 +144,15 @@ impl ClusterSide {
             listener,
             access,
         } = self;
+        let captures = kubernetes
+            .as_ref()
+            .map(|(server, _)| Captures::new(server, dispatch.clone()));
+        let carry_out = async {
+            match captures {
+                Some(captures) => captures.run().await,
+                None => std::future::pending().await,
+            }
+        };
         let ClusterDispatch {
             view,
             fleet,
@@ -176,6 +186,7 @@ impl ClusterSide {
         tokio::select! {
             () = serve => {}
             () = follow => {}
+            () = carry_out => {}
             () = joining.run() => {}
         }
     }

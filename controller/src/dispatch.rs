@@ -63,6 +63,20 @@ impl Dispatch {
     }
 }
 
+impl Dispatch {
+    /// What [`Dispatch::start`] would refuse, without asking an agent.
+    pub(crate) fn check(&self, plan: Plan<'_>, source: Source<'_>) -> Outcome {
+        let checked = match self {
+            Self::One(_) => trigger::request(plan, source).map(|_| ()),
+            Self::Cluster(_) => trigger::in_cluster(plan, source).map(|_| ()),
+        };
+        match checked {
+            Ok(()) => Outcome::Ignored("a dry run".to_owned()),
+            Err(refusal) => Outcome::Refused(refusal),
+        }
+    }
+}
+
 /// The agents of a cluster.
 #[derive(Clone, Debug)]
 pub struct ClusterDispatch {
@@ -89,7 +103,9 @@ impl ClusterDispatch {
             Err(refusal) => return Outcome::Refused(refusal),
         };
         let began = Timestamp::now();
-        let starts = pieces.into_iter().map(|piece| async move {
+        let coalescing_key = &wanted.coalescing_key;
+        let starts = pieces.into_iter().map(|mut piece| async move {
+            piece.request.coalescing_key.clone_from(coalescing_key);
             let started = self
                 .fleet
                 .start_one(&piece.node, piece.request, deadline)
@@ -107,7 +123,8 @@ impl ClusterDispatch {
         });
         let asked: Vec<_> = asked.collect();
         let outcome = outcome(id, answers.into_iter().map(|(_, answer)| answer));
-        if outcome.capture().is_some() {
+        // What was joined is another capture, which is followed already.
+        if outcome.capture() == Some(id) {
             self.joining.follow(&order, asked, began);
         }
         outcome
@@ -267,6 +284,7 @@ fn alone(order: &Order, spec: &SessionSpec) -> v1::StartRequest {
             ..order.spec.clone()
         }),
         idempotency_key: format!("{}/alert", order.id),
+        coalescing_key: String::new(),
     }
 }
 
@@ -281,21 +299,27 @@ fn outcome(
     id: CaptureId,
     answers: impl Iterator<Item = Result<StartedPart, AgentError>>,
 ) -> Outcome {
-    let (mut started, mut is_new, mut failed) = (false, false, None);
+    let (mut started, mut is_new, mut joined, mut failed) = (false, false, None, None);
     for answer in answers {
         match answer {
             Ok(part) => {
                 started = true;
                 is_new |= !part.existing;
+                if part.coalesced || (part.existing && part.whole() != Some(id)) {
+                    let whole = part.whole().unwrap_or(id);
+                    joined = joined.or(Some((whole, part.coalesced)));
+                }
             }
             Err(error) => failed = failed.or(Some(error)),
         }
     }
-    match (started, is_new, failed) {
-        (true, true, _) => Outcome::Accepted(id),
-        (true, false, _) => Outcome::Existing(id),
-        (false, _, Some(error)) => Outcome::Refused(refusal(error)),
-        (false, _, None) => Outcome::Refused(Refusal::new(
+    match (started, is_new, joined, failed) {
+        (true, true, ..) => Outcome::Accepted(id),
+        (true, false, Some((whole, true)), _) => Outcome::Coalesced(whole),
+        (true, false, Some((whole, false)), _) => Outcome::Existing(whole),
+        (true, false, None, _) => Outcome::Existing(id),
+        (false, _, _, Some(error)) => Outcome::Refused(refusal(error)),
+        (false, _, _, None) => Outcome::Refused(Refusal::new(
             RefusalCode::NoTarget,
             "nothing is left to capture",
         )),

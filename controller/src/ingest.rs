@@ -17,6 +17,7 @@ use crate::{
     agent::START_DEADLINE,
     dispatch::Dispatch,
     outcome::{Outcome, Refusal, RefusalCode},
+    talon::{Action, Mode},
     trigger::Source,
 };
 
@@ -34,6 +35,10 @@ pub struct Delivery {
     pub traceparent: String,
     /// When its request's head had come.
     pub arrived: Timestamp,
+    /// The event's own id, by the envelope that it came in.
+    pub event_id: Option<String>,
+    /// What the sender itself has decided; else our rules decide.
+    pub action: Option<Action>,
 }
 
 /// What became of a delivery.
@@ -93,11 +98,9 @@ impl Ingest {
                 return Outcome::Refused(refusal).into();
             }
         };
-        // One set of rules for all that the alert starts.
-        let rules = self.rules.borrow().clone();
-        let captures = match decide(&rules, &alert) {
-            rules::Decision::Capture(plans) => self.start(&plans, &alert, delivery).await,
-            rules::Decision::Ignore(why) => vec![Outcome::Ignored(ignored(why))],
+        let captures = match &delivery.action {
+            Some(action) => vec![self.act(action, &alert, delivery).await],
+            None => self.by_rules(&alert, delivery).await,
         };
         let outcome = captures
             .iter()
@@ -110,10 +113,42 @@ impl Ingest {
         }
     }
 
+    async fn by_rules(&self, alert: &Alert, delivery: &Delivery) -> Vec<Outcome> {
+        // One set of rules for all that the alert starts.
+        let rules = self.rules.borrow().clone();
+        match decide(&rules, alert) {
+            rules::Decision::Capture(plans) => self.start(&plans, alert, delivery).await,
+            rules::Decision::Ignore(why) => vec![Outcome::Ignored(ignored(why))],
+        }
+    }
+
+    /// The capture that the sender's own action asks for.
+    async fn act(&self, action: &Action, alert: &Alert, delivery: &Delivery) -> Outcome {
+        let asked = match action.asked() {
+            Ok(asked) => asked,
+            Err(refusal) => return Outcome::Refused(refusal),
+        };
+        let deadline = Instant::now() + START_DEADLINE;
+        let note = Action::note(&asked);
+        let source = Source {
+            alert,
+            delivery,
+            note: note.as_deref(),
+        };
+        match action.mode {
+            Mode::Live => self.dispatch.start(asked.plan(), source, deadline).await,
+            Mode::DryRun => self.dispatch.check(asked.plan(), source),
+        }
+    }
+
     /// One after the other, under one deadline.
     async fn start(&self, plans: &[Plan<'_>], alert: &Alert, delivery: &Delivery) -> Vec<Outcome> {
         let deadline = Instant::now() + START_DEADLINE;
-        let source = Source { alert, delivery };
+        let source = Source {
+            alert,
+            delivery,
+            note: None,
+        };
         let mut outcomes = Vec::with_capacity(plans.len());
         for plan in plans {
             outcomes.push(self.dispatch.start(*plan, source, deadline).await);
@@ -150,6 +185,7 @@ impl Handled {
         for outcome in outcomes {
             match outcome {
                 Outcome::Accepted(capture) => tracing::info!(%rule, %capture, "alert accepted"),
+                Outcome::Coalesced(capture) => tracing::info!(%rule, %capture, "alert joined"),
                 Outcome::Existing(capture) => tracing::info!(%rule, %capture, "alert was known"),
                 Outcome::Ignored(reason) => {
                     tracing::debug!(%rule, reason = %escape(reason), "alert ignored");

@@ -7,7 +7,8 @@
 //! Cluster ──api──▶ selector ──cluster (index)──▶ members ──fleet──▶ the agents of their nodes
 //! ```
 //! Needs no rights on its host: it holds no capability and reaches packets only through the agents'
-//! API. In a cluster it may list and watch pods, ReplicaSets, EndpointSlices and nodes.
+//! API. In a cluster it may list and watch pods, ReplicaSets, EndpointSlices and nodes, and carries out the
+//! `Capture` objects ([`captures`]).
 //!
 //! Invariants:
 //! - Every alert is counted once when it comes and once when it is decided:
@@ -24,6 +25,8 @@ pub mod api;
 pub mod app;
 pub mod args;
 pub mod audit;
+mod captures;
+pub mod cloudevents;
 pub mod cluster;
 pub mod cluster_side;
 pub mod dispatch;
@@ -34,4 +37,6 @@ pub mod metrics;
 pub mod network;
 pub mod outcome;
 pub mod reload;
+pub mod sigv4;
+pub mod talon;
 pub mod trigger;

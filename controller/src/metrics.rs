@@ -44,6 +44,12 @@ struct CodeLabel {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct TalonLabels {
+    call: &'static str,
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct AccessLabels {
     action: &'static str,
     result: &'static str,
@@ -79,7 +85,7 @@ struct Tls {
 
 /// What the controller counts.
 ///
-/// `received = accepted + existing + ignored + refused`, once no alert is being handled.
+/// `received = accepted + coalesced + existing + ignored + refused`, once no alert is being handled.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -92,6 +98,7 @@ pub struct Metrics {
     reloads: Family<ResultLabel, Counter>,
     rules_stale: Gauge,
     access: Family<AccessLabels, Counter>,
+    talon: Family<TalonLabels, Counter>,
     tls: Tls,
 }
 
@@ -109,6 +116,7 @@ impl Metrics {
             reloads: Family::default(),
             rules_stale: Gauge::default(),
             access: Family::default(),
+            talon: Family::default(),
             tls: Tls::default(),
         };
         // A counter that is not there cannot be told from one that nobody asked for.
@@ -126,6 +134,12 @@ impl Metrics {
                 .reloads
                 .get_or_create(&ResultLabel { result })
                 .inc_by(0);
+        }
+        for call in ["get_caller_identity", "get_function", "invoke"] {
+            for result in ["answered", "refused"] {
+                let labels = TalonLabels { call, result };
+                metrics.talon.get_or_create(&labels).inc_by(0);
+            }
         }
         let codes = RefusalCode::OWN
             .into_iter()
@@ -181,6 +195,11 @@ impl Metrics {
             "Calls by what was wanted, and whether it was allowed or why not",
             self.access.clone(),
         );
+        registry.register(
+            "talon_calls",
+            "Calls of Falco Talon's aws:lambda by what became of them",
+            self.talon.clone(),
+        );
         self.tls.register(registry);
         self
     }
@@ -202,6 +221,13 @@ impl Metrics {
     pub(crate) fn access(&self, action: &'static str, result: &'static str) {
         let labels = AccessLabels { action, result };
         self.access.get_or_create(&labels).inc();
+    }
+
+    /// A call of Talon's `aws:lambda`; `result`: "answered" or "refused".
+    pub(crate) fn talon(&self, call: &'static str, result: &'static str) {
+        self.talon
+            .get_or_create(&TalonLabels { call, result })
+            .inc();
     }
 
     /// Tells what `counts` has, as of `listener`.

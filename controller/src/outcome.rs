@@ -8,6 +8,8 @@ use remora_proto::reason::Reason;
 pub enum Outcome {
     /// The agent captures.
     Accepted(CaptureId),
+    /// A capture of the same packets ran, which it joined.
+    Coalesced(CaptureId),
     /// The same alert came before: this is its capture.
     Existing(CaptureId),
     /// The rules want no capture; why.
@@ -37,6 +39,10 @@ impl Refusal {
 pub enum RefusalCode {
     /// The sender did not show the secret.
     Unauthenticated,
+    /// It was signed too long ago, or in the future.
+    ClockSkew,
+    /// The same signed request came before.
+    Replayed,
     /// The body is not said to be JSON, or is compressed.
     NotJson,
     TooLarge,
@@ -71,8 +77,10 @@ pub enum RefusalCode {
 
 impl RefusalCode {
     /// All that are the controller's own.
-    pub(crate) const OWN: [Self; 16] = [
+    pub(crate) const OWN: [Self; 18] = [
         Self::Unauthenticated,
+        Self::ClockSkew,
+        Self::Replayed,
         Self::NotJson,
         Self::TooLarge,
         Self::FromBrowser,
@@ -95,6 +103,8 @@ impl RefusalCode {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Unauthenticated => "unauthenticated",
+            Self::ClockSkew => "clock_skew",
+            Self::Replayed => "replayed",
             Self::NotJson => "not_json",
             Self::TooLarge => "too_large",
             Self::FromBrowser => "from_browser",
@@ -121,6 +131,7 @@ impl Outcome {
     pub fn decision(&self) -> Decision {
         match self {
             Self::Accepted(_) => Decision::Accepted,
+            Self::Coalesced(_) => Decision::Coalesced,
             Self::Existing(_) => Decision::Existing,
             Self::Ignored(_) => Decision::Ignored,
             Self::Refused(_) => Decision::Refused,
@@ -131,7 +142,7 @@ impl Outcome {
     #[must_use]
     pub fn capture(&self) -> Option<CaptureId> {
         match self {
-            Self::Accepted(id) | Self::Existing(id) => Some(*id),
+            Self::Accepted(id) | Self::Coalesced(id) | Self::Existing(id) => Some(*id),
             Self::Ignored(_) | Self::Refused(_) => None,
         }
     }
@@ -141,20 +152,27 @@ impl Outcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Decision {
     Accepted,
+    Coalesced,
     Existing,
     Refused,
     Ignored,
 }
 
 impl Decision {
-    pub(crate) const ALL: [Self; 4] =
-        [Self::Accepted, Self::Existing, Self::Refused, Self::Ignored];
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Accepted,
+        Self::Coalesced,
+        Self::Existing,
+        Self::Refused,
+        Self::Ignored,
+    ];
 
     /// The word, as in answers and metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Accepted => "accepted",
+            Self::Coalesced => "coalesced",
             Self::Existing => "existing",
             Self::Refused => "refused",
             Self::Ignored => "ignored",

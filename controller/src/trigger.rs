@@ -40,6 +40,8 @@ pub const ALERT_AGE_MAX: Duration = Duration::from_secs(120);
 pub struct Source<'a> {
     pub alert: &'a Alert,
     pub delivery: &'a Delivery,
+    /// What else is to be told of the request, for a person.
+    pub note: Option<&'a str>,
 }
 
 /// The request that starts the plan's capture.
@@ -49,8 +51,9 @@ pub struct Source<'a> {
 pub fn request(plan: Plan<'_>, source: Source<'_>) -> Result<v1::StartRequest, Refusal> {
     let spec = spec(plan, source)?;
     Ok(v1::StartRequest {
+        coalescing_key: coalescing_key(plan, &spec),
         spec: Some((&spec).into()),
-        idempotency_key: idempotency_key(plan, source.alert),
+        idempotency_key: idempotency_key(plan, source),
     })
 }
 
@@ -63,6 +66,8 @@ pub struct ClusterTrigger {
     pub other_end: Option<(IpAddr, Filter)>,
     /// The same for each delivery of the alert.
     pub key: String,
+    /// The same for each alert for which the same packets would be captured.
+    pub coalescing_key: String,
     /// When what is captured happened, as far as the alert tells it.
     pub time: Timestamp,
 }
@@ -77,11 +82,13 @@ pub fn in_cluster(plan: Plan<'_>, source: Source<'_>) -> Result<ClusterTrigger, 
         wanted,
         other_end,
     } = plan.capture_in_cluster(source.alert).map_err(refusal)?;
+    let spec = complete(plan, source, wanted)?;
     Ok(ClusterTrigger {
         whose,
-        spec: complete(plan, source, wanted)?,
+        coalescing_key: coalescing_key(plan, &spec),
+        spec,
         other_end,
-        key: idempotency_key(plan, source.alert),
+        key: idempotency_key(plan, source),
         time: source.alert.time.unwrap_or(source.delivery.arrived),
     })
 }
@@ -92,8 +99,14 @@ fn spec(plan: Plan<'_>, source: Source<'_>) -> Result<SessionSpec, Refusal> {
 }
 
 fn complete(plan: Plan<'_>, source: Source<'_>, wanted: Wanted) -> Result<SessionSpec, Refusal> {
-    let Source { alert, delivery } = source;
-    let Wanted { mut spec, notes } = wanted;
+    let Source {
+        alert, delivery, ..
+    } = source;
+    let Wanted {
+        mut spec,
+        mut notes,
+    } = wanted;
+    notes.extend(source.note.map(str::to_owned));
     spec.look_back = look_back(spec.look_back, alert, delivery.arrived);
     spec.trigger = trigger(plan, source, &notes)?;
     for (label, value) in labels(plan, alert) {
@@ -131,16 +144,12 @@ fn invalid(reason: String) -> Refusal {
 }
 
 fn trigger(plan: Plan<'_>, source: Source<'_>, notes: &[String]) -> Result<Trigger, Refusal> {
-    let Source { alert, delivery } = source;
+    let Source {
+        alert, delivery, ..
+    } = source;
     let kept = String::from_utf8(delivery.alert.clone());
     Ok(Trigger {
-        // Only Falcosidekick gives its events an id.
-        source: if alert.uuid.is_some() {
-            "falcosidekick"
-        } else {
-            "falco"
-        }
-        .to_owned(),
+        source: sender(source).to_owned(),
         rule: one_line(&alert.rule, NAME_MAX),
         priority: alert.priority.map(|p| p.to_string()).unwrap_or_default(),
         alert: kept.map_err(|_bytes| invalid("the alert is not UTF-8".to_owned()))?,
@@ -152,6 +161,16 @@ fn trigger(plan: Plan<'_>, source: Source<'_>, notes: &[String]) -> Result<Trigg
             .unwrap_or_default()
             .to_owned(),
     })
+}
+
+/// Which program the alert comes from, at first hand.
+fn sender(source: Source<'_>) -> &'static str {
+    match (&source.delivery.action, &source.alert.uuid) {
+        (Some(_), _) => "falco-talon",
+        // Only Falcosidekick gives its events an id.
+        (None, Some(_)) => "falcosidekick",
+        (None, None) => "falco",
+    }
 }
 
 /// The rule and its action, and how the filter is another than the rule's text says.
@@ -221,30 +240,47 @@ fn names(alert: &Alert) -> Vec<NameHint> {
         .collect()
 }
 
-/// The same for each delivery of an alert, another for each capture of it: Falcosidekick's id, or
-/// else what makes the alert the one it is, and the rule and action that want the capture.
-fn idempotency_key(plan: Plan<'_>, alert: &Alert) -> String {
+/// The same for each delivery of an alert, another for each capture of it: the sender's key of the
+/// call, or Falcosidekick's id, or its envelope's, or else what makes the alert the one it is, and the rule and action
+/// that want the capture.
+fn idempotency_key(plan: Plan<'_>, source: Source<'_>) -> String {
+    let Source {
+        alert, delivery, ..
+    } = source;
     let time = alert.time.map(|time| time.to_string()).unwrap_or_default();
     let container = alert.field("container.id").unwrap_or_default();
-    let identity = match &alert.uuid {
-        Some(uuid) => ["uuid", uuid, "", "", ""],
-        None => ["content", &alert.rule, &time, &alert.output, container],
+    let call = delivery.action.as_ref().map(|action| &*action.key);
+    let call = call.filter(|key| !key.is_empty());
+    let identity = match (call, &alert.uuid, &delivery.event_id) {
+        (Some(call), _, _) => ["call", call, "", "", ""],
+        (None, Some(uuid), _) => ["uuid", uuid, "", "", ""],
+        (None, None, Some(id)) => ["event", id, "", "", ""],
+        (None, None, None) => ["content", &alert.rule, &time, &alert.output, container],
     };
+    let names = [&*plan.rule.name, &*plan.action.name];
+    format!("alert-{}", digest(identity.into_iter().chain(names)))
+}
+
+/// The same for each alert for which this rule and action would have the same packets captured: the
+/// endpoint is in the filter, if the rule asks for it. An agent joins what has the same key, the same
+/// target and the same filter ([`SessionSpec::takes_what`]), so the key says whose capture it is: no
+/// other rule's, nor a person's.
+fn coalescing_key(plan: Plan<'_>, spec: &SessionSpec) -> String {
+    let [rule, action] = [&*plan.rule.name, &*plan.action.name];
+    let (target, filter) = (spec.target.to_string(), spec.filter.text());
+    format!("rule-{}", digest([rule, action, &target, filter]))
+}
+
+/// In hexadecimal digits.
+fn digest<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
     let mut hash = Sha256::new();
-    for part in identity
-        .into_iter()
-        .chain([&*plan.rule.name, &*plan.action.name])
-    {
+    for part in parts {
         // With its length, so that no two lists of parts are the same bytes.
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }
-    let digest: String = hash
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    format!("alert-{digest}")
+    let bytes = hash.finalize();
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -116,6 +116,29 @@ async fn the_same_alert_again_is_answered_with_its_capture() {
 }
 
 #[tokio::test]
+async fn alerts_of_the_same_endpoint_have_one_coalescing_key_and_others_another() {
+    let (controller, agent) = TestController::with_agent(ANY, Behaviour::Arm).await;
+    for (uuid, remote) in [
+        ("e7bcd738-6957-4276-af83-2da9c3bb24da", "198.51.100.23"),
+        ("aaaaaaaa-6957-4276-af83-2da9c3bb24da", "198.51.100.23"),
+        ("bbbbbbbb-6957-4276-af83-2da9c3bb24da", "198.51.100.24"),
+    ] {
+        let mut alert = alert(remote);
+        alert["uuid"] = json!(uuid);
+        controller.post(&alert).await;
+    }
+    let requests = agent.requests();
+    let keys: Vec<_> = requests
+        .iter()
+        .map(|(request, _)| (&request.coalescing_key, &request.idempotency_key))
+        .collect();
+    assert!(keys[0].0.starts_with("rule-"), "{keys:?}");
+    assert_eq!(keys[0].0, keys[1].0);
+    assert_ne!(keys[0].0, keys[2].0);
+    assert_ne!(keys[0].1, keys[1].1);
+}
+
+#[tokio::test]
 async fn falcosidekick_is_told_apart_by_its_uuid() {
     let (controller, agent) = TestController::with_agent(ANY, Behaviour::Arm).await;
     for uuid in [
@@ -546,4 +569,53 @@ async fn recorded_requests_of_the_real_falcosidekick_each_have_an_answer() {
     for (_, start) in agent.requests() {
         assert_eq!(start.spec.trigger.source, "falcosidekick");
     }
+}
+
+/// The same event in each of CloudEvents' modes is the same capture; another id is another.
+#[tokio::test]
+async fn cloudevents_are_taken_in_both_modes() {
+    let (controller, agent) = TestController::with_agent(ANY, Behaviour::Arm).await;
+    let alert = alert("198.51.100.23");
+    let body = serde_json::to_vec(&alert).unwrap();
+    let binary = [
+        "Content-Type: application/json",
+        "ce-specversion: 1.0",
+        "ce-type: falco.rule.output.v1",
+        "ce-source: falco.org",
+        "ce-id: 1",
+    ];
+    let first = controller.send(&request("POST", "/", &binary, &body)).await;
+    assert_eq!(first.status, 202, "{first:?}");
+    let structured = |id: &str| {
+        let event = serde_json::json!({
+            "specversion": "1.0", "type": "falco.rule.output.v1", "source": "falco.org", "id": id,
+            "datacontenttype": "application/json", "data": alert,
+        });
+        let headers = ["Content-Type: application/cloudevents+json"];
+        request(
+            "POST",
+            "/falco",
+            &headers,
+            &serde_json::to_vec(&event).unwrap(),
+        )
+    };
+    let again = controller.send(&structured("1")).await;
+    assert_eq!(again.text("decision"), "existing");
+    assert_eq!(again.text("capture_id"), first.text("capture_id"));
+    let other = controller.send(&structured("2")).await;
+    assert_eq!(other.text("decision"), "accepted");
+    for (_, start) in agent.requests() {
+        let kept: serde_json::Value = serde_json::from_str(&start.spec.trigger.alert).unwrap();
+        assert_eq!(kept, alert, "the alert alone, without its envelope");
+    }
+    let batch = ["Content-Type: application/cloudevents-batch+json"];
+    let refused = controller.send(&request("POST", "/", &batch, b"[]")).await;
+    assert_eq!(refused.status, 415);
+    let empty = ["Content-Type: application/cloudevents+json"];
+    let refused = controller.send(&request("POST", "/", &empty, b"{}")).await;
+    assert_eq!(
+        (refused.status, &*refused.text("code")),
+        (400, "invalid_alert")
+    );
+    assert_eq!(controller.law().await.received, 5);
 }

@@ -81,6 +81,8 @@ async fn more_than_can_be_handled_at_once_are_refused_as_busy_not_queued() {
             requester: String::new(),
             traceparent: String::new(),
             arrived: jiff::Timestamp::now(),
+            event_id: None,
+            action: None,
         };
         ingest.handle(delivery)
     });

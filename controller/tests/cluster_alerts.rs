@@ -43,6 +43,8 @@ async fn handled(bed: &Bed, parameters: &str, alert: &Value) -> Handled {
         requester: "Falcosidekick".into(),
         traceparent: String::new(),
         arrived: jiff::Timestamp::now(),
+        event_id: None,
+        action: None,
     };
     ingest.handle(delivery).await
 }

@@ -16,3 +16,6 @@ pub const STREAM_MESSAGE_BYTES_MAX: usize = STREAM_BLOCKS_BYTES_MAX + 1024;
 
 /// Longest idempotency key, in bytes.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 128;
+
+/// Longest coalescing key, in bytes.
+pub const COALESCING_KEY_BYTES_MAX: usize = 128;

@@ -41,6 +41,14 @@ pub enum Reason {
     Draining,
     /// The caller may not do this.
     PermissionDenied,
+    /// The capture has ended, and cannot be lengthened.
+    CaptureEnded,
+    /// Too many new captures by alerts on this node in a short time.
+    NodeRate,
+    /// Too many of them of one namespace.
+    NamespaceRate,
+    /// Too many of them by one rule.
+    RuleRate,
     /// The capture is not finished.
     CaptureRunning,
     /// The capture is held, and nobody may delete it.
@@ -58,7 +66,7 @@ pub struct UnknownReason;
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 20] = [
         Self::InvalidSpec,
         Self::InvalidFilter,
         Self::TargetNotFound,
@@ -71,6 +79,10 @@ impl Reason {
         Self::StreamTaken,
         Self::Draining,
         Self::PermissionDenied,
+        Self::CaptureEnded,
+        Self::NodeRate,
+        Self::NamespaceRate,
+        Self::RuleRate,
         Self::CaptureRunning,
         Self::CaptureHeld,
         Self::CaptureDeleted,
@@ -93,6 +105,10 @@ impl Reason {
             Self::StreamTaken => "stream_taken",
             Self::Draining => "draining",
             Self::PermissionDenied => "permission_denied",
+            Self::CaptureEnded => "capture_ended",
+            Self::NodeRate => "node_rate",
+            Self::NamespaceRate => "namespace_rate",
+            Self::RuleRate => "rule_rate",
             Self::CaptureRunning => "capture_running",
             Self::CaptureHeld => "capture_held",
             Self::CaptureDeleted => "capture_deleted",

@@ -20,6 +20,22 @@ const NODES_MAX: usize = 100_000;
 const DEPTH_MAX: usize = 16;
 /// Most aliases in a file.
 const ALIASES_MAX: usize = 1000;
+/// What `remora:capture` takes, as in [`ParameterBlock`].
+pub(crate) const PARAMETERS: [&str; 13] = [
+    "scope",
+    "traffic",
+    "filter",
+    "fallback",
+    "dns",
+    "both_ends",
+    "duration",
+    "look_back",
+    "max_packets",
+    "max_bytes",
+    "snaplen",
+    "destination",
+    "labels",
+];
 /// Keys of Talon's that this version of Remora has no use for, and why.
 const NOT_YET: [(&str, &str); 4] = [
     (
@@ -197,6 +213,15 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Spanned<Entry>>, Fault> {
     let entries: Option<Vec<Spanned<Entry>>> =
         serde_saphyr::from_str_with_options(text, options()).map_err(|e| fault(&e))?;
     Ok(entries.unwrap_or_default())
+}
+
+/// Reads the parameters of one action by themselves.
+pub(crate) fn parameters(text: &str) -> Result<ParameterBlock, Fault> {
+    if text.len() > FILE_MAX {
+        let (len, max) = (text.len(), FILE_MAX);
+        return Err(Fault::at(0, Problem::TooLarge { len, max }));
+    }
+    serde_saphyr::from_str_with_options(text, options()).map_err(|e| fault(&e))
 }
 
 fn options() -> Options {

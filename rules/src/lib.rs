@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod actions;
+mod asked;
 mod capture;
 mod compile;
 mod condition;
@@ -33,6 +34,7 @@ use remora_capture::{
     text::shown,
 };
 
+pub use asked::Asked;
 pub use capture::{ClusterWanted, NoCapture, Wanted, Whose};
 pub use compile::{ACTIONS_MAX, FILES_MAX, RULES_MAX};
 pub use decide::{Decision, Ignored, Plan, decide};
@@ -126,7 +128,7 @@ pub enum Scope {
     Deployment,
     /// All pods behind its service, on all nodes.
     Service,
-    /// All of the alert's node; an agent of this version takes one cgroup or one interface.
+    /// The alert's node, by its own interfaces.
     Node,
 }
 

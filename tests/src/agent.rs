@@ -335,6 +335,7 @@ impl<'a> TestAgent<'a> {
         let request = v1::StartRequest {
             spec: Some(spec),
             idempotency_key: String::new(),
+            ..Default::default()
         };
         self.start_request(request)?
             .capture

@@ -1,8 +1,9 @@
 //! `remora-controller`, and alerts as Falco sends them.
 
-use std::{fs, net::SocketAddr, time::Duration};
+use std::{fs, net::SocketAddr, process::ExitStatus, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::{
@@ -11,6 +12,7 @@ use crate::{
     http::{self, Request, Response},
     node::Pod,
     run::{self, Place, Proc, Rights},
+    sigv4::{Signer, Unsigned},
     wait,
 };
 
@@ -30,6 +32,9 @@ pub const C2_RULES: &str = r#"
     - action: Capture C2 endpoint
 "#;
 
+/// What [`TestController::invoke`] signs with.
+const TALON_KEYS: (&str, &str) = ("AKIDREMORATEST", "a-secret-key-of-the-tests");
+
 /// A controller on the agent's node; without any rights.
 #[derive(Debug)]
 pub struct TestController<'a> {
@@ -44,6 +49,26 @@ impl<'a> TestController<'a> {
     /// # Errors
     /// It does not; with its log.
     pub fn start(agent: &TestAgent<'a>, rules: &str) -> Result<Self> {
+        Self::start_with(agent, rules, &[])
+    }
+
+    /// With a key pair for Falco Talon's `aws:lambda`, `TALON_KEYS`.
+    ///
+    /// # Errors
+    /// It does not; with its log.
+    pub fn start_for_talon(agent: &TestAgent<'a>, rules: &str) -> Result<Self> {
+        let directory = agent.node().directory();
+        let mut args = Vec::new();
+        for (name, text) in [("access", TALON_KEYS.0), ("secret", TALON_KEYS.1)] {
+            let file = directory.join(format!("talon-{name}-key"));
+            fs::write(&file, text)?;
+            args.push(format!("--talon-{name}-key-file"));
+            args.push(file.display().to_string());
+        }
+        Self::start_with(agent, rules, &args)
+    }
+
+    fn start_with(agent: &TestAgent<'a>, rules: &str, args: &[String]) -> Result<Self> {
         let node = agent.node();
         let address: SocketAddr = ([127, 0, 0, 1], 2803).into();
         let file = node.directory().join("rules.yaml");
@@ -66,7 +91,8 @@ impl<'a> TestController<'a> {
                     &address.to_string(),
                 ])
                 .arg("--rules")
-                .arg(&file),
+                .arg(&file)
+                .args(args),
             node.directory(),
             "controller",
         )?;
@@ -98,6 +124,62 @@ impl<'a> TestController<'a> {
     pub fn request(&self, request: Request<'_>) -> Result<Response> {
         http::over_tcp(self.node.netns(), self.address, request)
             .with_context(|| self.process.tail())
+    }
+
+    /// Calls it as Falco Talon's `aws:lambda` does, with `event` and our parameters of the action.
+    ///
+    /// # Errors
+    /// No answer.
+    pub fn invoke(&self, invocation: &str, event: &Value, parameters: &str) -> Result<Response> {
+        let mut event = event.clone();
+        event["context"] = json!({
+            "falco-talon.rule": "C2 traffic",
+            "falco-talon.action": "Remora capture",
+            "falco-talon.actionner": "aws:lambda",
+            "falco-talon.action.parameters": parameters,
+        });
+        let body = serde_json::to_vec(&event)?;
+        let date = jiff::Timestamp::now()
+            .strftime("%Y%m%dT%H%M%SZ")
+            .to_string();
+        let path = "/talon/lambda/2015-03-31/functions/remora-capture/invocations";
+        let signer = Signer {
+            access_key: TALON_KEYS.0,
+            secret_key: TALON_KEYS.1,
+            service: "lambda",
+            date: &date,
+        };
+        let headers = signer.sign(Unsigned {
+            method: "POST",
+            path,
+            host: "remora",
+            headers: &[
+                ("amz-sdk-invocation-id", invocation),
+                ("amz-sdk-request", "attempt=1; max=3"),
+                ("x-amz-invocation-type", "RequestResponse"),
+            ],
+            body: &body,
+        });
+        let mut message = format!("POST {path} HTTP/1.1\r\nConnection: close\r\n");
+        for (name, value) in headers {
+            message += &format!("{name}: {value}\r\n");
+        }
+        let message = [message.as_bytes(), b"\r\n", &body].concat();
+        http::bytes_over_tcp(self.node.netns(), self.address, &message)
+            .with_context(|| self.process.tail())
+    }
+
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Sends a signal and waits for its end.
+    ///
+    /// # Errors
+    /// It does not end in time.
+    pub fn end_by(&mut self, signal: Signal) -> Result<ExitStatus> {
+        self.process.end_by(signal, START_LIMIT)
     }
 
     /// All that it printed.

@@ -52,6 +52,21 @@ impl<'a> Request<'a> {
             body,
         }
     }
+
+    fn bytes(&self) -> Vec<u8> {
+        let mut head = format!(
+            "{} {} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: Falcosidekick\r\nConnection: close\r\n\
+             Content-Length: {}\r\n",
+            self.method,
+            self.path,
+            self.body.len()
+        );
+        if !self.content_type.is_empty() {
+            head.push_str(&format!("Content-Type: {}\r\n", self.content_type));
+        }
+        head.push_str("\r\n");
+        [head.as_bytes(), self.body].concat()
+    }
 }
 
 /// Sends a request over TCP from a namespace.
@@ -59,12 +74,20 @@ impl<'a> Request<'a> {
 /// # Errors
 /// No connection, or no answer.
 pub fn over_tcp(netns: &Netns, to: SocketAddr, request: Request<'_>) -> Result<Response> {
+    bytes_over_tcp(netns, to, &request.bytes())
+}
+
+/// Sends a whole request that closes its connection, as it is, over TCP from a namespace.
+///
+/// # Errors
+/// No connection, or no answer.
+pub fn bytes_over_tcp(netns: &Netns, to: SocketAddr, message: &[u8]) -> Result<Response> {
     netns.enter(|| {
         let stream = TcpStream::connect_timeout(&to, LIMIT)
             .with_context(|| format!("failed to connect to {to}"))?;
         stream.set_read_timeout(Some(LIMIT))?;
         stream.set_nodelay(true)?;
-        exchange(stream, request)
+        exchange(stream, message)
     })
 }
 
@@ -76,25 +99,12 @@ pub fn over_unix(socket: &Path, request: Request<'_>) -> Result<Response> {
     let stream = UnixStream::connect(socket)
         .with_context(|| format!("failed to connect to {}", socket.display()))?;
     stream.set_read_timeout(Some(LIMIT))?;
-    exchange(stream, request)
+    exchange(stream, &request.bytes())
 }
 
-fn exchange(mut stream: impl Read + Write, request: Request<'_>) -> Result<Response> {
-    let mut head = format!(
-        "{} {} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: Falcosidekick\r\nConnection: close\r\n\
-         Content-Length: {}\r\n",
-        request.method,
-        request.path,
-        request.body.len()
-    );
-    if !request.content_type.is_empty() {
-        head.push_str(&format!("Content-Type: {}\r\n", request.content_type));
-    }
-    head.push_str("\r\n");
-    let mut message = head.into_bytes();
-    message.extend_from_slice(request.body);
+fn exchange(mut stream: impl Read + Write, message: &[u8]) -> Result<Response> {
     // A server that refuses a large body may answer and close before it took it all.
-    let written = stream.write_all(&message);
+    let written = stream.write_all(message);
     let mut bytes = Vec::new();
     let read = stream.read_to_end(&mut bytes);
     if bytes.is_empty() {

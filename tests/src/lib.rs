@@ -19,6 +19,7 @@
 //! - [`beside`]: captures with filters beside one of all, of the same traffic.
 //! - [`latency`]: how long a trigger takes, and tcpdump for the same.
 //! - [`proof`]: the conservation law over the file, the sidecar, the API and the metrics.
+//! - [`screen`]: what the demos show.
 //! - [`random`]: the same numbers in each run. [`twin`]: for generators on two paths.
 //! - [`bpf`]: kernel objects of a process, and foreign programs on interfaces.
 //!
@@ -48,7 +49,9 @@ pub mod proof;
 #[path = "../../capture/tests/support/random.rs"]
 pub mod random;
 pub mod run;
+pub mod screen;
 pub mod signals;
+pub mod sigv4;
 pub mod traffic;
 pub mod twin;
 pub mod veth;

@@ -113,7 +113,7 @@ pub fn pace(time: Duration) -> Result<()> {
 
 /// Waits for what is on its way and must be over before a cleanup goes on; `None` if it did not
 /// come.
-pub(crate) fn settled<T>(limit: Duration, mut condition: impl FnMut() -> Option<T>) -> Option<T> {
+pub fn settled<T>(limit: Duration, mut condition: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + patient(limit);
     loop {
         let value = condition();

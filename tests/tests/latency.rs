@@ -7,7 +7,7 @@ use std::{net::SocketAddr, thread, time::Duration};
 use anyhow::{Context as _, Result};
 use remora_proto::v1;
 use remora_tests::{
-    agent::{TestAgent, of_pod_filtered},
+    agent::{Options, TestAgent, of_pod_filtered},
     controller::{self, C2_RULES, TestController, c2_alert},
     latency::{self, Triggers},
     node::Node,
@@ -37,7 +37,13 @@ fn row(what: &str, times: &[Duration]) {
 fn two_hundred_triggers_beside_tcpdump() -> Result<()> {
     let node = Node::new()?;
     let (web, api) = (node.pod("web")?, node.pod("api")?);
-    let agent = TestAgent::start(&node)?;
+    // Each alert begins a capture here, which is what is measured.
+    let off = ["--rate-node", "--rate-namespace", "--rate-rule"];
+    let options = Options {
+        arguments: off.iter().map(|flag| format!("{flag}=off")).collect(),
+        ..Options::default()
+    };
+    let agent = TestAgent::start_with(&node, options)?;
     let controller = TestController::start(&agent, C2_RULES)?;
     let _sink = traffic::sink(9000, node.directory(), |tool| api.command(tool))?;
     let stream = Stream {

@@ -224,7 +224,7 @@ fn a_full_quota_ends_a_capture_refuses_the_next_and_is_free_again_with_its_files
         anyhow::ensure!(kept.len() < 200, "never full");
     };
     assert!(
-        refusal.message().contains("--quota"),
+        refusal.code() == tonic::Code::ResourceExhausted && refusal.message().contains("--quota"),
         "{}",
         refusal.message()
     );

@@ -205,6 +205,7 @@ fn an_upgrade_is_no_gap_and_streams_end_in_order() -> Result<()> {
     let stored = bed.agent.start_request(v1::StartRequest {
         spec: Some(of_pod_filtered(&bed.web, FILTER)),
         idempotency_key: "once".into(),
+        ..Default::default()
     })?;
     let stored = stored.capture.context("no state")?;
     let streamed = bed.agent.capture(v1::CaptureSpec {
@@ -233,6 +234,7 @@ fn an_upgrade_is_no_gap_and_streams_end_in_order() -> Result<()> {
     let again = bed.agent.start_request(v1::StartRequest {
         spec: Some(of_pod_filtered(&bed.web, FILTER)),
         idempotency_key: "once".into(),
+        ..Default::default()
     })?;
     ensure!(again.existing, "its key is forgotten");
     thread::sleep(Duration::from_millis(300));

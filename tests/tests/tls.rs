@@ -147,6 +147,7 @@ fn a_stream_by_mutual_tls_loses_nothing_while_all_certificates_are_swapped() -> 
         let request = v1::StartRequest {
             spec: Some(spec),
             idempotency_key: String::new(),
+            ..Default::default()
         };
         let started = runtime.block_on(client.start(request))?.into_inner();
         let state = started.capture.context("no state")?;

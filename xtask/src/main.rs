@@ -12,6 +12,7 @@
 //! - [`run`]: the demo and the benchmark.
 #![forbid(unsafe_code)]
 
+mod actionner;
 mod build;
 mod cluster;
 mod fuzz;
@@ -36,7 +37,7 @@ use crate::build::Profile;
 use crate::fuzz::Finds;
 use crate::image::Programs;
 use crate::setup::{Installing, Purpose};
-use crate::test::Scope;
+use crate::test::{Also, Scope};
 
 /// Builds, tests and shows Remora.
 ///
@@ -106,9 +107,11 @@ enum Task {
     Test {
         /// Run only tests with this in their name, and no lint
         filter: Option<String>,
-        /// Run also the tests on a real Kubernetes (the first time its programs are built: 10 to 15
-        /// minutes), and the kernel tests on other kernels, as `cargo xtask kernels 6.1 6.12` does
-        #[arg(long, conflicts_with = "filter")]
+        /// Run this layer, too
+        #[arg(long, value_enum, value_name = "LAYER", conflicts_with = "filter")]
+        also: Vec<Also>,
+        /// Run every layer that there is
+        #[arg(long, conflicts_with_all = ["filter", "also"])]
         all: bool,
         #[command(flatten)]
         install: InstallArgs,
@@ -243,13 +246,14 @@ fn perform(task: Task) -> anyhow::Result<()> {
         Task::Lint { fix: true } => lint::fix(),
         Task::Test {
             filter,
+            also,
             all,
             install,
         } => {
             let scope = match &filter {
                 Some(filter) => Scope::Named(filter),
-                None if all => Scope::EveryKernel,
-                None => Scope::Here,
+                None if all => Scope::All(&Also::ALL),
+                None => Scope::All(&also),
             };
             test::test(scope, install.policy())
         }

@@ -3,11 +3,11 @@
 //! | layer | what | rights |
 //! |---|---|---|
 //! | lint | `cargo xtask lint`, a check counts as a test | - |
-//! | unit | unit, property and doc tests of every crate but `tests`; what fuzzing has found | - |
+//! | unit | unit, property and doc tests of every crate but `tests`; what fuzzing has found; Talon's actionner, if there is Go | - |
 //! | kernel | test programs `kernel*` of `tests`, and its support library's own | root |
 //! | end to end | the other test programs of `tests` | root |
-//! | cluster | test program `cluster` on a real Kubernetes, if all is asked for | root |
-//! | other kernels | `cargo xtask kernels 6.1 6.12`, if all is asked for | - |
+//! | cluster | test program `cluster` on a real Kubernetes, if it is asked for ([`Also`]) | root |
+//! | other kernels | `cargo xtask kernels 6.1 6.12`, if it is asked for | - |
 //!
 //! A layer that ran no test has failed: nothing is skipped in silence.
 
@@ -18,13 +18,14 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
+use clap::ValueEnum;
 use serde_json::Value;
 
 use crate::build::{Profile, build};
 use crate::process::{as_root, line, run};
 use crate::run::{BIN_DIR, bin_dir};
 use crate::setup::{self, Installing, Purpose, setup};
-use crate::{cluster, kernels, lint, manifests, workspace};
+use crate::{actionner, cluster, kernels, lint, manifests, workspace};
 
 /// A test program that is still running then hangs, and is ended.
 const PROGRAM_TIMEOUT: &str = "900";
@@ -44,15 +45,57 @@ struct Layer {
     took: Duration,
 }
 
+/// Layers beyond what this machine's own kernel runs at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Also {
+    /// The tests on a real Kubernetes; the first time its programs are built, 10 to 15 minutes
+    Cluster,
+    /// The kernel tests on other kernels, as `cargo xtask kernels 6.1 6.12` does
+    Kernels,
+}
+
+impl Also {
+    pub(crate) const ALL: [Self; 2] = [Self::Cluster, Self::Kernels];
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::Cluster => "cluster",
+            Self::Kernels => "other kernels",
+        }
+    }
+}
+
 /// What is run.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Scope<'a> {
     /// The tests with this in their name.
     Named(&'a str),
-    /// All of this machine's kernel, and the lint.
-    Here,
-    /// Also those on a real Kubernetes, and the kernel tests on other kernels.
-    EveryKernel,
+    /// All of this machine's kernel, the lint, and these.
+    All(&'a [Also]),
+}
+
+impl Scope<'_> {
+    fn asks_for(self, layer: Also) -> bool {
+        matches!(self, Self::All(also) if also.contains(&layer))
+    }
+
+    /// Layers that are not run, as a person is told; none where tests are asked for by name.
+    fn left_out(self) -> Vec<String> {
+        let Self::All(_) = self else {
+            return Vec::new();
+        };
+        let missing = Also::ALL.into_iter().filter(|also| !self.asks_for(*also));
+        missing
+            .map(|also| {
+                let value = also.to_possible_value();
+                let name = value.as_ref().map_or("", |value| value.get_name());
+                format!(
+                    "left out: {} (`cargo xtask test --also {name}`)",
+                    also.title()
+                )
+            })
+            .collect()
+    }
 }
 
 /// Sets up, builds, and runs the tests.
@@ -62,7 +105,7 @@ pub(crate) enum Scope<'a> {
 pub(crate) fn test(scope: Scope<'_>, installing: Installing) -> anyhow::Result<()> {
     let filter = match scope {
         Scope::Named(filter) => Some(filter),
-        Scope::Here | Scope::EveryKernel => None,
+        Scope::All(_) => None,
     };
     let started = Instant::now();
     let tools = setup(Purpose::BuildAndTest, installing)?;
@@ -81,30 +124,31 @@ pub(crate) fn test(scope: Scope<'_>, installing: Installing) -> anyhow::Result<(
     })?);
     let cluster_built = match scope {
         Scope::Named(_) => cluster::built()?,
-        Scope::Here => None,
-        Scope::EveryKernel => Some(cluster::programs(installing)?),
+        Scope::All(also) if also.contains(&Also::Cluster) => Some(cluster::programs(installing)?),
+        Scope::All(_) => None,
     };
     if let Some(directory) = &cluster_built {
         let there = [(cluster::CLUSTER_DIR, directory.as_path())];
-        layers.push(layer("cluster", || {
+        layers.push(layer(Also::Cluster.title(), || {
             run_suites(&suites.cluster, filter, &there)
         })?);
     }
-    if let Scope::EveryKernel = scope {
+    if scope.asks_for(Also::Kernels) {
         let programs = [suites.kernel, suites.end_to_end].concat();
-        layers.push(layer("other kernels", || Ok(other_kernels(&programs)))?);
+        layers.push(layer(Also::Kernels.title(), || {
+            Ok(other_kernels(&programs))
+        })?);
     }
 
     println!("\nset-up and build {:.1} s", prepared.as_secs_f64());
     let (table, total) = summary(&layers);
     println!("{table}");
     println!("total {:.1} s", started.elapsed().as_secs_f64());
-    match scope {
-        Scope::Here => println!("left out: cluster, other kernels (`cargo xtask test --all`)"),
-        Scope::Named(_) if cluster_built.is_none() => {
-            println!("left out: cluster (`cargo xtask cluster build` makes its programs)");
-        }
-        Scope::Named(_) | Scope::EveryKernel => {}
+    for left_out in scope.left_out() {
+        println!("{left_out}");
+    }
+    if filter.is_some() && cluster_built.is_none() {
+        println!("left out: cluster (`cargo xtask cluster build` makes its programs)");
     }
     println!("{total}");
     verdict(&layers, total, filter)
@@ -149,7 +193,8 @@ fn unit(filter: Option<&str>) -> anyhow::Result<Tally> {
     run(test(&["--no-run"]).args(corpus))?;
     let quiet = ["--quiet", "--no-fail-fast"];
     let units = run_tests(test(&quiet).args(filter))?;
-    Ok(units.plus(run_tests(test(&quiet).args(corpus).args(filter))?))
+    let units = units.plus(run_tests(test(&quiet).args(corpus).args(filter))?);
+    Ok(units.plus(actionner::test(filter)?))
 }
 
 /// The test programs of the `tests` crate, by layer.
@@ -197,6 +242,13 @@ fn suite(message: &Value) -> Option<(String, PathBuf)> {
     is_test.then(|| (name.to_owned(), path.into()))
 }
 
+/// `deps/kernel_hooks-0123456789abcdef` is `kernel_hooks`.
+pub(crate) fn program_name(path: &Path) -> &str {
+    let file = path.file_name().and_then(|file| file.to_str());
+    let file = file.unwrap_or_default();
+    file.rsplit_once('-').map_or(file, |(stem, _)| stem)
+}
+
 fn run_suites(
     programs: &[PathBuf],
     filter: Option<&str>,
@@ -223,7 +275,7 @@ fn run_suites(
 /// Where tests find programs that are neither installed nor theirs.
 fn peers_by_variable() -> impl Iterator<Item = (&'static str, PathBuf)> {
     [
-        ("REMORA_XTASK", env::current_exe().ok()),
+        (cluster::XTASK, env::current_exe().ok()),
         ("REMORA_HELM", manifests::helm()),
         ("REMORA_PROMTOOL", setup::promtool()),
     ]
@@ -403,6 +455,25 @@ mod tests {
             suite(&serde_json::json!({"reason": "build-finished"})),
             None
         );
+    }
+
+    #[test]
+    fn a_run_names_the_layers_that_it_left_out() {
+        let left_out = |scope: Scope<'_>| scope.left_out().join("\n");
+        let cluster = "left out: cluster (`cargo xtask test --also cluster`)";
+        let kernels = "left out: other kernels (`cargo xtask test --also kernels`)";
+        assert_eq!(left_out(Scope::All(&[])), format!("{cluster}\n{kernels}"));
+        assert_eq!(left_out(Scope::All(&[Also::Kernels])), cluster);
+        assert_eq!(left_out(Scope::All(&Also::ALL)), "");
+    }
+
+    #[test]
+    fn a_test_program_is_known_by_its_name_before_the_hash() {
+        assert_eq!(
+            program_name(Path::new("deps/kernel_hooks-01ab")),
+            "kernel_hooks"
+        );
+        assert_eq!(program_name(Path::new("deps/kernel_hooks")), "kernel_hooks");
     }
 
     #[test]

@@ -6,17 +6,17 @@ use bytes::Bytes;
 use futures_util::Stream;
 use remora_capture::session::{CaptureId, CaptureState, StopReason};
 use remora_proto::{
-    convert::{ConvertError, Start},
+    convert::{ConvertError, Extend, Start},
     reason::{Reason, status},
     v1::{self, capture_server::Capture, stream_response::Message},
 };
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 
 use super::{PeerPolicy, custody::Custody, error, evidence, stored};
 use crate::node::AskEvidence;
-use crate::session::{DriverHandle, Order, StreamSource};
+use crate::session::{DriverHandle, How, Order, Receipt, Settled, Started, StreamSource};
 
 /// Messages of a stream that wait for its connection.
 const MESSAGES: usize = 4;
@@ -44,30 +44,42 @@ impl Capture for CaptureService {
         request: Request<v1::StartRequest>,
     ) -> Result<Response<v1::StartResponse>, Status> {
         let caller = self.peers.check(&request)?;
-        let Start {
-            spec,
-            idempotency_key,
-        } = request.into_inner().try_into()?;
-        let target = spec.target.clone();
-        let order = Order {
-            spec,
-            key: idempotency_key,
-            caller: caller.clone(),
-        };
-        match self.driver.start(order).await {
-            Ok(started) => {
-                let existing = started.existing;
-                tracing::info!(%caller, capture = %started.state.id, existing, "start");
-                Ok(Response::new(v1::StartResponse {
-                    capture: Some((&started.state).into()),
-                    existing,
-                }))
-            }
+        let receipt = self.driver.tally().receive();
+        let start = match Start::try_from(request.into_inner()) {
+            Ok(start) => start,
             Err(error) => {
-                tracing::warn!(%caller, %target, %error, "refused to start");
-                Err(error::start(&error))
+                receipt.settle(Settled::Refused(error.reason().as_str()));
+                return Err(error.into());
             }
+        };
+        let is_keyed = start.idempotency_key.is_some();
+        let started = start_settled(self.driver.clone(), start, caller, receipt);
+        if !is_keyed {
+            return started.await;
         }
+        // Whoever asks again finds it, so it is carried to its end though its caller be gone.
+        let (reply, answer) = oneshot::channel();
+        (self.spawn)(Box::pin(async move {
+            let _gone = reply.send(started.await);
+        }));
+        answer
+            .await
+            .map_err(|_broke_off| status(Code::Internal, Reason::Kernel, "the start broke off"))?
+    }
+
+    async fn extend(
+        &self,
+        request: Request<v1::ExtendRequest>,
+    ) -> Result<Response<v1::ExtendResponse>, Status> {
+        let caller = self.peers.check(&request)?;
+        let Extend { id, duration } = request.into_inner().try_into()?;
+        let asked = self.driver.extend(id, duration, caller.clone()).await;
+        let (state, extended) = asked.map_err(|error| error::extend(&error))?;
+        tracing::info!(%caller, capture = %id, ?duration, extended, "extend");
+        Ok(Response::new(v1::ExtendResponse {
+            capture: Some((&state).into()),
+            extended,
+        }))
     }
 
     async fn stop(
@@ -236,6 +248,52 @@ impl Capture for CaptureService {
         let v1::ReleaseRequest { id: text } = request.into_inner();
         let released = self.custody.release(id(&text)?, caller).await?;
         Ok(Response::new(released))
+    }
+}
+
+/// Starts what was asked for, and counts what became of it.
+async fn start_settled(
+    driver: DriverHandle,
+    start: Start,
+    caller: String,
+    receipt: Receipt,
+) -> Result<Response<v1::StartResponse>, Status> {
+    let Start {
+        spec,
+        idempotency_key,
+        coalescing_key,
+    } = start;
+    let target = spec.target.clone();
+    let order = Order {
+        spec,
+        key: idempotency_key,
+        coalescing_key,
+        caller: caller.clone(),
+    };
+    match driver.start(order).await {
+        Ok(Started { state, how }) => {
+            let capture = state.id;
+            match how {
+                How::New => tracing::info!(%caller, %capture, "start"),
+                How::Existing | How::Joined => tracing::debug!(%caller, %capture, ?how, "start"),
+            }
+            receipt.settle(match how {
+                How::New => Settled::Accepted,
+                How::Existing => Settled::Existing,
+                How::Joined => Settled::Coalesced,
+            });
+            Ok(Response::new(v1::StartResponse {
+                capture: Some((&state).into()),
+                existing: how != How::New,
+                coalesced: how == How::Joined,
+            }))
+        }
+        Err(error) => {
+            tracing::warn!(%caller, %target, %error, "refused to start");
+            let (reason, status) = error::start(&error);
+            receipt.settle(Settled::Refused(reason.as_str()));
+            Err(status)
+        }
     }
 }
 

@@ -6,12 +6,12 @@ use tonic::{Code, Status};
 
 use crate::{
     custody::CustodyError,
-    session::{LookupError, StartError},
+    session::{ExtendError, LookupError, Of, StartError},
 };
 
-pub(super) fn start(error: &StartError) -> Status {
+pub(super) fn start(error: &StartError) -> (Reason, Status) {
     let (code, reason) = match error {
-        StartError::Spec(_) | StartError::IdempotencyKey(_) => {
+        StartError::Spec(_) | StartError::Key { .. } => {
             (Code::InvalidArgument, Reason::InvalidSpec)
         }
         StartError::Filter { .. } => (Code::InvalidArgument, Reason::InvalidFilter),
@@ -19,11 +19,29 @@ pub(super) fn start(error: &StartError) -> Status {
         StartError::TargetUnsupported(_) => (Code::FailedPrecondition, Reason::TargetUnsupported),
         StartError::Private(_) => (Code::PermissionDenied, Reason::PermissionDenied),
         StartError::SessionLimit(_) => (Code::ResourceExhausted, Reason::SessionLimit),
+        StartError::Rate(limited) => {
+            let reason = match limited.of {
+                Of::Node => Reason::NodeRate,
+                Of::Namespace => Reason::NamespaceRate,
+                Of::Rule => Reason::RuleRate,
+            };
+            (Code::ResourceExhausted, reason)
+        }
         StartError::Quota(_) => (Code::ResourceExhausted, Reason::QuotaExceeded),
         StartError::Output(_) | StartError::Kernel(_) | StartError::Elsewhere(_) => {
             (Code::Internal, Reason::Kernel)
         }
         StartError::Draining => (Code::Unavailable, Reason::Draining),
+    };
+    (reason, status(code, reason, error.to_string()))
+}
+
+pub(super) fn extend(error: &ExtendError) -> Status {
+    let (code, reason) = match error {
+        ExtendError::Lookup(error) => return lookup(error),
+        ExtendError::Ended(_) => (Code::FailedPrecondition, Reason::CaptureEnded),
+        ExtendError::Files(_) => (Code::FailedPrecondition, Reason::InvalidSpec),
+        ExtendError::Kernel(_) => (Code::Internal, Reason::Kernel),
     };
     status(code, reason, error.to_string())
 }

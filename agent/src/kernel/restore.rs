@@ -47,8 +47,14 @@ impl Tables {
         }
         let mut kept = Vec::new();
         let mut bits: BTreeMap<u32, u64> = BTreeMap::new();
-        for session in standing {
+        for mut session in standing {
             if let Some(entry) = maps.slot_of(&session)? {
+                match session.deadline_ns {
+                    _ if entry.deadline_ns != u64::MAX => session.ends_at(entry.deadline_ns),
+                    None => {}
+                    // Its agent was killed while it made it longer.
+                    some => maps.set_deadline(session.slot, some)?,
+                }
                 maps.take_up(&session, &entry, attached)?;
                 for tap in &session.taps {
                     if maps.table.is_bound(tap.id) {

@@ -349,6 +349,12 @@ impl Taps for KernelSide {
         restricted.map_err(|error| StartError::Kernel(error.to_string()))
     }
 
+    fn set_deadline(&self, slot: Slot, deadline_ns: Option<u64>) -> Result<(), StartError> {
+        self.tables
+            .set_deadline(slot, deadline_ns)
+            .map_err(|error| StartError::Kernel(error.to_string()))
+    }
+
     fn disarm(&self, slot: Slot, taps: &[BoundTap]) {
         self.tables.disarm(slot, taps);
         self.upgrade.look_at(taps);

@@ -341,6 +341,14 @@ impl Tables {
             .map_err(failed("TAPS"))
     }
 
+    /// The session ends then; programs that run may see any mixture of the old bytes and the new.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn set_deadline(&self, slot: Slot, deadline_ns: Option<u64>) -> Result<(), KernelError> {
+        self.maps().set_deadline(slot.0, deadline_ns)
+    }
+
     pub fn disarm(&self, slot: Slot, taps: &[BoundTap]) {
         let mut maps = self.maps();
         let bit = 1u64 << slot.0;
@@ -507,6 +515,17 @@ impl Maps {
                 .insert(ifindex, tap, 0)
                 .map_err(failed("IFINDEX_TAPS_HIGH"))
         }
+    }
+
+    pub(super) fn set_deadline(
+        &mut self,
+        slot: u32,
+        deadline_ns: Option<u64>,
+    ) -> Result<(), KernelError> {
+        let failed = failed("SESSIONS");
+        let Layout(mut entry) = self.sessions.get(&slot, 0).map_err(&failed)?;
+        entry.deadline_ns = deadline_ns.unwrap_or(u64::MAX);
+        self.sessions.set(slot, Layout(entry), 0).map_err(failed)
     }
 
     /// Only this process writes the bitmaps, and only under the lock.

@@ -1,16 +1,17 @@
 //! What the rest of the agent asks of the driver.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use remora_capture::{
+    amendment::Amendment,
     filter::{self, Filter, Meaning, Names},
-    session::{CaptureId, CaptureState, SessionSpec, StopReason, Target},
+    session::{CaptureId, CaptureState, Destination, SessionSpec, SpecError, StopReason, Target},
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::{
-    BoundTap, ChunkReceiver, Confirm, FirstLook, IDEMPOTENCY_KEY_MAX, Place, Ready, StartError,
-    Stored, Taps, Targets,
+    BoundTap, ChunkReceiver, Confirm, Ended, FirstLook, IDEMPOTENCY_KEY_MAX, Outputs, Place, Ready,
+    StartError, Stored, Taps, Targets, tally::Tally,
 };
 
 /// A request to capture.
@@ -18,6 +19,8 @@ use super::{
 pub struct Order {
     pub spec: SessionSpec,
     pub key: Option<String>,
+    /// A running capture of this key is lengthened instead, and joined.
+    pub coalescing_key: Option<String>,
     /// Who called, as the agent saw it.
     pub caller: String,
 }
@@ -26,8 +29,61 @@ pub struct Order {
 #[derive(Clone, Debug)]
 pub struct Started {
     pub state: CaptureState,
-    /// The key was known: it is the capture that the first call made.
-    pub existing: bool,
+    pub how: How,
+}
+
+/// How an [`Order`] came to its capture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// It began.
+    New,
+    /// The key was known: it is the capture that the first call made or joined.
+    Existing,
+    /// One that ran was joined.
+    Joined,
+}
+
+/// A capture that lasts longer, or did already.
+#[derive(Clone, Debug)]
+pub(super) struct Extended {
+    pub(super) state: CaptureState,
+    /// To be kept with its files; none if it lasted that long already.
+    pub(super) amendment: Option<Amendment>,
+}
+
+/// A running capture that an order joins, if its amendment can be kept.
+#[derive(Clone, Debug)]
+pub(super) struct Joined {
+    pub(super) state: CaptureState,
+    pub(super) amendment: Amendment,
+}
+
+/// What the driver knows of an order.
+pub(super) enum Looked {
+    New,
+    Existing(Box<CaptureState>),
+    Joined(Box<Joined>),
+    Refused(StartError),
+}
+
+/// What became of an order whose place is bound.
+pub(super) enum Armed {
+    New(CaptureState, Option<Ready>),
+    Existing(CaptureState),
+    Joined(Box<Joined>),
+}
+
+/// A capture cannot be lengthened.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ExtendError {
+    #[error(transparent)]
+    Lookup(#[from] LookupError),
+    #[error("capture {0} has ended, and lasts no longer; start another")]
+    Ended(CaptureId),
+    #[error("capture {0} ends by its number of files, whatever its duration; start another")]
+    Files(CaptureId),
+    #[error("{0}")]
+    Kernel(String),
 }
 
 /// There is no such capture, or not for this.
@@ -52,13 +108,23 @@ pub enum StreamSource {
 }
 
 pub(super) enum Request {
-    Known {
+    Look {
+        order: Box<Order>,
+        reply: oneshot::Sender<Looked>,
+    },
+    /// The capture that this key joined has ended before.
+    Unjoin {
         key: String,
-        reply: oneshot::Sender<Option<CaptureState>>,
     },
     Arm {
         arm: Box<Arm>,
-        reply: oneshot::Sender<Result<(Started, Option<Ready>), StartError>>,
+        reply: oneshot::Sender<Result<Armed, StartError>>,
+    },
+    Extend {
+        id: CaptureId,
+        duration: Duration,
+        caller: String,
+        reply: oneshot::Sender<Result<Extended, ExtendError>>,
     },
     /// The output could not be opened.
     Abort {
@@ -169,40 +235,130 @@ pub struct DriverHandle {
     pub(super) events: broadcast::Sender<CaptureState>,
     pub(super) taps: Arc<dyn Taps>,
     pub(super) targets: Arc<dyn Targets>,
+    pub(super) outputs: Arc<dyn Outputs>,
+    pub(super) tally: Arc<Tally>,
+}
+
+/// How often a capture may end just before it is joined.
+const JOIN_TRIES: u32 = 4;
+
+/// A stream is its reader's.
+const STREAM_JOINED: &str = "a stream has one reader, so no alert can join it: leave out the \
+    coalescing key";
+
+impl Started {
+    fn existing(state: CaptureState) -> Self {
+        Self {
+            state,
+            how: How::Existing,
+        }
+    }
 }
 
 impl DriverHandle {
-    /// Starts a capture; armed when this returns.
+    /// What counts the starts.
+    #[must_use]
+    pub fn tally(&self) -> &Arc<Tally> {
+        &self.tally
+    }
+
+    /// Starts a capture, or joins one; armed when this returns.
     ///
     /// # Errors
     /// [`StartError`], and nothing is armed or left behind.
     pub async fn start(&self, mut order: Order) -> Result<Started, StartError> {
         order.spec.validate()?;
-        if let Some(key) = &order.key {
-            if key.len() > IDEMPOTENCY_KEY_MAX {
-                return Err(StartError::IdempotencyKey(key.len()));
-            }
-            let key = key.clone();
-            let known = self.ask(|reply| Request::Known { key, reply }).await;
-            if let Some(state) = known.ok_or(StartError::Draining)? {
-                return Ok(Started {
-                    state,
-                    existing: true,
-                });
+        for (what, key) in [
+            ("idempotency", &order.key),
+            ("coalescing", &order.coalescing_key),
+        ] {
+            if let Some(len) = key.as_ref().map(String::len)
+                && len > IDEMPOTENCY_KEY_MAX
+            {
+                return Err(StartError::Key { what, len });
             }
         }
-        order.spec.filter = compiled(order.spec.filter).await?;
+        if order.coalescing_key.is_some() && order.spec.destination == Destination::Stream {
+            return Err(SpecError::Writing(STREAM_JOINED).into());
+        }
+        for _ in 0..JOIN_TRIES {
+            if let Some(started) = self.start_or_join(&mut order).await? {
+                return Ok(started);
+            }
+            if let Some(key) = order.key.clone() {
+                // Only an agent that is going down does not take it.
+                let _down = self.requests.send(Request::Unjoin { key }).await;
+            }
+        }
+        Err(StartError::Output(format!(
+            "captures of this coalescing key ended {JOIN_TRIES} times before they could be joined"
+        )))
+    }
+
+    /// `None` if it joined a capture that ended before that was certain.
+    async fn start_or_join(&self, order: &mut Order) -> Result<Option<Started>, StartError> {
+        if order.key.is_some() || order.coalescing_key.is_some() {
+            let asked = Box::new(order.clone());
+            let looked = self.ask(|reply| Request::Look {
+                order: asked,
+                reply,
+            });
+            match looked.await.ok_or(StartError::Draining)? {
+                Looked::New => {}
+                Looked::Existing(state) => return Ok(Some(Started::existing(*state))),
+                Looked::Joined(joined) => return Ok(self.joined(*joined).await),
+                Looked::Refused(error) => return Err(error),
+            }
+        }
+        let filter = std::mem::take(&mut order.spec.filter);
+        order.spec.filter = compiled(filter).await?;
         match self.begin(order.clone(), Look::First).await {
             Err(StartError::Elsewhere(place)) => {
                 tracing::debug!(place = %place.description, "presumed wrongly; begun anew");
-                self.begin(order, Look::Done(*place)).await
+                self.begin(order.clone(), Look::Done(*place)).await
             }
             begun => begun,
         }
     }
 
+    /// Keeps the order with the capture that it joins; `None` if that has ended.
+    async fn joined(&self, joined: Joined) -> Option<Started> {
+        let Joined { state, amendment } = joined;
+        self.outputs.amend(state.id, amendment).await.ok()?;
+        Some(Started {
+            state,
+            how: How::Joined,
+        })
+    }
+
+    /// Lets a running capture last so long in all, if it does not last longer already: its state, and
+    /// whether it lasts longer now.
+    ///
+    /// # Errors
+    /// [`ExtendError`].
+    pub async fn extend(
+        &self,
+        id: CaptureId,
+        duration: Duration,
+        caller: String,
+    ) -> Result<(CaptureState, bool), ExtendError> {
+        let asked = self.ask(|reply| Request::Extend {
+            id,
+            duration,
+            caller,
+            reply,
+        });
+        let Extended { state, amendment } = asked.await.ok_or(LookupError::Draining)??;
+        let Some(amendment) = amendment else {
+            return Ok((state, false));
+        };
+        let amended = self.outputs.amend(id, amendment).await;
+        amended.map_err(|Ended| ExtendError::Ended(id))?;
+        Ok((state, true))
+    }
+
     /// Looks up, binds, arms, and waits until the output is open.
-    async fn begin(&self, order: Order, look: Look) -> Result<Started, StartError> {
+    async fn begin(&self, order: Order, look: Look) -> Result<Option<Started>, StartError> {
         // Looking up and, where nothing is attached yet, attaching block. Here and not on another thread:
         // to wake one and be woken by it takes about as long, on a machine that was idle.
         let (place, bound, confirm) = tokio::task::block_in_place(|| {
@@ -224,10 +380,12 @@ impl DriverHandle {
             taps: bound,
             confirm,
         });
-        let (started, ready) = self
-            .ask(|reply| Request::Arm { arm, reply })
-            .await
-            .ok_or(StartError::Draining)??;
+        let armed = self.ask(|reply| Request::Arm { arm, reply }).await;
+        let (state, ready) = match armed.ok_or(StartError::Draining)?? {
+            Armed::New(state, ready) => (state, ready),
+            Armed::Existing(state) => return Ok(Some(Started::existing(state))),
+            Armed::Joined(joined) => return Ok(self.joined(*joined).await),
+        };
         // It is armed; the answer waits for the capture to be on the disk's record.
         let opened = match ready {
             None => Ok(()),
@@ -236,16 +394,19 @@ impl DriverHandle {
                 .unwrap_or_else(|_ended| Err(StartError::Output("the writer ended".to_owned()))),
         };
         if let Err(error) = opened {
-            let id = started.state.id;
+            let id = state.id;
             let _ended = self.lookup(|reply| Request::Abort { id, reply }).await;
             return Err(error);
         }
         if is_past {
-            let id = started.state.id;
+            let id = state.id;
             // Only an agent that is going down does not take it.
             let _down = self.requests.send(Request::Opened { id }).await;
         }
-        Ok(started)
+        Ok(Some(Started {
+            state,
+            how: How::New,
+        }))
     }
 
     /// Stops a capture; its counts are final when this returns.

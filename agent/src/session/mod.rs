@@ -13,14 +13,17 @@
 pub mod driver;
 mod handle;
 pub mod meter;
+mod rates;
 mod registry;
 mod running;
 mod share;
 mod standing;
+mod tally;
 
-use std::{fmt, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, io, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 
 use remora_capture::{
+    amendment::Amendment,
     filter::FilterError,
     pcapng::Finished,
     session::{
@@ -32,9 +35,11 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 pub use driver::{Driver, DriverParts};
-pub use handle::{DriverHandle, LookupError, Order, Started, StreamSource};
+pub use handle::{DriverHandle, ExtendError, How, LookupError, Order, Started, StreamSource};
 pub use meter::Meter;
+pub use rates::{Limited, Of, Rate, RateError, Rates};
 pub use standing::{Away, Standing};
+pub use tally::{Receipt, Settled, StartNumbers, Tally};
 
 /// One of the node's session slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -234,6 +239,13 @@ pub trait Taps: Send + Sync + 'static {
     /// [`StartError::Kernel`], and nothing is certain.
     fn restrict(&self, taps: &[(TapId, LookBackMode)]) -> Result<(), StartError>;
 
+    /// The session ends then, by CLOCK_MONOTONIC in nanoseconds. Packets meanwhile may see any mixture of
+    /// the bytes of this deadline and the one before; `None` is all ones.
+    ///
+    /// # Errors
+    /// [`StartError::Kernel`], and it is not certain which deadline holds.
+    fn set_deadline(&self, slot: Slot, deadline_ns: Option<u64>) -> Result<(), StartError>;
+
     /// Clears the session's bit everywhere. Programs already running may still submit: see
     /// [`Taps::grace`].
     fn disarm(&self, slot: Slot, taps: &[BoundTap]);
@@ -378,6 +390,10 @@ pub trait Outputs: Send + Sync + 'static {
         meter: Arc<Meter>,
     ) -> Result<Box<dyn Output>, String>;
 
+    /// Keeps what is asked of a running capture with its files; done when it is certain to be in its
+    /// account, or counted there. Writes to the page cache.
+    fn amend(&self, id: CaptureId, amendment: Amendment) -> Amended<'_>;
+
     /// Removes what was made for a capture that did not start.
     fn forget(&self, id: CaptureId);
 
@@ -390,6 +406,14 @@ pub trait Outputs: Send + Sync + 'static {
     /// The files of a capture that is finished.
     fn stored(&self, id: CaptureId) -> Stored;
 }
+
+/// Whether an amendment will be in the account.
+pub type Amended<'a> = Pin<Box<dyn Future<Output = Result<(), Ended>> + Send + 'a>>;
+
+/// The capture has ended, or did not start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the capture has ended")]
+pub struct Ended;
 
 /// One session's output, from its opening to its close.
 pub trait Output: Send {
@@ -487,8 +511,11 @@ pub enum StartError {
         "all {0} sessions of this node are in use; stop one (`remora list`, `remora stop ID`) or wait"
     )]
     SessionLimit(u32),
-    #[error("the idempotency key has {0} bytes; at most 128 are taken")]
-    IdempotencyKey(usize),
+    #[error("the {what} key has {len} bytes; at most 128 are taken")]
+    Key { what: &'static str, len: usize },
+    /// Alerts begin too many captures.
+    #[error("{0}")]
+    Rate(Limited),
     /// The privacy level of its namespace forbids it.
     #[error("{0}")]
     Private(String),
@@ -502,7 +529,7 @@ pub enum StartError {
     Draining,
 }
 
-/// Longest idempotency key, in bytes.
+/// Longest idempotency key and coalescing key, in bytes.
 pub const IDEMPOTENCY_KEY_MAX: usize = 128;
 
 /// How long a capture's end may take before the agent says so in its log.

@@ -1,6 +1,9 @@
 //! Captures that the node knows: running ones, and finished ones up to a bound.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    time::Duration,
+};
 
 use remora_capture::session::{CaptureId, CaptureState};
 
@@ -44,6 +47,13 @@ impl Registry {
             {
                 self.entries.remove(&oldest);
             }
+        }
+    }
+
+    /// A running capture lasts so long in all.
+    pub(super) fn lasts(&mut self, id: CaptureId, duration: Option<Duration>) {
+        if let Some(state) = self.entries.get_mut(&id) {
+            state.spec.limits.duration = duration;
         }
     }
 

@@ -33,6 +33,11 @@ pub(super) struct Running {
     pub(super) stored: Option<Stored>,
     pub(super) armed: Instant,
     pub(super) deadline: Option<Instant>,
+    /// When its duration began, and when it ends: CLOCK_MONOTONIC, nanoseconds.
+    pub(super) begun_ns: u64,
+    pub(super) ends_ns: Option<u64>,
+    /// By which alerts join it.
+    pub(super) coalescing_key: Option<String>,
 }
 
 impl Running {

@@ -7,6 +7,8 @@
 //! What changes while it runs is not in it: the kernel's maps have the counters and the limits, the
 //! checkpoint how far it was read, its files what was written.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use remora_capture::session::CaptureState;
 use serde::{Deserialize, Serialize};
@@ -29,6 +31,15 @@ pub struct Standing {
     pub notes: Vec<String>,
     /// CLOCK_MONOTONIC, nanoseconds.
     pub deadline_ns: Option<u64>,
+    /// When it began, likewise.
+    #[serde(default)]
+    pub begun_ns: u64,
+    /// The key by which alerts join it.
+    #[serde(default)]
+    pub coalescing_key: Option<String>,
+    /// Idempotency keys of alerts that have joined it; not kept here.
+    #[serde(skip)]
+    pub joined: Vec<String>,
     /// UTC minus CLOCK_MONOTONIC as its file has it, nanoseconds.
     pub offset_ns: i64,
     pub away: Option<Away>,
@@ -44,6 +55,27 @@ pub struct Away {
 }
 
 impl Standing {
+    /// It lasts so long in all; none: without limit.
+    pub fn last(&mut self, duration: Option<Duration>) {
+        let before = self.state.spec.limits.duration;
+        if let (Some(deadline_ns), Some(before)) = (self.deadline_ns, before) {
+            self.deadline_ns = duration.map(|duration| {
+                let more = duration.saturating_sub(before).as_nanos();
+                deadline_ns.saturating_add(u64::try_from(more).unwrap_or(u64::MAX))
+            });
+        }
+        self.state.spec.limits.duration = duration;
+    }
+
+    /// Its deadline is this one, which the kernel has.
+    pub fn ends_at(&mut self, deadline_ns: u64) {
+        if let Some(before) = self.deadline_ns.replace(deadline_ns)
+            && let Some(duration) = &mut self.state.spec.limits.duration
+        {
+            *duration += Duration::from_nanos(deadline_ns.saturating_sub(before));
+        }
+    }
+
     /// No agent was there once more.
     pub fn was_away(&mut self, from: Timestamp, until: Timestamp) {
         let times = self.away.map_or(0, |away| away.times) + 1;

@@ -91,6 +91,12 @@ impl Store {
             .take(STANDING_BYTES_MAX)
             .read_to_end(&mut json)?;
         let mut standing: Standing = serde_json::from_slice(&json)?;
+        let told = self.amendments(id)?;
+        if let Some(duration) = told.duration {
+            standing.last(duration);
+        }
+        let alerts = told.amendments.kept.into_iter().filter_map(|one| one.alert);
+        standing.joined = alerts.map(|alert| alert.key).collect();
         let spec = &mut standing.state.spec;
         // Its programs are in the kernel; where its text names hosts it stays with the interpreter.
         if *spec.filter.meaning() == Meaning::Unread
@@ -172,6 +178,7 @@ impl Store {
             let _no_room = reserve(&seal, room);
         }
         self.seals().watch(id, growth.subscribe());
+        self.amend_again(id)?;
         let reserve = (self.file(id, RESERVE), room);
         let start_ns = u64::try_from(state.started.as_nanosecond()).unwrap_or(0);
         let shelf = self.shelf(id, writing);

@@ -1,8 +1,9 @@
 //! Where captures end up: [`file`](file) in the data directory, [`stream`](stream) to one reader. The
 //! [`store`](store) is the directory with its quota and its sidecars, `shelf` a capture's files in
-//! it, `recover` their repair after a crash, `go_on` how they are gone on with instead;
+//! it, `amendments` what is asked of it meanwhile, `recover` their repair after a crash, `go_on` how they are gone on with instead;
 //! [`evidence`](evidence) signs what is finished. [`outputs`](outputs) makes a session's output of them.
 
+mod amendments;
 pub mod evidence;
 pub mod fail_point;
 pub mod file;

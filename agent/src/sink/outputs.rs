@@ -5,6 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use remora_agent_common::checkpoint::{Checkpoint, SessionMark};
 use remora_capture::{
+    amendment::Amendment,
     pcapng::{self, Finished, Interface, Section},
     session::{CaptureId, CaptureState, Compression, Destination, PodIdentity, SpecError, Target},
 };
@@ -22,8 +23,8 @@ use crate::{
     clock::{self, ClockOffset},
     node::NodeFacts,
     session::{
-        BoundTap, Growth, Meter, Opening, Output, Outputs, Signal, Slot, Standing, StartError,
-        Stored,
+        Amended, BoundTap, Ended, Growth, Meter, Opening, Output, Outputs, Signal, Slot, Standing,
+        StartError, Stored,
     },
     writer::{
         ConsumerHandle, Sink,
@@ -166,8 +167,8 @@ const COMPRESSED_PINNED: &str = "this agent runs with --pin, whose captures outl
     compressed file cannot be gone on with: leave out --compress, or compress the file when it is \
     done";
 
-impl Outputs for SessionOutputs {
-    fn open(&self, opening: Opening<'_>) -> Result<Box<dyn Output>, StartError> {
+impl SessionOutputs {
+    fn open_new(&self, opening: Opening<'_>) -> Result<Box<dyn Output>, StartError> {
         let Opening {
             slot,
             generation,
@@ -195,7 +196,11 @@ impl Outputs for SessionOutputs {
             }
             Destination::Stream => {
                 let (sink, chunks) = StreamSink::new(self.runtime.clone());
-                let open = move || -> Result<Box<dyn Sink>, StartError> { Ok(Box::new(sink)) };
+                let (store, id) = (Arc::clone(&self.store), state.id);
+                let open = move || -> Result<Box<dyn Sink>, StartError> {
+                    store.opened(id);
+                    Ok(Box::new(sink))
+                };
                 (Box::new(open), Some(chunks), None, None)
             }
         };
@@ -245,6 +250,16 @@ impl Outputs for SessionOutputs {
         )?;
         Ok(Box::new(output))
     }
+}
+
+impl Outputs for SessionOutputs {
+    fn open(&self, opening: Opening<'_>) -> Result<Box<dyn Output>, StartError> {
+        let id = opening.state.id;
+        // Before it is armed: from then on it may be amended.
+        self.store.expect(id);
+        self.open_new(opening)
+            .inspect_err(|_error| self.store.forget(id))
+    }
 
     fn go_on(
         &self,
@@ -257,6 +272,15 @@ impl Outputs for SessionOutputs {
                 Ok(_closed) => problem,
                 Err(error) => format!("{problem}; its files could not be closed: {error}"),
             }
+        })
+    }
+
+    fn amend(&self, id: CaptureId, amendment: Amendment) -> Amended<'_> {
+        Box::pin(async move {
+            let log = self.store.amended(id).ok_or(Ended)?;
+            // Here and not on another thread, as looking a target up.
+            tokio::task::block_in_place(|| log.add(amendment))?;
+            log.certain().await
         })
     }
 
@@ -293,6 +317,7 @@ fn header(state: &CaptureState, notes: &[String], node: &NodeFacts) -> Vec<u8> {
             (Some(pod), _) => format!("{}/", pod.full_name()),
             (None, (Some(namespace), Some(pod))) => format!("{namespace}/{pod}/"),
             _ if tap.cgroup_id == 0 && matches!(spec.target, Target::Interface(_)) => String::new(),
+            _ if is_node(&spec.target) => format!("{}/", node.name),
             _ => format!("{}/", spec.target),
         };
         let pod = state.pod.as_deref();
@@ -351,4 +376,9 @@ fn about(state: &CaptureState) -> String {
         }
     }
     lines.join("\n")
+}
+
+/// The whole node, by its own interfaces.
+fn is_node(target: &Target) -> bool {
+    matches!(target, Target::CgroupPath(path) if path == "/")
 }

@@ -19,6 +19,7 @@ use remora_capture::{
 
 use crate::session::Standing;
 
+use super::amendments::AMENDMENTS;
 use super::store::{OPEN, PINNED, Store, StoreError, account, capture_files, closed_name, remove};
 
 /// A capture that an agent left open when it died, closed now.
@@ -56,11 +57,22 @@ impl Store {
         for id in self.ids(PINNED)?.into_iter().filter(|id| !goes_on(id)) {
             remove(&self.file(id, PINNED));
         }
+        for id in self.ids(AMENDMENTS)?.into_iter().filter(|id| !goes_on(id)) {
+            let log = self.file(id, AMENDMENTS);
+            if !self.file(id, OPEN).exists() {
+                remove(&log);
+            }
+        }
         Ok(recovered)
     }
 
     pub(super) fn recover_one(&self, id: CaptureId) -> io::Result<Recovered> {
         let mut journal = self.read_sidecar(&self.file(id, OPEN))?;
+        let told = self.amendments(id)?;
+        if let Some(duration) = told.duration {
+            journal.capture.spec.limits.duration = duration;
+        }
+        journal.amendments = told.amendments;
         let state = &mut journal.capture;
         state.phase = Phase::Finished;
         state.stop_reason = Some(StopReason::CrashRecovered);
@@ -116,9 +128,10 @@ impl Store {
     }
 
     fn finish_recovery(&self, journal: Sidecar, truncated_bytes: u64) -> io::Result<Recovered> {
-        self.keep_sidecar(&journal).map_err(io::Error::other)?;
+        let state = journal.capture.clone();
+        self.keep_sidecar(journal).map_err(io::Error::other)?;
         Ok(Recovered {
-            state: journal.capture,
+            state,
             truncated_bytes,
         })
     }

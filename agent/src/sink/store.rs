@@ -4,6 +4,7 @@
 //! lock                 held by the agent that uses the directory
 //! <id>.open.json       the account of a capture that is running, with its counts still at zero
 //! <id>.pcapng.part     its file; whole blocks only
+//! <id>.amendments      alerts that joined it, and what made it longer: see `amendments`
 //! <id>.pinned.json     how the next agent goes on with it (`--pin`)
 //! <id>.reserve         disk space for its end, so that a full disk still gets an account
 //! <id>.seal.reserve    likewise for the manifest, which comes a moment later
@@ -24,13 +25,13 @@
 //! are made of the capture's id, number and time alone; files have mode 0600, the directory 0700.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     fs::{self, DirBuilder, File},
     io::{self, Read as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
@@ -45,6 +46,7 @@ use remora_capture::{
 use tokio::sync::watch;
 
 use super::{
+    amendments::{AMENDMENTS, AmendmentLog, Told, read},
     evidence::{HEAD, Keys, Retention, Seals, public_files},
     fail_point::reach,
     file::{FileSink, reserve},
@@ -109,6 +111,8 @@ pub struct Store {
     node: NodeFacts,
     seals: Seals,
     retention: Retention,
+    /// Of captures that run.
+    logs: Mutex<BTreeMap<CaptureId, Arc<AmendmentLog>>>,
     _lock: Flock<File>,
 }
 
@@ -156,6 +160,7 @@ impl Store {
             node,
             seals: Seals::default(),
             retention: Retention::default(),
+            logs: Mutex::default(),
             _lock: lock,
         })
     }
@@ -286,7 +291,7 @@ impl Store {
     /// Makes the files of a capture that was prepared.
     ///
     /// # Errors
-    /// [`StartError::Output`]; nothing is left behind.
+    /// [`StartError::Quota`], [`StartError::Output`]; nothing is left behind.
     pub fn create(
         &self,
         state: &CaptureState,
@@ -310,12 +315,17 @@ impl Store {
                     growth,
                 )
             })
+            .inspect(|_files| self.opened(id))
             .map_err(|error| {
                 self.forget(id);
-                StartError::Output(format!(
-                    "failed to make a file in {}: {error}",
-                    self.directory.display()
-                ))
+                let directory = self.directory.display();
+                let message = format!("failed to make a file in {directory}: {error}");
+                match error.kind() {
+                    io::ErrorKind::QuotaExceeded | io::ErrorKind::StorageFull => {
+                        StartError::Quota(message)
+                    }
+                    _ => StartError::Output(message),
+                }
             })
     }
 
@@ -344,11 +354,13 @@ impl Store {
     /// Removes what [`Store::create`] made of a capture that did not start.
     pub fn forget(&self, id: CaptureId) {
         let files = capture_files(&self.directory, id).unwrap_or_default();
-        for path in files
-            .into_iter()
-            .chain([SEAL_RESERVE, RESERVE, OPEN, PINNED].map(|ending| self.file(id, ending)))
-        {
+        for path in files.into_iter().chain(
+            [SEAL_RESERVE, RESERVE, OPEN, PINNED, AMENDMENTS].map(|ending| self.file(id, ending)),
+        ) {
             remove(&path);
+        }
+        if let Some(log) = self.logs().remove(&id) {
+            log.forget();
         }
         self.seals.forget(id);
     }
@@ -358,11 +370,16 @@ impl Store {
     /// # Errors
     /// Why not, for a person.
     pub fn keep(&self, state: &CaptureState, files: &Finished) -> Result<(), String> {
-        self.keep_sidecar(&self.sidecar(state, files))
+        self.keep_sidecar(self.sidecar(state, files))
     }
 
-    pub(super) fn keep_sidecar(&self, sidecar: &Sidecar) -> Result<(), String> {
+    /// With what was asked of the capture meanwhile.
+    pub(super) fn keep_sidecar(&self, mut sidecar: Sidecar) -> Result<(), String> {
         let id = sidecar.capture.id;
+        let log = self.logs().remove(&id);
+        if let Some(log) = log {
+            sidecar.amendments = log.end();
+        }
         let path = self.file(id, ACCOUNT);
         let aside = self.file(id, ACCOUNT_PART);
         let write = || {
@@ -378,12 +395,45 @@ impl Store {
             format!("failed to write {}: {error}", path.display())
         })?;
         reach("account renamed");
-        for ending in [RESERVE, OPEN, PINNED] {
+        for ending in [RESERVE, OPEN, PINNED, AMENDMENTS] {
             remove(&self.file(id, ending));
         }
         reach("journal removed");
         self.seals.seal(id);
         Ok(())
+    }
+
+    fn logs(&self) -> MutexGuard<'_, BTreeMap<CaptureId, Arc<AmendmentLog>>> {
+        self.logs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A capture may be amended as soon as it is armed.
+    pub(super) fn expect(&self, id: CaptureId) {
+        let log = AmendmentLog::new(self.file(id, AMENDMENTS));
+        self.logs().insert(id, log);
+    }
+
+    /// Its files are there: there will be an account.
+    pub(super) fn opened(&self, id: CaptureId) {
+        if let Some(log) = self.logs().get(&id) {
+            log.opened();
+        }
+    }
+
+    pub(super) fn amended(&self, id: CaptureId) -> Option<Arc<AmendmentLog>> {
+        self.logs().get(&id).cloned()
+    }
+
+    /// Goes on with the amendments of an agent that is gone.
+    pub(super) fn amend_again(&self, id: CaptureId) -> io::Result<()> {
+        let log = AmendmentLog::go_on(self.file(id, AMENDMENTS))?;
+        self.logs().insert(id, log);
+        Ok(())
+    }
+
+    /// What a capture was amended by when its agent died.
+    pub(super) fn amendments(&self, id: CaptureId) -> io::Result<Told> {
+        read(&self.file(id, AMENDMENTS))
     }
 
     fn sidecar(&self, state: &CaptureState, files: &Finished) -> Sidecar {

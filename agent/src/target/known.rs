@@ -23,6 +23,7 @@ impl KnownVeths {
         let Link {
             interface,
             peer_netns,
+            device: _,
         } = link;
         match peer_netns {
             Some(nsid) if interface.kind == InterfaceKind::Veth => {

@@ -317,7 +317,7 @@ impl LinkTable {
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{super::message::Device, *};
 
     fn link(ifindex: u32, name: &str) -> Link {
         Link {
@@ -327,6 +327,7 @@ mod tests {
                 kind: InterfaceKind::Other,
             },
             peer_netns: None,
+            device: Device::Hardware,
         }
     }
 

@@ -56,6 +56,17 @@ pub(super) struct Link {
     pub(super) interface: Interface,
     /// Namespace of the other end, when it is another one and has an id.
     pub(super) peer_netns: Option<Nsid>,
+    pub(super) device: Device,
+}
+
+/// What an interface is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Device {
+    /// The kernel names no kind: a driver's, real or of a virtual machine, and loopback.
+    Hardware,
+    Veth,
+    /// Of the kernel's other kinds: bridge, bond, vlan, …
+    Virtual,
 }
 
 /// A question to the kernel.
@@ -207,7 +218,7 @@ fn decode_link(kind: u16, payload: &[u8]) -> Result<Body, DecodeError> {
         return Ok(Body::DelLink { ifindex });
     }
     let mut name = String::new();
-    let mut is_veth = false;
+    let mut device = Device::Hardware;
     let mut peer_netns = None;
     for attribute in NlasIterator::new(payload.get(IFINFOMSG..).unwrap_or_default()) {
         let attribute = attribute?;
@@ -217,7 +228,10 @@ fn decode_link(kind: u16, payload: &[u8]) -> Result<Body, DecodeError> {
                 for nested in NlasIterator::new(attribute.value()) {
                     let nested = nested?;
                     if nested.kind() == IFLA_INFO_KIND {
-                        is_veth = parse_string(nested.value())? == "veth";
+                        device = match parse_string(nested.value())?.as_str() {
+                            "veth" => Device::Veth,
+                            _ => Device::Virtual,
+                        };
                     }
                 }
             }
@@ -226,7 +240,7 @@ fn decode_link(kind: u16, payload: &[u8]) -> Result<Body, DecodeError> {
         }
     }
     let kind = match peer_netns {
-        Some(_) if is_veth => InterfaceKind::Veth,
+        Some(_) if device == Device::Veth => InterfaceKind::Veth,
         _ => match u16::from_ne_bytes(fixed(payload, IFI_TYPE)?) {
             ARPHRD_ETHER => InterfaceKind::Other,
             ARPHRD_LOOPBACK => InterfaceKind::Loopback,
@@ -240,6 +254,7 @@ fn decode_link(kind: u16, payload: &[u8]) -> Result<Body, DecodeError> {
             kind,
         },
         peer_netns: peer_netns.and_then(Nsid::new),
+        device,
     }))
 }
 

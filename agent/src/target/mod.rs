@@ -23,6 +23,7 @@
 //! | all in the agent's own network namespace | all | - |
 //! | in several; or where no veth leads; none at all; not to be seen | all | - |
 //! | (a process in the root cgroup) where veths lead | - | the veths |
+//! | (the root cgroup: the node) | - | [the node's own](own) |
 //! | (a process in the root cgroup) elsewhere | refused | refused |
 //!
 //! A container or process means its whole pod, for the network namespace is the pod's. A cgroup
@@ -50,6 +51,7 @@ mod links;
 mod message;
 mod modes;
 mod names;
+mod own;
 mod placement;
 mod pod;
 pub mod pods;

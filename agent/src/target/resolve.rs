@@ -9,6 +9,7 @@ use super::{
     error::{ResolveError, shown},
     known::KnownVeths,
     links::{Interface, InterfaceKind},
+    own,
     placement::{Placement, placement_of, veths_to},
     pods::KnownPods,
     presume::Doubted,
@@ -145,10 +146,7 @@ impl Resolver {
             Target::Pod(pod) => return self.locate_pod(pod),
         };
         if cgroup.is_root() {
-            return Err(ResolveError::unsupported(
-                "the root cgroup holds the whole node",
-                "name a cgroup below it, or capture an interface: interface:NAME",
-            ));
+            return own::node(&self.residents).map(Located::Whole);
         }
         Ok(Located::Cgroup { cgroup, part })
     }

@@ -142,6 +142,8 @@ impl Resolver {
 pub(super) fn view(target: &Target) -> View {
     match target {
         Target::Interface(_) => View::Interface,
+        // The node's own interfaces.
+        Target::CgroupPath(path) if path == "/" => View::Interface,
         _ => View::Pod,
     }
 }

@@ -134,7 +134,9 @@ async fn metrics(State(parts): State<AdminParts>, headers: HeaderMap) -> impl In
     let accept = headers
         .get(header::ACCEPT)
         .and_then(|value| value.to_str().ok());
-    let told = exposition(render(&captures, &numbers()), accept.unwrap_or_default());
+    let starts = driver.tally().numbers();
+    let text = render(&captures, &numbers(), &starts);
+    let told = exposition(text, accept.unwrap_or_default());
     ([(header::CONTENT_TYPE, told.content_type)], told.text)
 }
 

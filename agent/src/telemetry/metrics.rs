@@ -16,6 +16,7 @@ use remora_capture::session::{CaptureState, LookBackMode};
 use crate::{
     custody::RetentionNumbers,
     node::{NodeNumbers, PodCounts, TlsNumbers},
+    session::StartNumbers,
 };
 
 /// Captures with series of their own.
@@ -52,8 +53,17 @@ struct ResultLabel {
     result: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DecisionLabel {
+    decision: &'static str,
+}
+
 /// Prometheus' text (OpenMetrics 1.0).
-pub(super) fn render(captures: &[CaptureState], node: &NodeNumbers) -> String {
+pub(super) fn render(
+    captures: &[CaptureState],
+    node: &NodeNumbers,
+    starts: &StartNumbers,
+) -> String {
     let mut registry = Registry::with_prefix("remora");
 
     let packets = Family::<PacketLabels, Counter>::default();
@@ -172,6 +182,7 @@ pub(super) fn render(captures: &[CaptureState], node: &NodeNumbers) -> String {
         node.records_malformed,
     );
 
+    register_starts(&mut registry, starts);
     register_retention(&mut registry, &node.retention);
     if let Some(tls) = &node.tls {
         register_tls(&mut registry, tls);
@@ -183,6 +194,44 @@ pub(super) fn render(captures: &[CaptureState], node: &NodeNumbers) -> String {
         tracing::error!(%error, "failed to encode the metrics");
     }
     text
+}
+
+/// `starts_received = starts`, once none is under way, and `starts{decision="refused"}` is all
+/// `start_refusals`.
+fn register_starts(registry: &mut Registry, starts: &StartNumbers) {
+    let StartNumbers {
+        received,
+        accepted,
+        coalesced,
+        existing,
+        refused,
+    } = starts;
+    let all = Counter::<u64>::default();
+    all.inc_by(*received);
+    registry.register("starts_received", "Starts that were asked for", all);
+    let decided = Family::<DecisionLabel, Counter>::default();
+    for (decision, value) in [
+        ("accepted", *accepted),
+        ("coalesced", *coalesced),
+        ("existing", *existing),
+        ("refused", refused.values().sum()),
+    ] {
+        let label = DecisionLabel { decision };
+        decided.get_or_create(&label).inc_by(value);
+    }
+    registry.register(
+        "starts",
+        "Starts by what became of them: a capture began, one that ran was joined, the key was known, \
+         or none",
+        decided,
+    );
+    let refusals = Family::<ReasonLabel, Counter>::default();
+    for (reason, value) in refused {
+        refusals
+            .get_or_create(&ReasonLabel { reason })
+            .inc_by(*value);
+    }
+    registry.register("start_refusals", "Refused starts by reason", refusals);
 }
 
 fn pod_metrics(registry: &mut Registry, pods: PodCounts) {
@@ -321,7 +370,21 @@ mod tests {
                 records_stale: 3,
                 ..NodeNumbers::default()
             },
+            &StartNumbers {
+                received: 3,
+                accepted: 1,
+                refused: [("node_rate", 2)].into(),
+                ..StartNumbers::default()
+            },
         );
+        assert!(
+            text.contains("\nremora_starts_received_total 3\n"),
+            "{text}"
+        );
+        let refused = "\nremora_starts_total{decision=\"refused\"} 2\n";
+        assert!(text.contains(refused), "{text}");
+        let reason = "\nremora_start_refusals_total{reason=\"node_rate\"} 2\n";
+        assert!(text.contains(reason), "{text}");
         assert!(
             text.contains("# TYPE remora_records_stale counter\n"),
             "{text}"

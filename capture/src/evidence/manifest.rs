@@ -15,6 +15,7 @@ use super::{
     statement::{self, Predicate, Subject},
 };
 use crate::{
+    amendment::Amendments,
     filter::{Filter, Meaning},
     session::{
         CaptureId, Counts, Direction, Limits, Phase, PodIdentity, Removed, StopReason,
@@ -99,6 +100,9 @@ pub struct Manifest {
     pub files: Vec<FileRecord>,
     /// The account `<id>.json`.
     pub account: FileRecord,
+    /// Alerts that joined it while it ran, and what made it longer.
+    #[serde(default, skip_serializing_if = "Amendments::is_empty")]
+    pub amendments: Amendments,
     pub tool: Tool,
     pub bpf_object_sha256: Digest,
     /// Oldest first.
@@ -186,6 +190,7 @@ impl Manifest {
             tool,
             recovered,
             gaps,
+            amendments,
             schema: _,
             file: _,
             files: _,
@@ -197,6 +202,17 @@ impl Manifest {
             who: agent(""),
             action: "began to capture".to_owned(),
         }];
+        for longer in amendments.kept.iter().filter(|one| one.alert.is_none()) {
+            let action = match longer.duration {
+                Some(duration) => format!("made it last {} s in all", duration.as_secs_f64()),
+                None => "made it last until it is stopped".to_owned(),
+            };
+            custody.push(Custody {
+                at: longer.at,
+                who: longer.caller.clone(),
+                action,
+            });
+        }
         if let Some(at) = capture.finished {
             let action = if recovered.is_some() {
                 "repaired and closed what an agent that died had left open"
@@ -260,6 +276,7 @@ impl Manifest {
             removed: capture.files.removed,
             gaps,
             recovered,
+            amendments,
             files,
             account,
             tool,

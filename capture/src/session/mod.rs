@@ -22,8 +22,8 @@ pub use look_back::{LookBackMode, NoMode};
 pub use pod::{PodError, PodRef};
 pub use selector::{Part, Selector, SelectorError, WorkloadKind};
 pub use spec::{
-    Destination, Direction, LABELS_MAX, Limits, NAMES_MAX, NameHint, SNAPLEN_MAX, SessionSpec,
-    Snaplen, SpecError, Trigger,
+    DURATION_MAX, Destination, Direction, LABELS_MAX, Limits, NAMES_MAX, NameHint, SNAPLEN_MAX,
+    SessionSpec, Snaplen, SpecError, Trigger,
 };
 pub use state::{
     CaptureId, CaptureState, Files, IdError, LookBackRing, Phase, Removed, StopReason, TapInfo,

@@ -17,7 +17,7 @@ pub const NAMES_MAX: usize = 256;
 /// Longest label key or value, and longest text of a trigger, in bytes.
 const TEXT_MAX: usize = 1024;
 /// Longest capture: 7 days.
-const DURATION_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+pub const DURATION_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Smallest file limit, in bytes: the blocks before and after the packets have room in it.
 const FILE_BYTES_MIN: u64 = 1024;
 
@@ -131,6 +131,24 @@ pub struct Limits {
     pub duration: Option<Duration>,
 }
 
+impl Limits {
+    /// # Errors
+    /// A limit that cannot be.
+    pub fn validate(&self) -> Result<(), SpecError> {
+        if let Some(duration) = self.duration
+            && (duration.is_zero() || duration > DURATION_MAX)
+        {
+            return Err(SpecError::Duration(duration));
+        }
+        if let Some(bytes) = self.file_bytes
+            && bytes.get() < FILE_BYTES_MIN
+        {
+            return Err(SpecError::FileBytes(bytes.get()));
+        }
+        Ok(())
+    }
+}
+
 /// Who asked, and why.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -225,6 +243,34 @@ impl SessionSpec {
         }
     }
 
+    /// Would the other take the same packets of the same target, and keep them in the same way? Limits,
+    /// look-back and who asked may differ.
+    #[must_use]
+    pub fn takes_what(&self, other: &Self) -> bool {
+        let Self {
+            target,
+            filter,
+            snaplen,
+            direction,
+            destination,
+            writing,
+            super_packets,
+            limits: _,
+            look_back: _,
+            trigger: _,
+            labels: _,
+            names: _,
+            part: _,
+        } = self;
+        *target == other.target
+            && filter.text() == other.filter.text()
+            && *snaplen == other.snaplen
+            && *direction == other.direction
+            && *destination == other.destination
+            && *writing == other.writing
+            && *super_packets == other.super_packets
+    }
+
     /// Checks every bound that the types do not carry.
     ///
     /// # Errors
@@ -234,16 +280,7 @@ impl SessionSpec {
         if let Some(part) = &self.part {
             part.selector.validate()?;
         }
-        if let Some(duration) = self.limits.duration
-            && (duration.is_zero() || duration > DURATION_MAX)
-        {
-            return Err(SpecError::Duration(duration));
-        }
-        if let Some(bytes) = self.limits.file_bytes
-            && bytes.get() < FILE_BYTES_MIN
-        {
-            return Err(SpecError::FileBytes(bytes.get()));
-        }
+        self.limits.validate()?;
         self.writing.validate(&self.limits)?;
         if self.destination == Destination::Stream && self.writing != Writing::default() {
             return Err(SpecError::Writing(

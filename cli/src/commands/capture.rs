@@ -103,6 +103,7 @@ pub(super) async fn start(
     let request = v1::StartRequest {
         spec: Some(spec.into()),
         idempotency_key: String::new(),
+        ..Default::default()
     };
     known(answer(agent, client.start(request)).await?.capture)
 }

@@ -7,6 +7,7 @@ mod export;
 mod get;
 mod rules;
 mod store;
+mod trigger;
 mod verify;
 
 use anyhow::Context as _;
@@ -94,6 +95,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Outcome> {
         }
         Command::Audit(command) => audit::run(&command),
         Command::Rules(command) => rules::run(&command),
+        Command::Trigger(args) => trigger::run(&args),
         Command::Completions { shell } => crate::shell::completions(Args::command(), shell),
         Command::Manual { directory } => crate::shell::manual(&directory),
         Command::Extcap { .. } => unreachable!("`crate::run` answers Wireshark"),

@@ -55,6 +55,16 @@ pub(crate) fn custody(manifest: &Manifest, later: &[String]) -> String {
         let bytes = trigger.alert.len();
         row("Alert", format!("{bytes} bytes, SHA-256 {alert}"));
     }
+    let joined = manifest.amendments.alerts();
+    if joined > 0 {
+        let kept = manifest.amendments.kept.len() as u64;
+        let left_out = manifest.amendments.left_out;
+        let more = match left_out {
+            0 => String::new(),
+            n => format!(", {n} of them only counted: there is room for {kept}"),
+        };
+        row("Joined by", format!("{joined} alerts while it ran{more}"));
+    }
     row("Requester", shown(&trigger.requester).to_string());
     row("Let in", shown(&manifest.caller).to_string());
     row("Target", shown(&manifest.target.to_string()).to_string());

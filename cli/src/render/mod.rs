@@ -10,7 +10,9 @@ pub(crate) mod unit;
 use remora_capture::{evidence::Hold, session::CaptureState, text};
 
 pub(crate) use evidence::{custody, report};
-pub(crate) use list::{list, phase};
+pub(crate) use list::list;
+#[cfg(feature = "kubernetes")]
+pub(crate) use list::phase;
 pub(crate) use show::show;
 pub(crate) use status::status;
 

@@ -238,7 +238,15 @@ impl Capture for Service {
         Ok(Response::new(v1::StartResponse {
             capture: Some((&state).into()),
             existing: false,
+            coalesced: false,
         }))
+    }
+
+    async fn extend(
+        &self,
+        _: Request<v1::ExtendRequest>,
+    ) -> Result<Response<v1::ExtendResponse>, Status> {
+        Err(Status::unimplemented("this agent lengthens nothing"))
     }
 
     async fn stop(

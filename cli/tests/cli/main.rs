@@ -9,3 +9,4 @@ mod faults;
 mod program;
 mod rules;
 mod steering;
+mod trigger;

@@ -14,4 +14,5 @@ mod request;
 mod service;
 mod stream;
 
+pub(crate) use request::Start;
 pub use service::ClusterService;

@@ -8,17 +8,17 @@ use super::{access::Caller, error::invalid};
 
 /// A checked [`v1::ClusterStartRequest`].
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Start {
-    pub(super) selector: Selector,
-    pub(super) spec: v1::CaptureSpec,
-    pub(super) fixed: bool,
+pub(crate) struct Start {
+    pub(crate) selector: Selector,
+    pub(crate) spec: v1::CaptureSpec,
+    pub(crate) fixed: bool,
     pub(super) key: Option<String>,
     /// How far before now pods that are gone belong to it.
     pub(super) look_back: std::time::Duration,
 }
 
 impl Start {
-    pub(super) fn checked(
+    pub(crate) fn checked(
         request: v1::ClusterStartRequest,
         caller: &Caller,
     ) -> Result<Self, Status> {

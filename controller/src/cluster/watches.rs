@@ -82,6 +82,11 @@ impl ApiServer {
         Reviews::new(self.0.clone(), audience)
     }
 
+    /// The way itself.
+    pub(crate) fn client(&self) -> Client {
+        self.0.clone()
+    }
+
     /// By KUBECONFIG or `~/.kube/config`, or the pod's service account. Calls nobody.
     ///
     /// # Errors
@@ -264,7 +269,7 @@ fn agent(pod: TrimmedPod, port: u16) -> Option<(String, Option<i64>, AgentAddres
     }
 }
 
-fn config(labels: &str) -> watcher::Config {
+pub(crate) fn config(labels: &str) -> watcher::Config {
     let config = watcher::Config::default()
         .timeout(WATCH_SECONDS)
         .page_size(PAGE);
@@ -275,7 +280,7 @@ fn config(labels: &str) -> watcher::Config {
 }
 
 /// Hands on what a watch tells, for ever.
-async fn follow_kind<K: Debug, T>(
+pub(crate) async fn follow_kind<K: Debug, T>(
     what: &'static str,
     events: impl Stream<Item = Result<Event<K>, watcher::Error>>,
     mut tell: impl FnMut(Change<T>),

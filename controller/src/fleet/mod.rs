@@ -187,12 +187,22 @@ impl Fleet {
         deadline: Instant,
     ) -> Result<StartedPart, AgentError> {
         let agent = self.agent(node)?;
-        let v1::StartResponse { capture, existing } = agent.start(&request, deadline).await?;
+        let v1::StartResponse {
+            capture,
+            existing,
+            coalesced,
+        } = agent.start(&request, deadline).await?;
         let state = capture.ok_or_else(|| agent.wrong("a start without a state"))?;
         if state.id.parse::<CaptureId>().is_err() {
             return Err(agent.wrong("a start without a capture's id"));
         }
-        let part = request.spec.and_then(|spec| spec.part);
+        // Of what it joined, the agent tells.
+        let spec = if coalesced {
+            state.spec.clone()
+        } else {
+            request.spec
+        };
+        let part = spec.and_then(|spec| spec.part);
         if let Some(id) = part.and_then(|part| part.capture.parse().ok()) {
             self.places().note(id, node);
         }
@@ -200,6 +210,7 @@ impl Fleet {
         Ok(StartedPart {
             told: Told { node, state },
             existing,
+            coalesced,
         })
     }
 
@@ -372,6 +383,17 @@ impl Fleet {
 pub struct StartedPart {
     pub told: Told,
     pub existing: bool,
+    /// It is a part of a capture that ran.
+    pub coalesced: bool,
+}
+
+impl StartedPart {
+    /// The whole that it is a part of, as its agent tells.
+    #[must_use]
+    pub fn whole(&self) -> Option<CaptureId> {
+        let part = self.told.state.spec.as_ref()?.part.as_ref()?;
+        part.capture.parse().ok()
+    }
 }
 
 fn missing(missing: usize, of: usize) -> String {

@@ -49,6 +49,7 @@ impl Order {
                 ..self.spec.clone()
             }),
             idempotency_key: format!("{}/{}", self.id, member.key()),
+            coalescing_key: String::new(),
         }
     }
 

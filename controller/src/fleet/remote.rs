@@ -166,6 +166,48 @@ impl RemoteAgent {
         self.answered(deadline, call).await
     }
 
+    /// Lets a capture that runs last longer, from its start on.
+    ///
+    /// # Errors
+    /// [`AgentError`], at the latest after [`CALL_DEADLINE`].
+    pub async fn extend(&self, id: &str, duration: Duration) -> Result<(), AgentError> {
+        let deadline = Instant::now() + CALL_DEADLINE;
+        let client = client::capture_client(self.channel.clone());
+        let call = || {
+            let request = v1::ExtendRequest {
+                id: id.to_owned(),
+                duration: prost_types::Duration::try_from(duration).ok(),
+            };
+            let request = limited(request, deadline);
+            let mut client = client.clone();
+            async move { client.extend(request).await }
+        };
+        self.answered(deadline, call).await.map(drop)
+    }
+
+    /// A capture's manifest, with the node's public keys; no packets.
+    ///
+    /// # Errors
+    /// [`AgentError`], at the latest after [`CALL_DEADLINE`]; the stream has no deadline.
+    pub async fn evidence(&self, id: &str) -> Result<Streaming<v1::EvidenceResponse>, AgentError> {
+        let deadline = Instant::now() + CALL_DEADLINE;
+        let client = client::capture_client(self.channel.clone());
+        let call = || {
+            let request = v1::EvidenceRequest {
+                id: id.to_owned(),
+                manifest_only: true,
+            };
+            let mut client = client.clone();
+            async move {
+                client
+                    .evidence(request)
+                    .await
+                    .map(tonic::Response::into_inner)
+            }
+        };
+        self.answered(deadline, call).await
+    }
+
     /// How far its clock is from ours, by the quickest of some answers.
     ///
     /// # Errors

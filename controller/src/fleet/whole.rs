@@ -119,7 +119,7 @@ pub fn sum_up(capture: &mut v1::ClusterCapture) {
         .iter()
         .filter_map(|state| state.started)
         .min_by_key(time);
-    let ended = matches!(phase, Phase::Finished | Phase::Failed);
+    let ended = is_final(phase);
     let finished = states
         .iter()
         .filter_map(|state| state.finished)
@@ -156,7 +156,13 @@ pub fn message(silent: &[Silent]) -> String {
 /// Nothing of it changes any more.
 #[must_use]
 pub fn is_over(capture: &v1::ClusterCapture) -> bool {
-    matches!(capture.phase(), Phase::Finished | Phase::Failed)
+    is_final(capture.phase())
+}
+
+/// A capture in this phase stays in it.
+#[must_use]
+pub fn is_final(phase: Phase) -> bool {
+    matches!(phase, Phase::Finished | Phase::Failed)
 }
 
 #[cfg(test)]

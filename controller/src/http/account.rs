@@ -16,6 +16,7 @@ use crate::{
     audit::AuditError,
     ingest::{Delivery, Handled},
     outcome::{Outcome, Refusal, RefusalCode},
+    talon::Way,
 };
 
 /// Handles an alert of `sender`, and accounts for it.
@@ -33,7 +34,9 @@ pub(super) async fn handle(shared: &Shared, delivery: Delivery, sender: &Peer) -
         let (decision, capture, reason) = match outcome {
             Outcome::Ignored(_) => continue,
             Outcome::Accepted(id) => (Decision::Allowed, id.to_string(), about.rule.clone()),
-            Outcome::Existing(id) => (Decision::Coalesced, id.to_string(), about.rule.clone()),
+            Outcome::Coalesced(id) | Outcome::Existing(id) => {
+                (Decision::Coalesced, id.to_string(), about.rule.clone())
+            }
             Outcome::Refused(refusal) => {
                 let reason = format!("{}: {}", refusal.code.as_str(), refusal.reason);
                 (Decision::Refused, String::new(), reason)
@@ -98,7 +101,11 @@ impl About {
         let pod = field("k8s.pod.name").map(|name| format!("pod/{name}"));
         let container = field("container.id").map(|id| format!("container:{id}"));
         Self {
-            who: who(sender),
+            who: match &delivery.action {
+                // Its signature has proved the key.
+                Some(action) if action.way == Way::Lambda => delivery.requester.clone(),
+                _ => who(sender),
+            },
             address: sender.address,
             namespaces: field("k8s.ns.name")
                 .map(str::to_owned)

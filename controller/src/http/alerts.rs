@@ -12,8 +12,9 @@ use axum::{
 use futures_util::StreamExt as _;
 use remora_proto::tls::Peer;
 
-use super::{Shared, account, answer::answer, receipt::Receipt};
+use super::{Shared, account, answer::answer, receipt::Receipt, talon};
 use crate::{
+    cloudevents::{self, ENVELOPE_MAX, Opened},
     ingest::{Delivery, Handled},
     outcome::{Outcome, Refusal, RefusalCode},
 };
@@ -30,52 +31,81 @@ pub(super) async fn take(
     Extension(sender): Extension<Peer>,
     request: Request<Body>,
 ) -> Response {
+    if shared.lambda.is_some() && talon::is_signed(request.headers()) {
+        return talon::caller_identity(State(shared), Extension(sender), request).await;
+    }
     let receipt = Receipt::new(shared.metrics.clone());
     let received = receipt.received;
     let (head, body) = request.into_parts();
-    let alert = match known(&shared, &head.headers).and_then(|()| admit(&head.headers)) {
-        Ok(()) => read(body).await,
-        Err(refusal) => Err(refusal),
-    };
-    let alert = match alert {
-        Ok(alert) => alert,
+    let Opened { alert, id } = match opened(&shared, &head.headers, body).await {
+        Ok(opened) => opened,
         Err(refusal) => {
-            account::refused(&shared, &refusal, &sender).await;
-            let handled = Handled::from(Outcome::Refused(refusal));
-            handled.log();
-            receipt.settle(&handled.outcome);
+            let handled = refused(&shared, refusal, &sender, receipt).await;
             return answer(&handled, received);
         }
     };
     let delivery = Delivery {
         alert,
-        requester: text_of(&head.headers, header::USER_AGENT.as_str(), USER_AGENT_MAX),
-        traceparent: text_of(&head.headers, "traceparent", TRACEPARENT_LEN),
+        requester: requester(&head.headers),
+        traceparent: traceparent(&head.headers),
         arrived: received,
+        event_id: id,
+        action: None,
     };
-    // A task of its own: once the agent is asked, the outcome counts whether the sender waits for
-    // it or not.
+    answer(&decided(shared, delivery, sender, receipt).await, received)
+}
+
+/// The alert, out of its envelope if it has one.
+async fn opened(shared: &Shared, headers: &HeaderMap, body: Body) -> Result<Opened, Refusal> {
+    let max = match cloudevents::is_structured(headers) {
+        true => BODY_MAX + ENVELOPE_MAX,
+        false => BODY_MAX,
+    };
+    known(shared, headers)?;
+    admit(headers, max)?;
+    cloudevents::open(headers, read(body, max).await?)
+}
+
+/// Accounts for what was refused before it was read.
+pub(super) async fn refused(
+    shared: &Shared,
+    refusal: Refusal,
+    sender: &Peer,
+    receipt: Receipt,
+) -> Handled {
+    account::refused(shared, &refusal, sender).await;
+    let handled = Handled::from(Outcome::Refused(refusal));
+    handled.log();
+    receipt.settle(&handled.outcome);
+    handled
+}
+
+/// Handles a delivery, in a task of its own: once the agent is asked, the outcome counts whether
+/// the sender waits for it or not.
+pub(super) async fn decided(
+    shared: Shared,
+    delivery: Delivery,
+    sender: Peer,
+    receipt: Receipt,
+) -> Handled {
     let task = tokio::spawn(async move {
         let handled = account::handle(&shared, delivery, &sender).await;
         receipt.settle(&handled.outcome);
         handled
     });
-    match task.await {
-        Ok(handled) => answer(&handled, received),
-        // It panicked, or the runtime is going down; the receipt has counted it.
-        Err(error) => {
-            tracing::error!(%error, "handling of an alert broke off");
-            let refusal = Refusal::new(RefusalCode::SenderGone, "the controller failed");
-            answer(&Outcome::Refused(refusal).into(), received)
-        }
-    }
+    // It panicked, or the runtime is going down; the receipt has counted it.
+    task.await.unwrap_or_else(|error| {
+        tracing::error!(%error, "handling of an alert broke off");
+        let refusal = Refusal::new(RefusalCode::SenderGone, "the controller failed");
+        Outcome::Refused(refusal).into()
+    })
 }
 
 /// Length of a `traceparent` of version 00: `00-` trace id `-` parent id `-` flags.
 const TRACEPARENT_LEN: usize = 55;
 
 /// Refuses who does not show the senders' secret, before anything of the body is read.
-fn known(shared: &Shared, headers: &HeaderMap) -> Result<(), Refusal> {
+pub(super) fn known(shared: &Shared, headers: &HeaderMap) -> Result<(), Refusal> {
     let Some(secret) = shared.secret.as_ref().filter(|_| !shared.admits(headers)) else {
         return Ok(());
     };
@@ -93,7 +123,7 @@ fn known(shared: &Shared, headers: &HeaderMap) -> Result<(), Refusal> {
 }
 
 /// Refuses by the head alone what cannot be an alert.
-fn admit(headers: &HeaderMap) -> Result<(), Refusal> {
+pub(super) fn admit(headers: &HeaderMap, max: usize) -> Result<(), Refusal> {
     // A page in a browser on this machine can post to loopback, but not without these.
     if headers.contains_key(header::ORIGIN) || headers.contains_key("sec-fetch-site") {
         let reason = "alerts are not taken from web pages";
@@ -104,7 +134,11 @@ fn admit(headers: &HeaderMap) -> Result<(), Refusal> {
         .map_or("", |v| v.to_str().unwrap_or("?"));
     let media_type = content_type.split(';').next().unwrap_or_default().trim();
     // The second is what `curl -d @alert.json` says.
-    let known = ["application/json", "application/x-www-form-urlencoded"];
+    let known = [
+        "application/json",
+        "application/x-www-form-urlencoded",
+        cloudevents::MEDIA_TYPE,
+    ];
     if !known
         .iter()
         .any(|known| media_type.eq_ignore_ascii_case(known))
@@ -124,13 +158,13 @@ fn admit(headers: &HeaderMap) -> Result<(), Refusal> {
         .get(header::CONTENT_LENGTH)
         .and_then(|v| v.to_str().ok()?.parse::<u64>().ok())
     {
-        Some(length) if length > BODY_MAX as u64 => Err(too_large()),
+        Some(length) if length > max as u64 => Err(too_large(max)),
         _ => Ok(()),
     }
 }
 
-/// Reads a body of at most [`BODY_MAX`] bytes.
-async fn read(body: Body) -> Result<Vec<u8>, Refusal> {
+/// Reads a body of at most `max` bytes.
+pub(super) async fn read(body: Body, max: usize) -> Result<Vec<u8>, Refusal> {
     let reading = async {
         let mut bytes = Vec::new();
         let mut chunks = body.into_data_stream();
@@ -138,8 +172,8 @@ async fn read(body: Body) -> Result<Vec<u8>, Refusal> {
             let chunk = chunk.map_err(|_broken| {
                 Refusal::new(RefusalCode::SenderGone, "the body ended before its length")
             })?;
-            if bytes.len() + chunk.len() > BODY_MAX {
-                return Err(too_large());
+            if bytes.len() + chunk.len() > max {
+                return Err(too_large(max));
             }
             bytes.extend_from_slice(&chunk);
         }
@@ -153,15 +187,25 @@ async fn read(body: Body) -> Result<Vec<u8>, Refusal> {
         })
 }
 
-fn too_large() -> Refusal {
+fn too_large(max: usize) -> Refusal {
     Refusal::new(
         RefusalCode::TooLarge,
-        format!("an alert has at most {BODY_MAX} bytes"),
+        format!("an alert has at most {max} bytes"),
     )
 }
 
+/// Who says to be the sender.
+pub(super) fn requester(headers: &HeaderMap) -> String {
+    text_of(headers, header::USER_AGENT.as_str(), USER_AGENT_MAX)
+}
+
+/// Its trace's context.
+pub(super) fn traceparent(headers: &HeaderMap) -> String {
+    text_of(headers, "traceparent", TRACEPARENT_LEN)
+}
+
 /// A header's text, if it is printable ASCII; its first `max` characters.
-fn text_of(headers: &HeaderMap, name: &str, max: usize) -> String {
+pub(super) fn text_of(headers: &HeaderMap, name: &str, max: usize) -> String {
     let text = headers
         .get(name)
         .and_then(|value| value.to_str().ok())

@@ -23,7 +23,8 @@ use crate::{
 /// ```
 #[derive(Debug, Serialize)]
 pub struct Answer {
-    /// "accepted", "existing" (the same alert came before), "ignored" or "refused".
+    /// "accepted", "coalesced" (a capture of the same packets ran, and lasts longer now), "existing" (the
+    /// same alert came before), "ignored" or "refused".
     decision: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     capture_id: Option<String>,
@@ -42,9 +43,9 @@ pub struct Answer {
 }
 
 impl Answer {
-    fn new(outcome: &Outcome) -> Self {
+    pub(super) fn new(outcome: &Outcome) -> Self {
         let (code, reason) = match outcome {
-            Outcome::Accepted(_) | Outcome::Existing(_) => (None, None),
+            Outcome::Accepted(_) | Outcome::Coalesced(_) | Outcome::Existing(_) => (None, None),
             Outcome::Ignored(reason) => (None, Some(reason.clone())),
             Outcome::Refused(refusal) => {
                 (Some(refusal.code.as_str()), Some(refusal.reason.clone()))
@@ -63,25 +64,34 @@ impl Answer {
 
 /// The answer to an alert that was received at `received`.
 pub(super) fn answer(handled: &Handled, received: Timestamp) -> Response {
+    (status(&handled.outcome), Json(told(handled, received))).into_response()
+}
+
+/// What is told of an alert that was received at `received`.
+pub(super) fn told(handled: &Handled, received: Timestamp) -> Answer {
     let mut answer = Answer::new(&handled.outcome);
     answer.received_unix_ns = Some(received.as_nanosecond());
     if handled.captures.len() > 1 {
         answer.captures = handled.captures.iter().map(Answer::new).collect();
     }
-    (status(&handled.outcome), Json(answer)).into_response()
+    answer
 }
 
 /// Falcosidekick takes 200, 201, 202 and 204 for success and logs all else as an error.
-fn status(outcome: &Outcome) -> StatusCode {
+pub(super) fn status(outcome: &Outcome) -> StatusCode {
     let refusal = match outcome {
-        Outcome::Accepted(_) | Outcome::Existing(_) => return StatusCode::ACCEPTED,
+        Outcome::Accepted(_) | Outcome::Coalesced(_) | Outcome::Existing(_) => {
+            return StatusCode::ACCEPTED;
+        }
         Outcome::Ignored(_) => return StatusCode::OK,
         Outcome::Refused(refusal) => refusal,
     };
     match refusal.code {
         RefusalCode::Unauthenticated => StatusCode::UNAUTHORIZED,
         RefusalCode::InvalidAlert | RefusalCode::SenderGone => StatusCode::BAD_REQUEST,
-        RefusalCode::FromBrowser => StatusCode::FORBIDDEN,
+        RefusalCode::FromBrowser | RefusalCode::ClockSkew | RefusalCode::Replayed => {
+            StatusCode::FORBIDDEN
+        }
         RefusalCode::SlowBody => StatusCode::REQUEST_TIMEOUT,
         RefusalCode::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         RefusalCode::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -107,12 +117,17 @@ fn agent_status(reason: Reason) -> StatusCode {
         // True of the node at this moment, not of the alert.
         Reason::TargetNotFound
         | Reason::CaptureNotFound
+        | Reason::CaptureEnded
         | Reason::StreamTaken
         | Reason::CaptureRunning
         | Reason::CaptureHeld
         | Reason::CaptureDeleted
         | Reason::CaptureNotHeld => StatusCode::CONFLICT,
-        Reason::SessionLimit | Reason::QuotaExceeded => StatusCode::TOO_MANY_REQUESTS,
+        Reason::SessionLimit
+        | Reason::QuotaExceeded
+        | Reason::NodeRate
+        | Reason::NamespaceRate
+        | Reason::RuleRate => StatusCode::TOO_MANY_REQUESTS,
         Reason::Kernel | Reason::Draining | Reason::PermissionDenied => {
             StatusCode::SERVICE_UNAVAILABLE
         }

@@ -12,7 +12,13 @@ use tokio::{
     net::TcpListener,
 };
 
-use super::secret::{Secret, SecretError};
+use super::{
+    secret::{Secret, SecretError},
+    serve::Version,
+    talon::Lambda,
+};
+
+pub use super::talon::LambdaParts;
 
 /// What is configured about the senders of alerts.
 #[derive(Clone, Debug)]
@@ -21,6 +27,8 @@ pub struct ListenParts {
     /// A file with the secret that each request shows, and the header that has it.
     pub secret: Option<(PathBuf, HeaderName)>,
     pub tls: Option<TlsParts>,
+    /// The key pair of Talon's `aws:lambda`; without it there are no such routes.
+    pub lambda: Option<LambdaParts>,
 }
 
 /// What is configured about TLS.
@@ -50,6 +58,11 @@ pub enum ListenError {
     InTheClear(SocketAddr),
     #[error(transparent)]
     Secret(#[from] SecretError),
+    #[error(
+        "stock Falco Talon has no certificate to show, so with --alerts-tls-ca it would not get in; use \
+         --alerts-secret in place of --alerts-tls-ca, or leave --talon-access-key-file out"
+    )]
+    TalonWithoutCertificate,
     #[error("--alerts-tls-client-san: {0}")]
     Name(#[from] NameError),
     #[error("alerts cannot be taken by TLS")]
@@ -71,11 +84,15 @@ impl ListenParts {
             address,
             secret,
             tls,
+            lambda,
         } = self;
+        let has_clients = tls.as_ref().is_some_and(|tls| tls.clients.is_some());
+        if has_clients && lambda.is_some() {
+            return Err(ListenError::TalonWithoutCertificate);
+        }
         if address.ip().is_loopback() {
             return Ok(());
         }
-        let has_clients = tls.as_ref().is_some_and(|tls| tls.clients.is_some());
         match (tls, secret) {
             (None, Some(_)) => Err(ListenError::InTheClear(*address)),
             (None, None) => Err(ListenError::Unauthenticated(*address)),
@@ -91,6 +108,7 @@ pub struct Listener {
     way: Way,
     counts: Option<Arc<TlsCounts>>,
     pub(super) secret: Option<Arc<Secret>>,
+    pub(super) lambda: Option<Arc<Lambda>>,
 }
 
 #[derive(Debug)]
@@ -113,7 +131,9 @@ impl Listener {
             address,
             secret,
             tls,
+            lambda,
         } = parts;
+        let lambda = lambda.map(|parts| Lambda::load(&parts)).transpose()?;
         let secret = secret
             .map(|(path, header)| Secret::load(&path, header))
             .transpose()?
@@ -135,6 +155,7 @@ impl Listener {
             way,
             counts,
             secret,
+            lambda: lambda.map(Arc::new),
         })
     }
 
@@ -154,7 +175,7 @@ impl Listener {
     }
 
     /// The next connection. May be dropped while it waits.
-    pub(super) async fn accept(&mut self) -> io::Result<(Box<dyn Connection>, Peer)> {
+    pub(super) async fn accept(&mut self) -> io::Result<(Box<dyn Connection>, Peer, Version)> {
         match &mut self.way {
             Way::Plain(listener) => {
                 let (stream, address) = listener.accept().await?;
@@ -164,12 +185,16 @@ impl Listener {
                     address,
                     name: None,
                 };
-                Ok((Box::new(stream), peer))
+                Ok((Box::new(stream), peer, Version::Http1))
             }
             Way::Tls(listener) => {
                 let stream = listener.accept().await;
                 let peer = stream.peer().clone();
-                Ok((Box::new(stream), peer))
+                let version = match stream.speaks_http2() {
+                    true => Version::Http2,
+                    false => Version::Http1,
+                };
+                Ok((Box::new(stream), peer, version))
             }
         }
     }
@@ -188,7 +213,7 @@ fn server(parts: TlsParts) -> Result<ServerTls, ListenError> {
         own: Some((cert, key)),
         ca,
     };
-    Ok(ServerTls::new(files, clients, Protocol::Http1)?)
+    Ok(ServerTls::new(files, clients, Protocol::Http)?)
 }
 
 #[cfg(test)]
@@ -228,6 +253,7 @@ mod tests {
                     address: address.parse().unwrap(),
                     secret: secret.clone(),
                     tls: tls.clone(),
+                    lambda: None,
                 };
                 let checked = parts.check();
                 assert_eq!(checked.is_ok(), may || is_loopback, "{parts:?}");

@@ -1,9 +1,11 @@
-//! What listens: the alerts' way in, health and metrics. HTTP/1.1, on loopback, or by TLS for senders
-//! who prove that they are ([`listen`]).
+//! What listens: the alerts' way in, health and metrics. HTTP/1.1 on loopback, or that and HTTP/2 by TLS
+//! for senders who prove that they are ([`listen`]).
 //!
 //! | route | |
 //! |---|---|
-//! | `POST /`, `POST /falco` (or `PUT`) | an alert as Falco or Falcosidekick sends it |
+//! | `POST /`, `POST /falco` (or `PUT`) | an alert as Falco or Falcosidekick sends it, also in CloudEvents |
+//! | `POST /v1/triggers/talon` | what Falco Talon's actionner `remora:capture` sends |
+//! | `POST /talon/sts`, `/talon/lambda/…` | what stock Talon's `aws:lambda` sends ([`talon`]) |
 //! | `GET /healthz` | 200 while alerts are taken, 503 while the controller ends |
 //! | `GET /metrics` | OpenMetrics text, or Prometheus' older form to who does not ask for it |
 //!
@@ -13,10 +15,13 @@
 mod account;
 mod alerts;
 mod answer;
+mod idle;
 pub mod listen;
 mod receipt;
 mod secret;
 mod serve;
+mod talon;
+mod watched;
 
 use std::sync::{
     Arc,
@@ -37,7 +42,7 @@ pub use alerts::{BODY_MAX, BODY_TIMEOUT};
 pub use answer::Answer;
 pub use serve::{CONNECTIONS_MAX, HEAD_TIMEOUT, serve};
 
-use self::{listen::Listener, secret::Secret};
+use self::{listen::Listener, secret::Secret, talon::Lambda};
 use crate::{audit::Audit, ingest::Ingest, metrics::Metrics};
 
 /// What the routes share.
@@ -47,6 +52,7 @@ struct Shared {
     metrics: Arc<Metrics>,
     draining: Arc<AtomicBool>,
     secret: Option<Arc<Secret>>,
+    lambda: Option<Arc<Lambda>>,
     audit: Audit,
 }
 
@@ -73,11 +79,13 @@ pub fn router(
         .route("/falco", alerts())
         .route("/healthz", get(health))
         .route("/metrics", get(metrics_text))
+        .merge(talon::routes(listener.lambda.is_some()))
         .with_state(Shared {
             ingest,
             metrics,
             draining,
             secret: listener.secret.clone(),
+            lambda: listener.lambda.clone(),
             audit,
         })
 }

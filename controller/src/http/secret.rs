@@ -2,18 +2,15 @@
 
 use std::{
     fs,
-    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
 };
 
 use axum::http::{HeaderMap, HeaderName, header};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-/// How often the file is looked at, at most.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+use super::watched::Watched;
+
 /// Shortest and longest secret, in bytes: what is shorter can be guessed.
 const SECRET_MIN: usize = 16;
 const SECRET_MAX: usize = 1024;
@@ -32,40 +29,37 @@ pub enum SecretError {
         .0.display()
     )]
     NotASecret(PathBuf),
+    #[error("failed to read the key of Falco Talon's aws:lambda {}", path.display())]
+    ReadKey {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error(
+        "Falco Talon's access key {} must be one line of 4 to 128 visible ASCII characters without `/`, `,` and \
+         `=`, as AWS_ACCESS_KEY_ID has it",
+        .0.display()
+    )]
+    NotAnAccessKey(PathBuf),
+    #[error(
+        "Falco Talon's secret key {} must be one line of 16 to 128 visible ASCII characters, as \
+         AWS_SECRET_ACCESS_KEY has it; `openssl rand -hex 32` makes one",
+        .0.display()
+    )]
+    NotASecretKey(PathBuf),
 }
 
 /// What a request must show.
 #[derive(Debug)]
 pub(super) struct Secret {
-    path: PathBuf,
     header: HeaderName,
-    state: Mutex<State>,
-}
-
-#[derive(Debug)]
-struct State {
     /// SHA-256, so that comparing takes the same time whatever comes.
-    digest: [u8; 32],
-    read: Option<Stamp>,
-    looked: Instant,
+    digest: Watched<[u8; 32], SecretError>,
 }
-
-/// What changes of a file when its content does.
-type Stamp = (u64, u64, u64, [i64; 4]);
 
 impl Secret {
     pub(super) fn load(path: &Path, header: HeaderName) -> Result<Self, SecretError> {
-        // Before the reading: what changes meanwhile is a change.
-        let stamp = stamp(path);
-        Ok(Self {
-            path: path.to_owned(),
-            header,
-            state: Mutex::new(State {
-                digest: digest(path)?,
-                read: stamp,
-                looked: Instant::now(),
-            }),
-        })
+        let digest = Watched::load(path, digest)?;
+        Ok(Self { header, digest })
     }
 
     /// Does the request show it? `Authorization` as `Bearer SECRET`, another header as it is.
@@ -82,34 +76,12 @@ impl Secret {
             shown = token;
         }
         let shown: [u8; 32] = Sha256::digest(shown).into();
-        shown.ct_eq(&self.current()).into()
+        shown.ct_eq(&self.digest.current()).into()
     }
 
     /// The name of the header, for who did not show it.
     pub(super) fn header(&self) -> &HeaderName {
         &self.header
-    }
-
-    fn current(&self) -> [u8; 32] {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.looked.elapsed() >= LOOK_EVERY {
-            state.looked = Instant::now();
-            let now = stamp(&self.path);
-            if now != state.read {
-                state.read = now;
-                match digest(&self.path) {
-                    Ok(digest) => {
-                        state.digest = digest;
-                        tracing::info!(path = %self.path.display(), "the senders' secret was read again");
-                    }
-                    Err(error) => tracing::error!(
-                        %error,
-                        "the changed secret cannot be used; the one that was read before stays in use"
-                    ),
-                }
-            }
-        }
-        state.digest
     }
 }
 
@@ -135,20 +107,11 @@ fn digest(path: &Path) -> Result<[u8; 32], SecretError> {
     }
 }
 
-fn stamp(path: &Path) -> Option<Stamp> {
-    let file = fs::metadata(path).ok()?;
-    let times = [
-        file.mtime(),
-        file.mtime_nsec(),
-        file.ctime(),
-        file.ctime_nsec(),
-    ];
-    Some((file.dev(), file.ino(), file.size(), times))
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::{Duration, Instant};
+
+    use super::{super::watched::LOOK_EVERY, *};
 
     const GOOD: &str = "0123456789abcdef0123456789abcdef";
 

@@ -74,6 +74,7 @@ impl capture_server::Capture for Fake {
                 return Ok(Response::new(v1::StartResponse {
                     capture: Some(capture),
                     existing: false,
+                    coalesced: false,
                 }));
             }
             Behaviour::Break => panic!("the fake agent breaks, as told"),
@@ -91,7 +92,15 @@ impl capture_server::Capture for Fake {
         Ok(Response::new(v1::StartResponse {
             capture: Some(capture),
             existing,
+            coalesced: false,
         }))
+    }
+
+    async fn extend(
+        &self,
+        _: Request<v1::ExtendRequest>,
+    ) -> Result<Response<v1::ExtendResponse>, Status> {
+        Err(Status::unimplemented("fake"))
     }
 
     async fn stop(

@@ -17,7 +17,7 @@ use std::{
 pub(crate) use agent::{Behaviour, FakeAgent};
 use remora_controller::{
     app::{App, Drained},
-    args::{AccessArgs, AlertsArgs, LogFormat, RunArgs, TlsArgs},
+    args::{AccessArgs, AlertsArgs, LogFormat, RunArgs, TalonArgs, TlsArgs},
 };
 use remora_proto::client::AgentAddress;
 use serde_json::Value;
@@ -89,6 +89,7 @@ impl TestController {
             agent: AgentAddress::Unix(dir.path().join("agent.sock")),
             listen: "127.0.0.1:0".parse().unwrap(),
             alerts: AlertsArgs::default(),
+            talon: TalonArgs::default(),
             tls: TlsArgs::default(),
             access: AccessArgs::default(),
             rules: vec![file],
@@ -113,6 +114,10 @@ impl TestController {
         let controller = Self::start(rules).await;
         let agent = FakeAgent::listen(controller.socket(), behaviour);
         (controller, agent)
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        self.dir.path()
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
@@ -245,6 +250,10 @@ impl Answer {
         let Some((head, body)) = text.split_once("\r\n\r\n") else {
             return false;
         };
+        // No content has no length.
+        if head.starts_with("HTTP/1.1 204 ") {
+            return true;
+        }
         let length = head
             .lines()
             .find_map(|line| line.strip_prefix("content-length: "));

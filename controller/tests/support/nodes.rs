@@ -116,7 +116,18 @@ impl capture_server::Capture for Service {
         let capture = Some(state.clone());
         drop(sessions);
         self.0.changed.send_modify(|n| *n += 1);
-        Ok(Response::new(v1::StartResponse { capture, existing }))
+        Ok(Response::new(v1::StartResponse {
+            capture,
+            existing,
+            coalesced: false,
+        }))
+    }
+
+    async fn extend(
+        &self,
+        _: Request<v1::ExtendRequest>,
+    ) -> Result<Response<v1::ExtendResponse>, Status> {
+        Err(Status::unimplemented("fake"))
     }
 
     async fn stop(

@@ -22,7 +22,7 @@ use tonic::{Code, Status};
 
 use crate::reason::{self, Reason};
 
-pub use spec::Start;
+pub use spec::{Extend, Start};
 pub use state::hold_of;
 
 /// A message has a value that cannot be.
@@ -64,6 +64,8 @@ pub enum Problem {
     NotAnAddress(String),
     #[error("{len} bytes; at most {max} are taken")]
     TooLong { len: usize, max: usize },
+    #[error("has other characters than visible ASCII ones")]
+    NotVisible,
 }
 
 impl ConvertError {

@@ -1,6 +1,6 @@
 //! The request.
 
-use std::num::NonZeroU64;
+use std::{num::NonZeroU64, time::Duration};
 
 use remora_capture::{
     filter::{
@@ -8,14 +8,17 @@ use remora_capture::{
         program::{Program, Programs},
     },
     session::{
-        Destination, Direction, Limits, NameHint, SessionSpec, Snaplen, SpecError, SuperPackets,
-        Target, Trigger, Writing,
+        CaptureId, Destination, Direction, Limits, NameHint, SessionSpec, Snaplen, SpecError,
+        SuperPackets, Target, Trigger, Writing,
     },
     text,
 };
 
 use super::{ConvertError, Problem, invalid, known, required, time};
-use crate::{limits::IDEMPOTENCY_KEY_BYTES_MAX, v1};
+use crate::{
+    limits::{COALESCING_KEY_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX},
+    v1,
+};
 
 /// Characters of a refused value that an error shows.
 const SHOWN_MAX: usize = 80;
@@ -26,6 +29,34 @@ pub struct Start {
     pub spec: SessionSpec,
     /// The same key again means the same capture.
     pub idempotency_key: Option<String>,
+    /// A running capture of this key is lengthened instead.
+    pub coalescing_key: Option<String>,
+}
+
+/// A checked [`v1::ExtendRequest`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extend {
+    pub id: CaptureId,
+    /// How long it shall last in all.
+    pub duration: Duration,
+}
+
+impl TryFrom<v1::ExtendRequest> for Extend {
+    type Error = ConvertError;
+
+    fn try_from(request: v1::ExtendRequest) -> Result<Self, ConvertError> {
+        let v1::ExtendRequest { id, duration } = request;
+        let duration = time::duration("duration", required("duration", duration)?)?;
+        Limits {
+            duration: Some(duration),
+            ..Limits::default()
+        }
+        .validate()?;
+        Ok(Self {
+            id: id.parse()?,
+            duration,
+        })
+    }
 }
 
 impl TryFrom<v1::StartRequest> for Start {
@@ -35,14 +66,23 @@ impl TryFrom<v1::StartRequest> for Start {
         let v1::StartRequest {
             spec,
             idempotency_key,
+            coalescing_key,
         } = request;
         if idempotency_key.len() > IDEMPOTENCY_KEY_BYTES_MAX {
             let (len, max) = (idempotency_key.len(), IDEMPOTENCY_KEY_BYTES_MAX);
             return Err(invalid("idempotency_key", Problem::TooLong { len, max }));
         }
+        if coalescing_key.len() > COALESCING_KEY_BYTES_MAX {
+            let (len, max) = (coalescing_key.len(), COALESCING_KEY_BYTES_MAX);
+            return Err(invalid("coalescing_key", Problem::TooLong { len, max }));
+        }
+        if !coalescing_key.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(invalid("coalescing_key", Problem::NotVisible));
+        }
         Ok(Self {
             spec: required("spec", spec)?.try_into()?,
             idempotency_key: Some(idempotency_key).filter(|key| !key.is_empty()),
+            coalescing_key: Some(coalescing_key).filter(|key| !key.is_empty()),
         })
     }
 }

@@ -282,6 +282,7 @@ fn a_long_idempotency_key_is_refused() {
         Start::try_from(v1::StartRequest {
             spec: Some(wire()),
             idempotency_key: "k".repeat(len),
+            ..Default::default()
         })
     };
     assert_eq!(start(0).unwrap().idempotency_key, None);

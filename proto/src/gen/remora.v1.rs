@@ -244,17 +244,43 @@ pub struct CaptureSpec {
 pub struct StartRequest {
     #[prost(message, optional, tag = "1")]
     pub spec: ::core::option::Option<CaptureSpec>,
-    /// The same key again answers the capture that the first call made. At most 128 bytes.
+    /// The same key again answers the capture that the first call made or joined. At most 128 bytes.
     #[prost(string, tag = "2")]
     pub idempotency_key: ::prost::alloc::string::String,
+    /// A running capture that was started with this key, and takes the same packets of the same target,
+    /// is made to last as long as this one would; its trigger joins the other's manifest. 1 to 128
+    /// visible ASCII characters; empty: none. Starts with a key are limited in their rate, each by
+    /// itself: on the node, of a namespace, by a rule.
+    #[prost(string, tag = "3")]
+    pub coalescing_key: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StartResponse {
     #[prost(message, optional, tag = "1")]
     pub capture: ::core::option::Option<CaptureState>,
-    /// The idempotency key was known.
+    /// No capture was begun: the idempotency key was known, or `coalesced`.
     #[prost(bool, tag = "2")]
     pub existing: bool,
+    /// The trigger joined a capture that ran, which is the answer.
+    #[prost(bool, tag = "3")]
+    pub coalesced: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExtendRequest {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// How long it lasts in all, from its start on, as in Limits; more than 0 and at most 7 days.
+    #[prost(message, optional, tag = "2")]
+    pub duration: ::core::option::Option<::prost_types::Duration>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ExtendResponse {
+    /// With the duration that holds now.
+    #[prost(message, optional, tag = "1")]
+    pub capture: ::core::option::Option<CaptureState>,
+    /// False: it lasted that long already.
+    #[prost(bool, tag = "2")]
+    pub extended: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StopRequest {
@@ -612,10 +638,16 @@ pub enum Reason {
     StreamTaken = 10,
     Draining = 11,
     PermissionDenied = 12,
-    CaptureRunning = 13,
-    CaptureHeld = 14,
-    CaptureDeleted = 15,
-    CaptureNotHeld = 16,
+    /// The capture has ended, and cannot be lengthened.
+    CaptureEnded = 13,
+    /// Too many new captures by alerts in a short time: on this node, of this namespace, by this rule.
+    NodeRate = 14,
+    NamespaceRate = 15,
+    RuleRate = 16,
+    CaptureRunning = 17,
+    CaptureHeld = 18,
+    CaptureDeleted = 19,
+    CaptureNotHeld = 20,
 }
 impl Reason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -637,6 +669,10 @@ impl Reason {
             Self::StreamTaken => "REASON_STREAM_TAKEN",
             Self::Draining => "REASON_DRAINING",
             Self::PermissionDenied => "REASON_PERMISSION_DENIED",
+            Self::CaptureEnded => "REASON_CAPTURE_ENDED",
+            Self::NodeRate => "REASON_NODE_RATE",
+            Self::NamespaceRate => "REASON_NAMESPACE_RATE",
+            Self::RuleRate => "REASON_RULE_RATE",
             Self::CaptureRunning => "REASON_CAPTURE_RUNNING",
             Self::CaptureHeld => "REASON_CAPTURE_HELD",
             Self::CaptureDeleted => "REASON_CAPTURE_DELETED",
@@ -659,6 +695,10 @@ impl Reason {
             "REASON_STREAM_TAKEN" => Some(Self::StreamTaken),
             "REASON_DRAINING" => Some(Self::Draining),
             "REASON_PERMISSION_DENIED" => Some(Self::PermissionDenied),
+            "REASON_CAPTURE_ENDED" => Some(Self::CaptureEnded),
+            "REASON_NODE_RATE" => Some(Self::NodeRate),
+            "REASON_NAMESPACE_RATE" => Some(Self::NamespaceRate),
+            "REASON_RULE_RATE" => Some(Self::RuleRate),
             "REASON_CAPTURE_RUNNING" => Some(Self::CaptureRunning),
             "REASON_CAPTURE_HELD" => Some(Self::CaptureHeld),
             "REASON_CAPTURE_DELETED" => Some(Self::CaptureDeleted),
@@ -1062,6 +1102,26 @@ pub mod capture_client {
             req.extensions_mut().insert(GrpcMethod::new("remora.v1.Capture", "Stop"));
             self.inner.unary(req, path, codec).await
         }
+        /// Lets a running capture last longer; it is never made shorter. NOT_FOUND for an id that is not known,
+        /// FAILED_PRECONDITION for a capture that has ended, or that its number of files ends.
+        pub async fn extend(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ExtendRequest>,
+        ) -> std::result::Result<tonic::Response<super::ExtendResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/remora.v1.Capture/Extend");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("remora.v1.Capture", "Extend"));
+            self.inner.unary(req, path, codec).await
+        }
         pub async fn get(
             &mut self,
             request: impl tonic::IntoRequest<super::GetRequest>,
@@ -1266,6 +1326,12 @@ pub mod capture_server {
             &self,
             request: tonic::Request<super::StopRequest>,
         ) -> std::result::Result<tonic::Response<super::StopResponse>, tonic::Status>;
+        /// Lets a running capture last longer; it is never made shorter. NOT_FOUND for an id that is not known,
+        /// FAILED_PRECONDITION for a capture that has ended, or that its number of files ends.
+        async fn extend(
+            &self,
+            request: tonic::Request<super::ExtendRequest>,
+        ) -> std::result::Result<tonic::Response<super::ExtendResponse>, tonic::Status>;
         async fn get(
             &self,
             request: tonic::Request<super::GetRequest>,
@@ -1480,6 +1546,49 @@ pub mod capture_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = StopSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/remora.v1.Capture/Extend" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExtendSvc<T: Capture>(pub Arc<T>);
+                    impl<T: Capture> tonic::server::UnaryService<super::ExtendRequest>
+                    for ExtendSvc<T> {
+                        type Response = super::ExtendResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ExtendRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Capture>::extend(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExtendSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

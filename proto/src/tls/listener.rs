@@ -290,6 +290,12 @@ impl TlsIo {
     pub fn peer(&self) -> &Peer {
         &self.peer
     }
+
+    /// HTTP/2 was agreed on, by ALPN.
+    #[must_use]
+    pub fn speaks_http2(&self) -> bool {
+        self.stream.get_ref().1.alpn_protocol() == Some(b"h2")
+    }
 }
 
 impl Connected for TlsIo {

@@ -32,14 +32,15 @@ pub enum Clients {
 pub enum Protocol {
     /// HTTP/2.
     Grpc,
-    Http1,
+    /// HTTP/2 or HTTP/1.1, as the client likes.
+    Http,
 }
 
 impl Protocol {
     pub(super) fn alpn(self) -> Vec<Vec<u8>> {
         match self {
             Self::Grpc => vec![b"h2".to_vec()],
-            Self::Http1 => vec![b"http/1.1".to_vec()],
+            Self::Http => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
         }
     }
 }

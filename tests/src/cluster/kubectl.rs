@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::{Command, Output},
     sync::atomic::{AtomicU32, Ordering},
@@ -25,7 +26,11 @@ pub struct Kubectl {
 }
 
 impl Kubectl {
-    pub(super) fn new(kubeconfig: PathBuf) -> Result<Self> {
+    /// As who a kubeconfig says. Its directory gets files beside it.
+    ///
+    /// # Errors
+    /// The cluster's programs are not built.
+    pub fn new(kubeconfig: PathBuf) -> Result<Self> {
         Ok(Self {
             kubeconfig,
             programs: programs::directory()?,
@@ -47,6 +52,24 @@ impl Kubectl {
             // What it caches is of this cluster alone.
             .env("HOME", self.kubeconfig.with_extension("home"));
         command
+    }
+
+    /// `kubectl remora`, the program under test as kubectl's plug-in.
+    ///
+    /// # Errors
+    /// It is not built.
+    pub fn remora(&self) -> Result<Command> {
+        let plugins = self.kubeconfig.with_extension("plugins");
+        let link = plugins.join("kubectl-remora");
+        if !link.exists() {
+            fs::create_dir_all(&plugins)?;
+            symlink(run::remora_program("remora")?, &link)?;
+        }
+        let path = programs::search_path(&self.programs);
+        let mut command = self.command("kubectl");
+        command.env("PATH", format!("{}:{path}", plugins.display()));
+        command.arg("remora");
+        Ok(command)
     }
 
     /// What a command prints.

@@ -15,6 +15,7 @@
 //! - [`control_plane`], [`node`]: the processes.
 //! - [`image`]: images of our own, as OCI archives: nothing is pulled.
 //! - [`kubectl`], [`pods`]: what a user asks of the API server; pods, and what they are on the node.
+//! - [`release`]: Remora, installed from its chart.
 //! - [`leftovers`]: that nothing stays behind.
 //!
 //! No namespace has a route out of the machine. Each node has a mount, pid and host name namespace
@@ -33,6 +34,7 @@ pub mod leftovers;
 pub mod node;
 pub mod pods;
 pub mod programs;
+pub mod release;
 
 use std::{path::Path, time::Duration};
 

@@ -17,7 +17,7 @@ pub fn directory() -> Result<PathBuf> {
     let directory = std::env::var_os(CLUSTER_DIR).map(PathBuf::from);
     let directory = directory.with_context(|| {
         format!(
-            "{CLUSTER_DIR} is not set: run this by `cargo xtask test --all` or `cargo xtask \
+            "{CLUSTER_DIR} is not set: run this by `cargo xtask test --also cluster` or `cargo xtask \
              cluster`, or set it to what `cargo xtask cluster build` says"
         )
     })?;

@@ -352,6 +352,7 @@ fn values_out_of_range_are_refused() -> Result<()> {
     let long_key = v1::StartRequest {
         spec: Some(of_pod(&web)),
         idempotency_key: "k".repeat(129),
+        ..Default::default()
     };
     let answer = agent.start_request(long_key);
     assert_refused("a long key", answer, Code::InvalidArgument, "invalid_spec")?;
@@ -366,6 +367,7 @@ fn a_known_idempotency_key_answers_the_same_capture() -> Result<()> {
     let request = v1::StartRequest {
         spec: Some(of_pod(&web)),
         idempotency_key: "alert-1".into(),
+        ..Default::default()
     };
     let first = agent.start_request(request.clone())?;
     let again = agent.start_request(request.clone())?;

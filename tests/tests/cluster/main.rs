@@ -4,7 +4,15 @@
 #![forbid(unsafe_code)]
 
 mod bed;
+mod capture;
+mod capturing;
+mod chart;
+mod faults;
+mod installed;
+mod node_agent;
+mod past;
 mod shop;
+mod witness;
 
 use std::{process::ExitCode, sync::Arc};
 
@@ -23,7 +31,15 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Two processors, one cluster, and tests that stop its API server.
     arguments.test_threads.get_or_insert(1);
-    let all = bed::TESTS;
+    let all = [
+        &bed::TESTS[..],
+        &chart::FIRST,
+        &capture::TESTS,
+        &past::TESTS,
+        &faults::TESTS,
+        &chart::LAST,
+    ]
+    .concat();
     let wanted = all.iter().any(|(name, _)| {
         let trial = Trial::test(*name, || Ok(()));
         !arguments.is_filtered_out(&trial)

@@ -15,7 +15,7 @@ const FETCHES_ITSELF: u32 = 21;
 
 /// A Go, and where it keeps what it downloads and compiles.
 #[derive(Debug)]
-pub(super) struct Go {
+pub(crate) struct Go {
     program: PathBuf,
     proxy: String,
     caches: PathBuf,
@@ -26,13 +26,13 @@ impl Go {
     ///
     /// # Errors
     /// There is none, or it is too old.
-    pub(super) fn find(caches: &Path) -> Result<Self> {
+    pub(crate) fn find(caches: &Path) -> Result<Self> {
         let program = env::var_os("REMORA_GO")
             .map(PathBuf::from)
             .or_else(|| find_all("go").into_iter().next())
             .or_else(|| Some(PathBuf::from(USUAL)).filter(|path| path.exists()))
             .context(
-                "no Go: the cluster's programs are built by it. Install Go 1.26 (or any from 1.21 \
+                "no Go: the cluster's programs and Talon's actionner are built by it. Install Go 1.26 (or any from 1.21 \
                  on, which fetches it), or set REMORA_GO to its `go`",
             )?;
         let asked = output(Command::new(&program).args(["env", "GOVERSION", "GOPROXY"]))?;
@@ -51,7 +51,7 @@ impl Go {
     }
 
     /// `go` in the module's folder.
-    pub(super) fn command(&self, folder: &Path) -> Command {
+    pub(crate) fn command(&self, folder: &Path) -> Command {
         let mut command = Command::new(&self.program);
         command
             .current_dir(folder)

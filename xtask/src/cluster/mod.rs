@@ -3,7 +3,7 @@
 //! ```text
 //! tests/cluster/go ─▶ recipe ─▶ build ─▶ cache: etcd, kube-*, kubelet, kubectl, containerd, helm
 //!                                          │
-//!                     cluster (a program of the `tests` crate) ◀┘ up, down
+//!                     cluster (a program of the `tests` crate) ◀┘ up, down, demo
 //! ```
 //! Its programs are Go modules, built into the cache once for each set of versions; nothing is
 //! installed but Debian's `runc`, its CNI plugins and a static busybox.
@@ -12,8 +12,12 @@ mod build;
 mod go;
 mod recipe;
 
+pub(crate) use go::Go;
+
+use std::env;
 use std::path::PathBuf;
 
+use anyhow::Context as _;
 use clap::Subcommand;
 
 use crate::run::run_with;
@@ -24,6 +28,8 @@ use recipe::Recipe;
 
 /// Tells the `tests` crate where the cluster's programs are.
 pub(crate) const CLUSTER_DIR: &str = "REMORA_CLUSTER_DIR";
+/// Tells it where this program is.
+pub(crate) const XTASK: &str = "REMORA_XTASK";
 
 #[derive(Subcommand)]
 pub(crate) enum Task {
@@ -34,6 +40,10 @@ pub(crate) enum Task {
     },
     /// Start a cluster of two nodes that stays until `down`, and say how to use it
     Up(ProgramArgs),
+    /// Show Remora on it: install the chart, capture from a shop of a few pods, remove it all
+    ///
+    /// On the cluster that is up, else on one that starts and ends with the demo.
+    Demo(ProgramArgs),
     /// End the cluster that `up` started, and remove what killed ones have left
     Down(ProgramArgs),
 }
@@ -46,6 +56,7 @@ pub(crate) fn perform(task: Task) -> anyhow::Result<()> {
             return Ok(());
         }
         Task::Up(program) => ("up", program),
+        Task::Demo(program) => ("demo", program),
         Task::Down(program) => ("down", program),
     };
     let installing = program.install.policy();
@@ -53,7 +64,10 @@ pub(crate) fn perform(task: Task) -> anyhow::Result<()> {
     let args: Vec<String> = std::iter::once(verb.to_owned())
         .chain(program.args)
         .collect();
-    run_with("cluster", &args, installing, &[(CLUSTER_DIR, directory)])
+    // The demo makes the image by it.
+    let xtask = env::current_exe().context("cannot tell which program this is")?;
+    let environment = [(CLUSTER_DIR, directory), (XTASK, xtask)];
+    run_with("cluster", &args, installing, &environment)
 }
 
 /// The cluster's programs, built if they are not.

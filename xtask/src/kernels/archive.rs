@@ -70,6 +70,8 @@ impl Archive {
                  Dir::State::lists \"{apt}/lists\";\n\
                  Dir::Cache \"{apt}/cache\";\n\
                  Acquire::Languages \"none\";\n\
+                 Acquire::Retries \"3\";\n\
+                 Acquire::http::Timeout \"30\";\n\
                  Acquire::IndexTargets::deb::DEP-11::DefaultEnabled \"false\";\n\
                  APT::Sandbox::User \"root\";\n\
                  APT::Default-Release \"{RELEASE}\";\n\

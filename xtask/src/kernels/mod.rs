@@ -10,34 +10,37 @@
 mod archive;
 mod budget;
 mod image;
+mod selection;
 mod vm;
 
 use std::fs;
+use std::num::NonZero;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
+use tempfile::NamedTempFile;
 
 use crate::build::{Profile, build};
 use crate::process::step;
 use crate::run::bin_dir;
 use crate::setup::{Installing, Purpose, setup};
-use crate::test::{Tally, parse_result, suites};
+use crate::test::{Tally, parse_result, program_name, suites};
 
 use archive::Archive;
 use image::{Image, Modules};
+use selection::{Selected, selected};
 use vm::Qemu;
 
 /// This machine's kernel. Needs no virtual machine; its tests are `cargo xtask test`'s.
 const HOST: &str = "host";
 /// Too old, without TCX, with it, and the newest.
 const OTHERS: [&str; 4] = ["5.10", "6.1", "6.12", "newest"];
-/// Without TCX and with it: what `cargo xtask test --all` runs. The archive keeps these for years;
+/// Without TCX and with it: what `cargo xtask test --also kernels` runs. The archive keeps these for years;
 /// the newest changes every week.
 pub(crate) const STABLE: [&str; 2] = ["6.1", "6.12"];
-/// First kernel that has all that the agent cannot do without (`bpf_loop`).
-const OLDEST: (u64, u64) = (5, 17);
-
 /// What the test beds are made of, in modules.
 const MODULES: [&str; 7] = [
     "veth",
@@ -54,32 +57,6 @@ const TOOLS: [&str; 17] = [
     "setpriv", "sh", "sleep", "tc", "tcpdump", "test",
 ];
 const OUR_TOOLS: [&str; 4] = ["udpgen", "udpsink", "tcpbulk", "numbers"];
-
-/// Test programs, and the tests that run of each; none: all.
-const TESTS: [(&str, &[&str]); 4] = [
-    ("kernel_hooks", &[]),
-    (
-        "privileges",
-        &["it_captures_with_two_capabilities_and_no_way_to_more"],
-    ),
-    (
-        "which_packets",
-        &[
-            "a_pods_capture_equals_tcpdumps_packet_for_packet",
-            "a_pods_loopback_equals_tcpdumps_in_all_that_carries_data",
-            "of_the_neighbour_pod_there_is_no_packet",
-        ],
-    ),
-    (
-        "conservation",
-        &["the_counts_of_a_running_capture_reach_the_number_sent"],
-    ),
-];
-/// The same for a kernel on which the agent cannot run.
-const TESTS_TOO_OLD: [(&str, &[&str]); 1] = [(
-    "kernel_hooks",
-    &["doctor_tells_an_old_kernel_what_it_lacks"],
-)];
 
 /// tcpdump reads files as its own user.
 const USERS: &[u8] = b"root:x:0:0:root:/root:/bin/sh\ntcpdump:x:108:113::/:/bin/false\n";
@@ -148,15 +125,31 @@ pub(crate) fn run(programs: &[PathBuf], series: &[&str]) -> anyhow::Result<Vec<O
     let archive = Archive::open()?;
     let qemu = Qemu::find(&archive)?;
     let busybox = archive.package("busybox-static")?.join("bin/busybox");
-    Ok(series
-        .iter()
-        .map(|series| {
-            on_kernel(&archive, &qemu, &busybox, programs, series).unwrap_or_else(|error| {
+    // The archive is asked one at a time, machines run side by side.
+    let mut outcomes = Vec::new();
+    let mut machines = Vec::new();
+    for series in series {
+        match Machine::new(&archive, &busybox, programs, series) {
+            Ok(machine) => machines.push(machine),
+            Err(error) => {
                 println!("Linux {series}: {error:#}");
-                Outcome::failed(series)
-            })
-        })
-        .collect())
+                outcomes.push(Outcome::failed(series));
+            }
+        }
+    }
+    let at_once = thread::available_parallelism().map_or(1, NonZero::get);
+    for some in machines.chunks(at_once) {
+        thread::scope(|scope| {
+            let qemu = &qemu;
+            let running: Vec<_> = some
+                .iter()
+                .map(|machine| scope.spawn(move || run_machine(qemu, machine)))
+                .collect();
+            let ended = running.into_iter().map(|thread| thread.join());
+            outcomes.extend(ended.map(|end| end.unwrap_or_else(|panic| resume_unwind(panic))));
+        });
+    }
+    Ok(outcomes)
 }
 
 /// Of all kernels.
@@ -166,46 +159,72 @@ pub(crate) fn total(outcomes: &[Outcome]) -> Tally {
         .fold(Tally::default(), |sum, outcome| sum.plus(outcome.tally))
 }
 
-fn on_kernel(
-    archive: &Archive,
-    qemu: &Qemu,
-    busybox: &Path,
-    programs: &[PathBuf],
-    series: &str,
-) -> anyhow::Result<Outcome> {
-    let name = archive.newest(series)?;
-    let tree = archive.kernel(&name)?;
-    let vmlinuz = vmlinuz(&tree, &name)?;
-    let modules = Modules::of(&tree, busybox)?.wanted(&MODULES)?;
-    let tests: &[(&str, &[&str])] = if is_too_old(&name) {
-        &TESTS_TOO_OLD
-    } else {
-        &TESTS
-    };
-    let image = step(&format!("image for {name}"), || {
-        Ok(image(programs, busybox, &modules, tests)?.to_cpio())
-    })?;
-    let file = tempfile::NamedTempFile::new()?;
-    fs::write(file.path(), image)?;
+/// A kernel, and what it boots with.
+#[derive(Debug)]
+struct Machine {
+    name: String,
+    vmlinuz: PathBuf,
+    image: NamedTempFile,
+}
 
+impl Machine {
+    fn new(
+        archive: &Archive,
+        busybox: &Path,
+        programs: &[PathBuf],
+        series: &str,
+    ) -> anyhow::Result<Self> {
+        let name = archive.newest(series)?;
+        let tree = archive.kernel(&name)?;
+        let vmlinuz = vmlinuz(&tree, &name)?;
+        let modules = Modules::of(&tree, busybox)?.wanted(&MODULES)?;
+        let content = step(&format!("image for {name}"), || {
+            Ok(image(programs, busybox, &modules, &selected(&name))?.to_cpio())
+        })?;
+        let image = NamedTempFile::new()?;
+        fs::write(image.path(), content)?;
+        Ok(Self {
+            name,
+            vmlinuz,
+            image,
+        })
+    }
+}
+
+/// What one says is shown behind its number, for another one may run beside it.
+fn run_machine(qemu: &Qemu, machine: &Machine) -> Outcome {
+    let Machine {
+        name,
+        vmlinuz,
+        image,
+    } = machine;
     println!("══ Linux {name}");
+    let series: String = name.splitn(3, '.').take(2).collect::<Vec<_>>().join(".");
     let started = Instant::now();
     let mut outcome = Outcome {
-        name,
+        name: name.clone(),
         ..Outcome::default()
     };
-    let ended = qemu.boot(&vmlinuz, file.path(), |line| {
-        println!("{line}");
-        outcome.hear(line);
-    });
+    let boot = |outcome: &mut Outcome| {
+        qemu.boot(vmlinuz, image.path(), |line| {
+            println!("{series:<5}│ {line}");
+            outcome.hear(line);
+        })
+    };
+    let mut ended = boot(&mut outcome);
+    // The emulator's fault, and no test has begun.
+    if let (Err(error), None) = (&ended, outcome.booted) {
+        println!("Linux {name}: {error:#}; once more");
+        ended = boot(&mut outcome);
+    }
     outcome.took = started.elapsed();
     if let Err(error) = &ended {
-        println!("Linux {}: {error:#}", outcome.name);
+        println!("Linux {name}: {error:#}");
     }
     if outcome.tally.failed == 0 && (ended.is_err() || outcome.tally.passed == 0) {
         outcome.tally.failed = 1;
     }
-    Ok(outcome)
+    outcome
 }
 
 impl Outcome {
@@ -238,13 +257,6 @@ impl Outcome {
     }
 }
 
-fn is_too_old(name: &str) -> bool {
-    let mut numbers = name
-        .split(['.', '-'])
-        .map_while(|number| number.parse().ok());
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < OLDEST
-}
-
 fn vmlinuz(tree: &Path, name: &str) -> anyhow::Result<PathBuf> {
     [
         format!("boot/vmlinuz-{name}"),
@@ -260,7 +272,7 @@ fn image(
     programs: &[PathBuf],
     busybox: &Path,
     modules: &[(String, Vec<u8>)],
-    tests: &[(&str, &[&str])],
+    tests: &[Selected],
 ) -> anyhow::Result<Image> {
     let mut image = Image::new();
     image.file("bin/busybox", fs::read(busybox)?);
@@ -277,7 +289,7 @@ fn image(
     for (name, _) in tests {
         let program = programs
             .iter()
-            .find(|path| is_program(path, name))
+            .find(|path| program_name(path) == *name)
             .with_context(|| format!("no test program `{name}` was built"))?;
         image.built(&format!("build/deps/{name}"), program)?;
         for tool in OUR_TOOLS {
@@ -290,15 +302,7 @@ fn image(
     Ok(image)
 }
 
-/// `deps/kernel_hooks-0123456789abcdef` is `kernel_hooks`.
-fn is_program(path: &Path, name: &str) -> bool {
-    path.file_name()
-        .and_then(|file| file.to_str())
-        .and_then(|file| file.rsplit_once('-'))
-        .is_some_and(|(stem, _)| stem == name)
-}
-
-fn script(tests: &[(&str, &[&str])]) -> String {
+fn script(tests: &[Selected]) -> String {
     let mut script = "\
 #!/bin/sh
 b=/bin/busybox
@@ -388,24 +392,5 @@ mod tests {
         outcome.hear("@@ tests 2");
         outcome.hear("test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 8 filtered out");
         assert_eq!(outcome.tally.failed, 2, "one of two names is no test's");
-    }
-
-    #[test]
-    fn kernels_without_bpf_loop_are_too_old() {
-        assert!(is_too_old("5.10.0-32-cloud-amd64"));
-        assert!(!is_too_old("5.17.0-1-cloud-amd64"));
-        assert!(!is_too_old("6.1.0-56-cloud-amd64"));
-    }
-
-    #[test]
-    fn a_test_program_is_known_by_its_name_before_the_hash() {
-        assert!(is_program(
-            Path::new("deps/kernel_hooks-01ab"),
-            "kernel_hooks"
-        ));
-        assert!(!is_program(
-            Path::new("deps/kernel_bed-01ab"),
-            "kernel_hooks"
-        ));
     }
 }

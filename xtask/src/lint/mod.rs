@@ -27,6 +27,15 @@ use crate::{build, manifests, setup, workspace};
 /// Built for another target by another toolchain, where clippy is seldom to be had.
 const EBPF_PACKAGE: &str = "remora-agent-ebpf";
 
+/// With typed filters alone.
+const WITHOUT_FEATURES: [&str; 5] = [
+    "remora-capture",
+    "remora-rules",
+    "remora-agent",
+    "remora-controller",
+    "remora-cli",
+];
+
 /// A file that is longer is named: it may have more than one job.
 const LINES_WORTH_NAMING: usize = 500;
 
@@ -86,6 +95,9 @@ pub(crate) fn check() -> Outcome {
         outcome.check("manifests", || manifests::manifests(true));
     }
     outcome.check("clippy", || run(&mut clippy(&[])));
+    outcome.check("clippy without features", || {
+        run(&mut clippy_without_features())
+    });
     if let Some(toolchain) = setup::bpf_toolchain() {
         outcome.check("eBPF programs", || run(&mut ebpf_check(&toolchain)));
     }
@@ -122,6 +134,17 @@ fn clippy(fix: &[&str]) -> Command {
         .args(["--all-targets", "--all-features"])
         .args(fix)
         .args(["--", "-D", "warnings"]);
+    cargo
+}
+
+/// Of the crates that others than we may build without libpcap or Kubernetes.
+fn clippy_without_features() -> Command {
+    let mut cargo = workspace::cargo();
+    cargo.arg("clippy");
+    for package in WITHOUT_FEATURES {
+        cargo.args(["--package", package]);
+    }
+    cargo.args(["--no-default-features", "--", "-D", "warnings"]);
     cargo
 }
 

@@ -63,7 +63,7 @@ const ARROWS: [(&str, &[&str]); 15] = [
     ("cleanup", &["args", "kernel"]),
     ("prepare", &["args"]),
     // Types that flags are parsed into.
-    ("args", &["kernel", "target", "telemetry"]),
+    ("args", &["kernel", "session", "target", "telemetry"]),
     ("api", &["session", "supervisor"]),
     ("telemetry", &["session", "sink", "supervisor", "writer"]),
     // These implement the traits that session and writer define.

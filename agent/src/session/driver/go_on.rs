@@ -35,6 +35,9 @@ impl Driver {
             generation,
             place,
             deadline_ns,
+            begun_ns,
+            coalescing_key,
+            joined,
             away,
             ..
         } = standing;
@@ -62,7 +65,13 @@ impl Driver {
             meter,
             armed: Instant::now(),
             deadline,
+            begun_ns,
+            ends_ns: deadline_ns,
+            coalescing_key,
         });
+        for key in joined {
+            self.joined.insert(&key, state.id);
+        }
         tracing::info!(capture = %state.id, target = %state.resolved_target, "capturing again");
         self.registry.insert(state, key);
         match self.taps.still_armed(slot) {

@@ -1,10 +1,11 @@
 //! The one task that owns the sessions.
 //!
 //! - [`start`]: how they begin. [`go_on`]: those that an agent before this one began. [`private`]: how much
-//!   of its packets each may take.
+//!   of its packets each may take. [`longer`]: how they come to last longer, and alerts join them.
 //! - Here: what is asked of them, and how they end.
 
 mod go_on;
+mod longer;
 mod private;
 mod start;
 
@@ -17,10 +18,12 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
+use self::longer::JoinedKeys;
 use super::{
     DRAIN_SLOW, DriverHandle, LookupError, Outputs, Signal, Slot, Standing, StreamSource, Taps,
     Targets,
-    handle::{Reply, Request},
+    handle::{Armed, Reply, Request},
+    rates::{Buckets, Rates},
     registry::Registry,
     running::{Afterwards, Drained, Running, SlotState, conclude, join},
     share::{ShareWatch, Shared},
@@ -50,6 +53,8 @@ pub struct DriverParts {
     /// Sessions that outlived their agent: their taps are bound, their slots filled.
     pub standing: Vec<Standing>,
     pub signals: mpsc::Receiver<Signal>,
+    /// How many captures alerts may begin in a time.
+    pub rates: Rates,
 }
 
 /// The task's state.
@@ -72,6 +77,8 @@ pub struct Driver {
     /// Sessions of the agent before this one that are to be ended first of all.
     ending: Vec<(Slot, StopReason)>,
     watch: ShareWatch,
+    joined: JoinedKeys,
+    buckets: Buckets,
 }
 
 /// A channel for [`Signal`]s, to be made before the driver: outputs are given its sender.
@@ -92,6 +99,7 @@ impl Driver {
             known,
             standing,
             signals,
+            rates,
         } = parts;
         let (sender, requests) = mpsc::channel(REQUESTS);
         let (events, _) = broadcast::channel(EVENTS);
@@ -104,6 +112,8 @@ impl Driver {
             events: events.clone(),
             taps: Arc::clone(&taps),
             targets: Arc::clone(&targets),
+            outputs: Arc::clone(&outputs),
+            tally: Arc::default(),
         };
         let mut driver = Self {
             watch: ShareWatch::new(Arc::clone(&targets)),
@@ -122,6 +132,8 @@ impl Driver {
             draining: None,
             leaving: false,
             ending: Vec::new(),
+            joined: JoinedKeys::default(),
+            buckets: Buckets::new(rates),
         };
         for session in standing {
             driver.go_on(session);
@@ -157,18 +169,24 @@ impl Driver {
     fn request(&mut self, request: Request) {
         // A requester that went away meanwhile needs no answer.
         match request {
-            Request::Known { key, reply } => {
-                let state = self.registry.by_key(&key).map(|state| state.id);
-                let _gone = reply.send(state.and_then(|id| self.fresh(id)));
+            Request::Look { order, reply } => {
+                let _gone = reply.send(self.look_at(&order));
             }
+            Request::Unjoin { key } => self.unjoin(&key),
             Request::Arm { arm, reply } => {
-                let started = self.arm(*arm);
-                if let Err(Ok((started, _))) = reply.send(started)
-                    && !started.existing
-                {
+                let armed = self.arm(*arm);
+                if let Err(Ok(Armed::New(state, _))) = reply.send(armed) {
                     // Nobody knows of it: it would run for nothing.
-                    self.stop_id(started.state.id, StopReason::ReaderGone);
+                    self.stop_id(state.id, StopReason::ReaderGone);
                 }
+            }
+            Request::Extend {
+                id,
+                duration,
+                caller,
+                reply,
+            } => {
+                let _gone = reply.send(self.extend(id, duration, caller));
             }
             Request::Abort { id, reply } => self.abort(id, reply),
             Request::Stop { id, reason, reply } => {

@@ -10,13 +10,13 @@ use tokio::time::Instant;
 use super::Driver;
 use crate::session::{
     Arming, BoundTap, Confirm, KernelCounts, Meter, Opening, Order, Place, Ready, Slot, Standing,
-    StartError, Started,
-    handle::Arm,
+    StartError,
+    handle::{Arm, Armed, Looked},
     running::{Afterwards, Running, notes},
 };
 
 impl Driver {
-    pub(super) fn arm(&mut self, arm: Arm) -> Result<(Started, Option<Ready>), StartError> {
+    pub(super) fn arm(&mut self, arm: Arm) -> Result<Armed, StartError> {
         let Arm {
             order,
             place,
@@ -24,32 +24,27 @@ impl Driver {
             confirm,
         } = arm;
         // A second call with the same key may have been on its way at the same time.
-        let known = order
-            .key
-            .as_deref()
-            .and_then(|key| self.registry.by_key(key))
-            .map(|state| state.id)
-            .and_then(|id| self.fresh(id));
-        if let Some(state) = known {
-            self.taps.release(&taps);
-            let started = Started {
-                state,
-                existing: true,
-            };
-            return Ok((started, None));
+        match self.known_or_joined(&order) {
+            None => {}
+            Some(known) => {
+                self.taps.release(&taps);
+                return match known {
+                    Looked::Existing(state) => Ok(Armed::Existing(*state)),
+                    Looked::Joined(joined) => Ok(Armed::Joined(joined)),
+                    Looked::Refused(error) => Err(error),
+                    Looked::New => Err(StartError::Draining),
+                };
+            }
         }
         let key = order.key.clone();
-        match self.arm_new(order, place, &taps, confirm) {
+        let armed = self
+            .take_token(&order, &place)
+            .and_then(|()| self.arm_new(order, place, &taps, confirm));
+        match armed {
             Ok((state, ready)) => {
                 self.registry.insert(state.clone(), key);
                 self.publish(&state);
-                Ok((
-                    Started {
-                        state,
-                        existing: false,
-                    },
-                    ready,
-                ))
+                Ok(Armed::New(state, ready))
             }
             Err(error) => {
                 self.taps.release(&taps);
@@ -103,9 +98,10 @@ impl Driver {
             .into_iter()
             .chain(state.spec.writing.rotation.duration())
             .min();
+        let begun_ns = (self.now_ns)();
         let deadline_ns = duration.map(|duration| {
             let duration_ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-            (self.now_ns)().saturating_add(duration_ns)
+            begun_ns.saturating_add(duration_ns)
         });
         let meter = Arc::new(Meter::default());
         let notes = notes(&place, &state.spec.filter, taps);
@@ -127,6 +123,9 @@ impl Driver {
                 seen: self.taps.seen(taps),
                 notes: notes.clone(),
                 deadline_ns,
+                begun_ns,
+                coalescing_key: order.coalescing_key.clone(),
+                joined: Vec::new(),
                 offset_ns: 0,
                 away: None,
             },
@@ -167,6 +166,9 @@ impl Driver {
             meter,
             armed,
             deadline: duration.and_then(|duration| armed.checked_add(duration)),
+            begun_ns,
+            ends_ns: deadline_ns,
+            coalescing_key: order.coalescing_key,
         };
         if let Some(entry) = self.slots.get_mut(slot.0 as usize) {
             entry.session = Some(session);

@@ -332,7 +332,13 @@ fn strangers(
             continue;
         }
         // Of a capture that runs, or has ended this moment.
-        let open = [".open.json", ".part", ".reserve", ".pinned.json"];
+        let open = [
+            ".open.json",
+            ".part",
+            ".reserve",
+            ".pinned.json",
+            ".amendments",
+        ];
         let (id, _) = name.split_at(name.find(['.', '_']).unwrap_or(name.len()));
         let is_running = scope == Scope::Directory
             && inventory.entries.contains_key(&format!("{id}.open.json"))

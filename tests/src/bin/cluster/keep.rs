@@ -1,11 +1,14 @@
 //! The process that keeps a cluster.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
 
 use remora_tests::{
-    cluster::{Cluster, access, leftovers::Machine},
+    cluster::{Cluster, access, leftovers::Machine, node::ClusterNode},
     signals, wait,
 };
 
@@ -28,6 +31,11 @@ pub(crate) fn keep() -> Result<()> {
         &cluster.control_plane().url(),
         &place::kubeconfig(),
     )?;
+    let sockets = cluster.nodes().iter().map(ClusterNode::containerd);
+    let sockets: String = sockets
+        .map(|path| format!("{}\n", path.display()))
+        .collect();
+    fs::write(place::sockets(), sockets)?;
     println!("{READY} {:.1} s", started.elapsed().as_secs_f64());
     while !wait::is_interrupted() {
         std::thread::sleep(LOOK);

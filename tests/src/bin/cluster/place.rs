@@ -14,6 +14,11 @@ pub(crate) fn kubeconfig() -> PathBuf {
     Path::new(DIRECTORY).join("kubeconfig")
 }
 
+/// Sockets of the nodes' containerd, a line each.
+pub(crate) fn sockets() -> PathBuf {
+    Path::new(DIRECTORY).join("containerd")
+}
+
 pub(crate) fn log() -> PathBuf {
     Path::new(DIRECTORY).join("log")
 }

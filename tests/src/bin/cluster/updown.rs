@@ -10,7 +10,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::{
+        signal::{Signal, kill},
+        wait::waitpid,
+    },
     unistd::Pid,
 };
 
@@ -27,6 +30,13 @@ pub(crate) fn up() -> Result<()> {
         println!("A cluster is up already.");
         return tell();
     }
+    start()?;
+    tell()
+}
+
+/// Starts the cluster that stays, and waits until it can be used.
+pub(crate) fn start() -> Result<()> {
+    run::require_root()?;
     place::clear();
     name::sweep();
     fs::create_dir_all(place::log().parent().context("no directory")?)?;
@@ -57,7 +67,7 @@ pub(crate) fn up() -> Result<()> {
         return Err(error.context(said));
     }
     print!("{}", said());
-    tell()
+    Ok(())
 }
 
 /// How to use it.
@@ -84,18 +94,19 @@ pub(crate) fn down() -> Result<()> {
     };
     let last = File::open(place::log()).context("no log of the cluster")?;
     kill(Pid::from_raw(pid), Signal::SIGTERM).context("failed to end the cluster")?;
-    let gone = wait::until(
-        LIMIT,
-        "the cluster's end",
-        || Ok(place::keeper()?.is_none()),
-    );
-    if gone.is_err() {
+    // Waited for after Ctrl-C, too: who is killed leaves what he made to the sweep.
+    let ended = || matches!(place::keeper(), Ok(None)).then_some(());
+    let gone = wait::settled(LIMIT, ended);
+    if gone.is_none() {
         let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        // A child of ours has to be reaped before its objects are nobody's.
+        let _ = waitpid(Pid::from_raw(pid), None);
+        wait::settled(LIMIT, ended);
     }
     let said = std::io::read_to_string(last)?;
     name::sweep();
     place::clear();
-    gone.with_context(|| format!("it was killed; its log:\n{said}"))?;
+    gone.with_context(|| format!("it did not end and was killed; its log:\n{said}"))?;
     let left = said.lines().last().unwrap_or_default();
     println!("The cluster is down: {left}.");
     Ok(())

@@ -8,7 +8,9 @@ use remora_tests::{
     proof,
 };
 
-use crate::{BEACONS, C2, C2_PORT, Incident, Stage, screen::Screen};
+use remora_tests::screen::Screen;
+
+use crate::{BEACONS, C2, C2_PORT, Incident, Stage};
 
 /// The packet's ends, for IPv4 with TCP: addresses and ports.
 fn tcp_ends(frame: &[u8]) -> Option<[(Ipv4Addr, u16); 2]> {

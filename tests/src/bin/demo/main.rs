@@ -8,7 +8,6 @@
 
 mod account;
 mod actor;
-mod screen;
 
 use std::{
     fs,
@@ -31,10 +30,10 @@ use remora_tests::{
     packets::Packet,
     proof::{self, Proven},
     run::Proc,
+    screen::Screen,
     signals, traffic, wait, wire,
     wire::Tcpdump,
 };
-use screen::Screen;
 
 const C2: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 23);
 const C2_PORT: u16 = 4444;
@@ -65,7 +64,7 @@ fn main() -> ExitCode {
         eprintln!("demo: {error:#}");
         return ExitCode::FAILURE;
     }
-    let screen = Screen::new();
+    let screen = Screen::begin();
     // What `run` made is gone when it returns, also by an error.
     match run(&screen).and_then(|(kept, objects)| clean(&objects).map(|()| kept)) {
         Ok(kept) => {

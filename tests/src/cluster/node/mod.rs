@@ -157,13 +157,7 @@ impl ClusterNode {
     /// # Errors
     /// It is none.
     pub fn import(&self, archive: &Path) -> Result<()> {
-        let mut ctr = run::command(programs::program("ctr")?);
-        ctr.arg("--address").arg(self.containerd());
-        // The namespace in which the CRI looks.
-        ctr.args(["--namespace", "k8s.io", "images", "import"]);
-        run::output(ctr.arg(archive))
-            .map(drop)
-            .with_context(|| format!("{} does not take {}", self.name, archive.display()))
+        import(&self.containerd(), archive).with_context(|| self.name.clone())
     }
 
     /// A command on the node, in all its namespaces: as a shell on that machine. A process
@@ -220,6 +214,21 @@ impl Host for ClusterNode {
     fn start(&self, command: &mut Command, directory: &Path, name: &str) -> Result<Proc> {
         Proc::spawn_behind(command, directory, name)
     }
+}
+
+/// Adds the images of an OCI archive to those that pods can have, by the socket of their node's
+/// containerd.
+///
+/// # Errors
+/// It is none.
+pub fn import(containerd: &Path, archive: &Path) -> Result<()> {
+    let mut ctr = run::command(programs::program("ctr")?);
+    ctr.arg("--address").arg(containerd);
+    // The namespace in which the CRI looks.
+    ctr.args(["--namespace", "k8s.io", "images", "import"]);
+    run::output(ctr.arg(archive))
+        .map(drop)
+        .with_context(|| format!("containerd does not take {}", archive.display()))
 }
 
 /// Is it the first process of a pid namespace?

@@ -1,4 +1,4 @@
-//! What the demo shows: headings, steps with their times, facts in columns.
+//! What a demo shows: headings, steps with their times, facts in columns.
 
 use std::{
     fmt::Display,
@@ -11,13 +11,15 @@ const WIDTH: usize = 88;
 
 /// Prints to standard output; in colour on a terminal only.
 #[derive(Debug)]
-pub(crate) struct Screen {
+pub struct Screen {
     begun: Instant,
     colour: bool,
 }
 
 impl Screen {
-    pub(crate) fn new() -> Self {
+    /// Times count from now on.
+    #[must_use]
+    pub fn begin() -> Self {
         let colour = stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         Self {
             begun: Instant::now(),
@@ -33,11 +35,11 @@ impl Screen {
         }
     }
 
-    pub(crate) fn title(&self, text: &str) {
+    pub fn title(&self, text: &str) {
         println!("\n{}", self.paint("1", text));
     }
 
-    pub(crate) fn heading(&self, text: &str) {
+    pub fn heading(&self, text: &str) {
         let line = "─".repeat(WIDTH.saturating_sub(text.chars().count() + 4));
         println!(
             "\n{} {} {}",
@@ -48,7 +50,7 @@ impl Screen {
     }
 
     /// Something that just happened.
-    pub(crate) fn step(&self, what: &str, detail: impl Display) {
+    pub fn step(&self, what: &str, detail: impl Display) {
         let time = format!("{:7.3} s", self.begun.elapsed().as_secs_f64());
         println!("{}  {what:<12} {detail}", self.paint("2", time));
         // A pipe shows each step when it happens, too.
@@ -56,20 +58,20 @@ impl Screen {
     }
 
     /// A fact that was checked.
-    pub(crate) fn fact(&self, what: &str, detail: impl Display) {
+    pub fn fact(&self, what: &str, detail: impl Display) {
         println!("        {}  {what:<12} {detail}", self.paint("32", "✓"));
     }
 
     /// A line of somebody else's output.
-    pub(crate) fn quote(&self, line: &str) {
+    pub fn quote(&self, line: &str) {
         println!("   {line}");
     }
 
-    pub(crate) fn note(&self, text: impl Display) {
+    pub fn note(&self, text: impl Display) {
         println!("           {}", self.paint("2", text));
     }
 
-    pub(crate) fn seconds(&self) -> f64 {
+    pub fn seconds(&self) -> f64 {
         self.begun.elapsed().as_secs_f64()
     }
 }

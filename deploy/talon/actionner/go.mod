@@ -1,0 +1,3 @@
+module remora.dev/talon/capture
+
+go 1.22
