@@ -67,14 +67,3 @@ pub trait Custodian: Send + Sync {
     /// What lies beside a capture, by its own word.
     fn mark(&self, id: CaptureId) -> Mark;
 }
-
-/// What became of captures that are kept.
-#[derive(Clone, Debug, Default)]
-pub struct RetentionNumbers {
-    /// By cause: captures and bytes since the agent's start.
-    pub deleted: Vec<(&'static str, u64, u64)>,
-    pub held: u64,
-    /// Signed and there.
-    pub kept: u64,
-    pub kept_bytes: u64,
-}

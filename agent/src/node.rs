@@ -9,8 +9,6 @@ use remora_capture::{
     session::{CaptureId, TapInfo},
 };
 
-use crate::custody::RetentionNumbers;
-
 /// What changes while the agent runs.
 #[derive(Clone, Debug, Default)]
 pub struct NodeNumbers {
@@ -44,6 +42,17 @@ pub struct TlsNumbers {
     pub reloads_refused: u64,
     /// The files are wrong, and older certificates in use.
     pub is_stale: bool,
+}
+
+/// What became of captures that are kept.
+#[derive(Clone, Debug, Default)]
+pub struct RetentionNumbers {
+    /// By cause: captures and bytes since the agent's start.
+    pub deleted: Vec<(&'static str, u64, u64)>,
+    pub held: u64,
+    /// Signed and there.
+    pub kept: u64,
+    pub kept_bytes: u64,
 }
 
 /// What is known of the node's pods.

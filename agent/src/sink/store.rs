@@ -54,8 +54,8 @@ use super::{
 };
 use crate::{
     clock::ClockOffset,
-    custody::{Custodian, CustodyError, Mark, RetentionNumbers},
-    node::NodeFacts,
+    custody::{Custodian, CustodyError, Mark},
+    node::{NodeFacts, RetentionNumbers},
     session::{Growth, StartError, Stored},
 };
 

@@ -14,8 +14,7 @@ use remora_agent_common::SESSION_SLOTS;
 use remora_capture::session::{CaptureState, LookBackMode};
 
 use crate::{
-    custody::RetentionNumbers,
-    node::{NodeNumbers, PodCounts, TlsNumbers},
+    node::{NodeNumbers, PodCounts, RetentionNumbers, TlsNumbers},
     session::StartNumbers,
 };
 

@@ -11,7 +11,7 @@ use remora_capture::{
     session::CaptureId,
 };
 
-use crate::custody::RetentionNumbers;
+use crate::node::RetentionNumbers;
 
 /// How long and how much is kept; `None`: no such limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
