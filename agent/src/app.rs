@@ -40,7 +40,10 @@ use crate::{
     },
     node::{AskNumbers, NodeFacts, NodeNumbers},
     session::{Driver, DriverHandle, DriverParts, Standing, driver},
-    sink::{SessionOutputs, Store, evidence::Sealer},
+    sink::{
+        SessionOutputs, Store,
+        evidence::{Retention, Sealer},
+    },
     supervisor::Supervisor,
     target::{CgroupRoot, LinkWatcher, Modes, Resolver, pods::KnownPods},
     telemetry::{AdminParts, AdminSocket},
@@ -71,7 +74,13 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         Some(path) => CgroupRoot::at(path)?,
         None => CgroupRoot::find()?,
     };
-    let store = Arc::new(Store::open(&args.data_dir, args.quota, node.clone())?);
+    let retention = args.retention.checked(args.quota)?;
+    let store = Store::open(&args.data_dir, args.quota, node.clone())?;
+    let store = Arc::new(store.retaining(Retention {
+        age: retention.keep_age,
+        bytes: retention.keep_bytes,
+        namespace: retention.namespace_quota,
+    }));
     let keys = store.keys(args.key.as_deref())?;
     let (pins, standing) = left(args.pin.as_deref(), &store)?;
 
@@ -208,7 +217,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         .spawn_thread("link-watch", move || watch.run(watcher))
         .context("failed to start the link watch")?;
     let (ended, named) = (kernel.clone(), Arc::clone(&resolver));
-    let (kept, asked) = (Arc::clone(&store), Arc::clone(&store));
+    let (kept, asked, custodian) = (Arc::clone(&store), Arc::clone(&store), Arc::clone(&store));
     let tls = network.as_ref().map(Network::numbers);
 
     let numbers: AskNumbers = Arc::new(move || NodeNumbers {
@@ -223,6 +232,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         pods: pods.numbers(),
         chain_head: store.seals().head(),
         tls: tls.as_ref().map(|numbers| numbers()),
+        retention: store.retention_numbers(),
     });
     let socket = Socket::bind(&args.socket, &peers).await?;
     if let Some(address) = &args.metrics {
@@ -249,6 +259,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         peers,
         status,
         evidence: Arc::new(move |id| asked.evidence(id)),
+        custodian,
     })
     .await?;
     if let Some(network) = network {

@@ -1,6 +1,6 @@
 //! The command line; the only reader of arguments and environment.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -67,6 +67,9 @@ pub struct RunArgs {
     /// Most that captures may take there, like 512MiB or 10GiB
     #[arg(long, value_name = "SIZE", default_value = "4GiB", value_parser = parse_size)]
     pub quota: u64,
+
+    #[command(flatten)]
+    pub retention: RetentionArgs,
 
     /// Key that signs manifests, an ed25519 private key in PEM (default: DIR/keys/node.key in the data
     /// directory, made at the first start). A key that lies elsewhere than the captures proves more
@@ -156,6 +159,48 @@ pub struct RunArgs {
     #[cfg(feature = "kubernetes")]
     #[arg(long, value_name = "LEVEL", default_value = "none", value_parser = parse_level)]
     pub privacy_unlisted: LookBackMode,
+}
+
+/// What is kept, and how long. What goes leaves its manifest and a signed tombstone; what is held
+/// (`remora hold`) stays.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Retention")]
+pub struct RetentionArgs {
+    /// Delete captures that ended so long ago, like 30d, 12h, 90m or 45s (default: never)
+    #[arg(long, value_name = "DURATION", value_parser = parse_age)]
+    pub keep_age: Option<Duration>,
+
+    /// Delete the oldest captures when all take more than this, which must be less than --quota: what
+    /// running captures may write until there is room again lies between. The newest stays in any case
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub keep_bytes: Option<u64>,
+
+    /// Most that the signed captures of one namespace may take: more are refused or, with --keep-bytes,
+    /// its oldest go. Captures that run are not cut
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub namespace_quota: Option<u64>,
+}
+
+impl RetentionArgs {
+    /// # Errors
+    /// Room would never be made.
+    pub fn checked(self, quota: u64) -> Result<Self, RetentionError> {
+        match self.keep_bytes {
+            Some(keep) if keep >= quota => Err(RetentionError { keep, quota }),
+            _ => Ok(self),
+        }
+    }
+}
+
+/// Flags contradict each other.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "--keep-bytes {keep} is not less than --quota {quota}: captures would end for want of room before \
+     any is made; lower it, to nine tenths of the quota for example"
+)]
+pub struct RetentionError {
+    keep: u64,
+    quota: u64,
 }
 
 /// How many captures alerts may begin. An alert that joins a capture begins none, and what a person
@@ -280,6 +325,24 @@ pub struct DoctorArgs {
     pub cgroup_root: Option<PathBuf>,
 }
 
+/// A number of days, hours, minutes or seconds; not 0, at most 100 years.
+fn parse_age(text: &str) -> Result<Duration, String> {
+    const SECONDS_MAX: u64 = 100 * 366 * 86_400;
+    let (number, factor) = match text.split_at_checked(text.len().saturating_sub(1)) {
+        Some((number, "d")) => (number, 86_400),
+        Some((number, "h")) => (number, 3600),
+        Some((number, "m")) => (number, 60),
+        Some((number, "s")) => (number, 1),
+        _ => ("", 0),
+    };
+    let seconds = number.parse::<u64>().ok();
+    seconds
+        .and_then(|number| number.checked_mul(factor))
+        .filter(|seconds| (1..=SECONDS_MAX).contains(seconds))
+        .map(Duration::from_secs)
+        .ok_or_else(|| "use a number with d, h, m or s, like 30d".to_owned())
+}
+
 /// Seconds, with or without an `s`; at most a day.
 fn parse_keep(text: &str) -> Result<u64, String> {
     let number = text.strip_suffix('s').unwrap_or(text);
@@ -355,6 +418,34 @@ mod tests {
             let error = run(&some).unwrap_err().to_string();
             assert!(error.contains(all[missing].0), "{error}");
         }
+    }
+
+    #[test]
+    fn ages_have_a_unit_and_room_is_made_before_there_is_none() {
+        assert_eq!(parse_age("30d"), Ok(Duration::from_secs(30 * 86_400)));
+        assert_eq!(parse_age("90m"), Ok(Duration::from_secs(5400)));
+        for bad in [
+            "",
+            "d",
+            "0s",
+            "30",
+            "-1d",
+            "1.5h",
+            "99999999999999999999d",
+            "99999d",
+            "1ä",
+        ] {
+            assert!(parse_age(bad).is_err(), "{bad}");
+        }
+        let keep = |bytes| RetentionArgs {
+            keep_age: None,
+            keep_bytes: bytes,
+            namespace_quota: None,
+        };
+        assert!(keep(None).checked(5).is_ok());
+        assert!(keep(Some(4)).checked(5).is_ok());
+        let error = keep(Some(5)).checked(5).unwrap_err().to_string();
+        assert!(error.contains("--quota 5"), "{error}");
     }
 
     #[test]

@@ -12,8 +12,8 @@
 //! - [`sink`]: files in the data directory, streams to readers.
 //! - [`api`]: the gRPC services. [`telemetry`]: metrics and health.
 //! - [`watch`]: the node's interfaces, and who is behind them.
-//! - [`app`], [`supervisor`], [`args`], [`doctor`], [`cleanup`], [`prepare`], [`clock`], [`node`]: the program
-//!   around them.
+//! - [`app`], [`supervisor`], [`args`], [`doctor`], [`cleanup`], [`prepare`], [`clock`], [`node`],
+//!   [`custody`] (what is done with captures that are kept): the program around them.
 #![deny(unsafe_code)]
 
 pub mod api;
@@ -21,6 +21,7 @@ pub mod app;
 pub mod args;
 pub mod cleanup;
 pub mod clock;
+pub mod custody;
 pub mod doctor;
 #[allow(unsafe_code, reason = "aya's maps, and the membarrier call")]
 pub mod kernel;

@@ -29,6 +29,7 @@ pub struct NodeNumbers {
     pub chain_head: Option<Head>,
     /// If the agent listens on the network.
     pub tls: Option<TlsNumbers>,
+    pub retention: RetentionNumbers,
 }
 
 /// What became of connections by TLS, and of its certificates.
@@ -41,6 +42,17 @@ pub struct TlsNumbers {
     pub reloads_refused: u64,
     /// The files are wrong, and older certificates in use.
     pub is_stale: bool,
+}
+
+/// What became of captures that are kept.
+#[derive(Clone, Debug, Default)]
+pub struct RetentionNumbers {
+    /// By cause: captures and bytes since the agent's start.
+    pub deleted: Vec<(&'static str, u64, u64)>,
+    pub held: u64,
+    /// Signed and there.
+    pub kept: u64,
+    pub kept_bytes: u64,
 }
 
 /// What is known of the node's pods.

@@ -136,6 +136,34 @@ pub(crate) enum Command {
     },
     /// Stop a capture and show its final counts.
     Stop { id: CaptureId },
+    /// Delete finished captures that the agent keeps. Their manifests stay, and signed tombstones say
+    /// when, by whom and why.
+    Delete {
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<CaptureId>,
+        /// Why, for the tombstone.
+        #[arg(
+            long,
+            value_name = "TEXT",
+            default_value = "",
+            hide_default_value = true
+        )]
+        reason: String,
+    },
+    /// Hold a capture that the agent keeps: nobody deletes it until it is released.
+    Hold {
+        id: CaptureId,
+        /// Why, for whoever meets the hold.
+        #[arg(
+            long,
+            value_name = "TEXT",
+            default_value = "",
+            hide_default_value = true
+        )]
+        reason: String,
+    },
+    /// Let a held capture go.
+    Release { id: CaptureId },
     /// Copy a stored capture's file; a running one is followed to its end.
     Get {
         id: CaptureId,

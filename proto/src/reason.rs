@@ -49,6 +49,14 @@ pub enum Reason {
     NamespaceRate,
     /// Too many of them by one rule.
     RuleRate,
+    /// The capture is not finished.
+    CaptureRunning,
+    /// The capture is held, and nobody may delete it.
+    CaptureHeld,
+    /// The capture's files were deleted.
+    CaptureDeleted,
+    /// The capture is not held.
+    CaptureNotHeld,
 }
 
 /// A word is not a [`Reason`] of this version.
@@ -58,7 +66,7 @@ pub struct UnknownReason;
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 20] = [
         Self::InvalidSpec,
         Self::InvalidFilter,
         Self::TargetNotFound,
@@ -75,6 +83,10 @@ impl Reason {
         Self::NodeRate,
         Self::NamespaceRate,
         Self::RuleRate,
+        Self::CaptureRunning,
+        Self::CaptureHeld,
+        Self::CaptureDeleted,
+        Self::CaptureNotHeld,
     ];
 
     /// The word.
@@ -97,6 +109,10 @@ impl Reason {
             Self::NodeRate => "node_rate",
             Self::NamespaceRate => "namespace_rate",
             Self::RuleRate => "rule_rate",
+            Self::CaptureRunning => "capture_running",
+            Self::CaptureHeld => "capture_held",
+            Self::CaptureDeleted => "capture_deleted",
+            Self::CaptureNotHeld => "capture_not_held",
         }
     }
 }

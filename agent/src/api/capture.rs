@@ -14,7 +14,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 
-use super::{PeerPolicy, error, evidence, stored};
+use super::{PeerPolicy, custody::Custody, error, evidence, stored};
 use crate::node::AskEvidence;
 use crate::session::{DriverHandle, How, Order, Receipt, Settled, Started, StreamSource};
 
@@ -25,6 +25,7 @@ pub(super) struct CaptureService {
     pub(super) driver: DriverHandle,
     pub(super) peers: PeerPolicy,
     pub(super) evidence: AskEvidence,
+    pub(super) custody: Custody,
     /// Runs a stream's task.
     pub(super) spawn: fn(Pin<Box<dyn Future<Output = ()> + Send>>),
 }
@@ -104,13 +105,16 @@ impl Capture for CaptureService {
     ) -> Result<Response<v1::GetResponse>, Status> {
         self.peers.check(&request)?;
         let id = id(&request.into_inner().id)?;
+        let hold = self.custody.here(id).await?;
         let state = self
             .driver
             .get(id)
             .await
             .map_err(|error| error::lookup(&error))?;
+        let mut capture = v1::CaptureState::from(&state);
+        capture.hold = hold;
         Ok(Response::new(v1::GetResponse {
-            capture: Some((&state).into()),
+            capture: Some(capture),
         }))
     }
 
@@ -133,8 +137,9 @@ impl Capture for CaptureService {
             .filter(|state| {
                 part_of.is_none() || state.spec.part.as_ref().map(|part| part.capture) == part_of
             })
-            .map(without_alert)
+            .map(|state| (state.id, without_alert(state)))
             .collect();
+        let captures = self.custody.marked(captures).await?;
         Ok(Response::new(v1::ListResponse { captures }))
     }
 
@@ -179,6 +184,7 @@ impl Capture for CaptureService {
     ) -> Result<Response<Self::StreamStream>, Status> {
         let caller = self.peers.check(&request)?;
         let id = id(&request.into_inner().id)?;
+        self.custody.here(id).await?;
         let source = self
             .driver
             .stream(id)
@@ -202,16 +208,46 @@ impl Capture for CaptureService {
             manifest_only,
         } = request.into_inner();
         let id = id(&text)?;
-        let state = self
-            .driver
-            .get(id)
-            .await
-            .map_err(|error| error::lookup(&error))?;
-        let paths = evidence::paths(&self.evidence, &state, manifest_only).await?;
+        // Of one that was deleted there is evidence, too.
+        if self.custody.here(id).await.is_ok() {
+            let state = self.driver.get(id).await;
+            evidence::finished(&state.map_err(|error| error::lookup(&error))?)?;
+        }
+        let paths = evidence::paths(&self.evidence, id, manifest_only).await?;
         tracing::info!(%caller, capture = %id, manifest_only, "evidence");
         let (sender, receiver) = mpsc::channel(MESSAGES);
         (self.spawn)(Box::pin(evidence::send(paths, sender)));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn delete(
+        &self,
+        request: Request<v1::DeleteRequest>,
+    ) -> Result<Response<v1::DeleteResponse>, Status> {
+        let caller = self.peers.check(&request)?;
+        let v1::DeleteRequest { id: text, why } = request.into_inner();
+        let deleted = self.custody.delete(id(&text)?, caller, why).await?;
+        Ok(Response::new(deleted))
+    }
+
+    async fn hold(
+        &self,
+        request: Request<v1::HoldRequest>,
+    ) -> Result<Response<v1::HoldResponse>, Status> {
+        let caller = self.peers.check(&request)?;
+        let v1::HoldRequest { id: text, why } = request.into_inner();
+        let held = self.custody.hold(id(&text)?, caller, why).await?;
+        Ok(Response::new(held))
+    }
+
+    async fn release(
+        &self,
+        request: Request<v1::ReleaseRequest>,
+    ) -> Result<Response<v1::ReleaseResponse>, Status> {
+        let caller = self.peers.check(&request)?;
+        let v1::ReleaseRequest { id: text } = request.into_inner();
+        let released = self.custody.release(id(&text)?, caller).await?;
+        Ok(Response::new(released))
     }
 }
 

@@ -1,9 +1,13 @@
 //! Errors of the driver as gRPC statuses: the right code, a stable reason, a message for a person.
 
+use remora_capture::text::escape;
 use remora_proto::reason::{Reason, status};
 use tonic::{Code, Status};
 
-use crate::session::{ExtendError, LookupError, Of, StartError};
+use crate::{
+    custody::CustodyError,
+    session::{ExtendError, LookupError, Of, StartError},
+};
 
 pub(super) fn start(error: &StartError) -> (Reason, Status) {
     let (code, reason) = match error {
@@ -51,4 +55,20 @@ pub(super) fn lookup(error: &LookupError) -> Status {
         LookupError::Draining => (Code::Unavailable, Reason::Draining),
     };
     status(code, reason, error.to_string())
+}
+
+pub(super) fn custody(error: &CustodyError) -> Status {
+    let (code, reason) = match error {
+        CustodyError::NotFound(_) => (Code::NotFound, Reason::CaptureNotFound),
+        CustodyError::NotKept(_) => (Code::FailedPrecondition, Reason::CaptureNotFound),
+        CustodyError::Running(_) => (Code::FailedPrecondition, Reason::CaptureRunning),
+        CustodyError::Held(_) => (Code::FailedPrecondition, Reason::CaptureHeld),
+        CustodyError::NotHeld(_) => (Code::FailedPrecondition, Reason::CaptureNotHeld),
+        CustodyError::Deleted(_) => (Code::NotFound, Reason::CaptureDeleted),
+        CustodyError::Busy => (Code::Unavailable, Reason::Draining),
+        CustodyError::Io { .. } => (Code::Internal, Reason::Kernel),
+    };
+    let text = error.to_string();
+    // What others said of it is in it.
+    status(code, reason, escape(&text).to_string())
 }

@@ -3,7 +3,10 @@
 use std::{ffi::OsStr, io, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use remora_capture::session::{CaptureState, Destination};
+use remora_capture::{
+    evidence::{HOLD_ENDING, MANIFEST_ENDING, TOMBSTONE_ENDING},
+    session::{CaptureId, CaptureState, Destination},
+};
 use remora_proto::{
     limits::STREAM_BLOCKS_BYTES_MAX,
     v1::{self, evidence_response::Message},
@@ -23,12 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How often it is looked for.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// The files, once there is a manifest.
-pub(super) async fn paths(
-    ask: &AskEvidence,
-    state: &CaptureState,
-    manifest_only: bool,
-) -> Result<Vec<PathBuf>, Status> {
+/// Refuses a capture that has no manifest, nor will have one soon.
+pub(super) fn finished(state: &CaptureState) -> Result<(), Status> {
     let id = state.id;
     if state.spec.destination == Destination::Stream {
         return Err(error::lookup(&LookupError::NotKept(id)));
@@ -37,6 +36,15 @@ pub(super) async fn paths(
         let running = format!("capture {id} runs; `remora stop {id}` ends it");
         return Err(Status::failed_precondition(running));
     }
+    Ok(())
+}
+
+/// The files, once there is a manifest.
+pub(super) async fn paths(
+    ask: &AskEvidence,
+    id: CaptureId,
+    manifest_only: bool,
+) -> Result<Vec<PathBuf>, Status> {
     let until = Instant::now() + PATIENCE;
     loop {
         let ask = Arc::clone(ask);
@@ -46,9 +54,10 @@ pub(super) async fn paths(
         match paths {
             Ok(mut paths) => {
                 if manifest_only {
-                    let is_of = |path: &PathBuf| name(path).starts_with(&id.to_string());
-                    let manifest = paths.first().cloned();
-                    paths.retain(|path| !is_of(path) || Some(path) == manifest.as_ref());
+                    let signed = [MANIFEST_ENDING, TOMBSTONE_ENDING, HOLD_ENDING];
+                    let is_of = |name: &str| name.starts_with(&id.to_string());
+                    let is_signed = |name: &str| signed.iter().any(|end| name.ends_with(end));
+                    paths.retain(|path| !is_of(name(path)) || is_signed(name(path)));
                 }
                 return Ok(paths);
             }

@@ -6,6 +6,7 @@
 //! - [`server`]: the services, with health and reflection, and the socket; [`network`]: TLS.
 
 mod capture;
+mod custody;
 mod error;
 mod evidence;
 pub mod network;

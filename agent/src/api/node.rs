@@ -58,6 +58,7 @@ impl Node for NodeService {
             filters_refused: _,
             pods: _,
             tls: _,
+            retention: _,
         } = numbers();
         Ok(Response::new(v1::StatusResponse {
             node: node.name.clone(),

@@ -4,6 +4,7 @@ use std::{
     fs, io,
     os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use nix::unistd::chown;
@@ -16,8 +17,10 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{service::Routes, transport::Server};
 
-use super::{PeerPolicy, StatusSource, capture::CaptureService, node::NodeService};
-use crate::{node::AskEvidence, session::DriverHandle, supervisor};
+use super::{
+    PeerPolicy, StatusSource, capture::CaptureService, custody::Custody, node::NodeService,
+};
+use crate::{custody::Custodian, node::AskEvidence, session::DriverHandle, supervisor};
 
 /// Calls under way on one connection.
 const STREAMS_MAX: u32 = 128;
@@ -28,6 +31,7 @@ pub struct ServerParts {
     pub peers: PeerPolicy,
     pub status: StatusSource,
     pub evidence: AskEvidence,
+    pub custodian: Arc<dyn Custodian>,
 }
 
 /// The socket cannot be made.
@@ -121,11 +125,13 @@ impl Services {
             peers,
             status,
             evidence,
+            custodian,
         } = parts;
         let capture = CaptureServer::new(CaptureService {
             driver: driver.clone(),
             peers: peers.clone(),
             evidence,
+            custody: Custody(custodian),
             spawn: supervisor::detach,
         })
         .max_decoding_message_size(REQUEST_BYTES_MAX)

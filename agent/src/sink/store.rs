@@ -13,6 +13,8 @@
 //! <id>.json            the final account (written aside and renamed), then .open.json goes
 //! ── signed ──
 //! <id>.manifest.json   the manifest, and the chain's head: see [`evidence`](super::evidence)
+//! <id>.hold.json       nobody deletes it
+//! <id>.tombstone.json  its packets and account are deleted
 //! chain.head
 //! keys/                what signs, and the public keys of all that have signed
 //! ```
@@ -23,7 +25,7 @@
 //! are made of the capture's id, number and time alone; files have mode 0600, the directory 0700.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     fs::{self, DirBuilder, File},
     io::{self, Read as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
@@ -36,7 +38,7 @@ use std::{
 
 use nix::fcntl::{Flock, FlockArg};
 use remora_capture::{
-    evidence::MANIFEST_ENDING,
+    evidence::{HOLD_ENDING, Head, Hold, MANIFEST_ENDING, TOMBSTONE_ENDING, Tombstone},
     pcapng::{Finished, Part},
     session::{CaptureId, CaptureState, Durability, Writing},
     sidecar::{CaptureFile, Clock, SIDECAR_BYTES_MAX, Sidecar, Tool},
@@ -45,14 +47,15 @@ use tokio::sync::watch;
 
 use super::{
     amendments::{AMENDMENTS, AmendmentLog, Told, read},
-    evidence::{HEAD, Keys, Seals, public_files},
+    evidence::{HEAD, Keys, Retention, Seals, public_files},
     fail_point::reach,
     file::{FileSink, reserve},
     shelf::{FILE_MODE, PART, StoreShelf, create},
 };
 use crate::{
     clock::ClockOffset,
-    node::NodeFacts,
+    custody::{Custodian, CustodyError, Mark},
+    node::{NodeFacts, RetentionNumbers},
     session::{Growth, StartError, Stored},
 };
 
@@ -107,6 +110,7 @@ pub struct Store {
     usage: Arc<Usage>,
     node: NodeFacts,
     seals: Seals,
+    retention: Retention,
     /// Of captures that run.
     logs: Mutex<BTreeMap<CaptureId, Arc<AmendmentLog>>>,
     _lock: Flock<File>,
@@ -155,9 +159,26 @@ impl Store {
             }),
             node,
             seals: Seals::default(),
+            retention: Retention::default(),
             logs: Mutex::default(),
             _lock: lock,
         })
+    }
+
+    /// What is kept how long, instead of all for ever.
+    #[must_use]
+    pub fn retaining(self, retention: Retention) -> Self {
+        Self { retention, ..self }
+    }
+
+    pub(super) fn retention(&self) -> Retention {
+        self.retention
+    }
+
+    /// What became of captures that are kept.
+    #[must_use]
+    pub fn retention_numbers(&self) -> RetentionNumbers {
+        self.seals.inventory().numbers()
     }
 
     /// The key that its manifests are signed with: the one that is `given`, or the node's own.
@@ -182,8 +203,16 @@ impl Store {
     pub fn evidence(&self, id: CaptureId) -> io::Result<Vec<PathBuf>> {
         let manifest = self.directory.join(format!("{id}{MANIFEST_ENDING}"));
         fs::metadata(&manifest)?;
-        let mut paths = vec![manifest, self.file(id, ACCOUNT)];
-        paths.extend(capture_files(&self.directory, id)?);
+        let mut paths = vec![manifest];
+        let beside = |ending: &str| self.directory.join(format!("{id}{ending}"));
+        let is_there = |path: &PathBuf| path.exists();
+        let tombstone = Some(beside(TOMBSTONE_ENDING)).filter(is_there);
+        if tombstone.is_none() {
+            paths.push(self.file(id, ACCOUNT));
+            paths.extend(capture_files(&self.directory, id)?);
+        }
+        paths.extend(tombstone);
+        paths.extend(Some(beside(HOLD_ENDING)).filter(is_there));
         // It comes a moment after the first manifest.
         paths.extend(Some(self.directory.join(HEAD)).filter(|head| head.exists()));
         paths.extend(public_files(&self.directory)?);
@@ -221,11 +250,13 @@ impl Store {
     ) -> Result<(watch::Sender<Growth>, String, Stored), StartError> {
         if self.used_bytes() >= self.quota_bytes() {
             return Err(StartError::Quota(format!(
-                "the data directory holds {} of {} bytes; remove captures or raise --quota",
+                "the data directory holds {} of {} bytes; `remora delete` captures, let --keep-bytes \
+                 or --keep-age do so, or raise --quota",
                 self.used_bytes(),
                 self.quota_bytes()
             )));
         }
+        self.admit_namespace(state)?;
         let (sender, growth) = watch::channel(Growth::default());
         let writing = state.spec.writing;
         let (id, ending) = (state.id.to_string(), writing.compression.ending());
@@ -235,6 +266,26 @@ impl Store {
             format!("{id}{ending}")
         };
         Ok((sender, name, self.stored(state.id, Some(growth))))
+    }
+
+    /// A namespace gets no more than its quota. Where the agent makes room, only what is held counts.
+    fn admit_namespace(&self, state: &CaptureState) -> Result<(), StartError> {
+        let (Some(quota), Some(pod)) = (self.retention.namespace, &state.pod) else {
+            return Ok(());
+        };
+        let taken = self.seals.inventory().namespace(&pod.namespace);
+        let (bytes, what) = match self.retention.bytes {
+            Some(_) => (taken.held, "held captures"),
+            None => (taken.bytes, "captures"),
+        };
+        if bytes < quota {
+            return Ok(());
+        }
+        Err(StartError::Quota(format!(
+            "{what} of namespace {} take {bytes} of {quota} bytes (--namespace-quota); `remora delete` or \
+             `remora release` some",
+            pod.namespace
+        )))
     }
 
     /// Makes the files of a capture that was prepared.
@@ -449,8 +500,47 @@ impl Store {
             .collect())
     }
 
+    /// Captures of which more is there than what is signed.
+    pub(super) fn captures_with_files(&self) -> io::Result<HashSet<CaptureId>> {
+        let has_file = |name: &&String| {
+            let account = name
+                .split_once('.')
+                .is_some_and(|(_, rest)| rest == ACCOUNT);
+            account || name.contains(".pcapng")
+        };
+        let names = names(&self.directory)?;
+        let ids = names.iter().filter(has_file).filter_map(|name| {
+            let (id, _) = name.split_at(name.find(['.', '_'])?);
+            id.parse().ok()
+        });
+        Ok(ids.collect())
+    }
+
     pub(super) fn file(&self, id: CaptureId, ending: &str) -> PathBuf {
         self.directory.join(format!("{id}.{ending}"))
+    }
+}
+
+impl Custodian for Store {
+    fn delete(
+        &self,
+        id: CaptureId,
+        by: &str,
+        why: &str,
+    ) -> Result<(Tombstone, Head), CustodyError> {
+        self.seals.delete(id, by, why)
+    }
+
+    fn hold(&self, id: CaptureId, by: &str, why: &str) -> Result<Hold, CustodyError> {
+        self.seals.hold(id, by, why)
+    }
+
+    fn release(&self, id: CaptureId, by: &str) -> Result<Hold, CustodyError> {
+        self.seals.release(id, by)
+    }
+
+    fn mark(&self, id: CaptureId) -> Mark {
+        self.read_mark(id)
     }
 }
 

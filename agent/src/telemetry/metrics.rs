@@ -14,7 +14,7 @@ use remora_agent_common::SESSION_SLOTS;
 use remora_capture::session::{CaptureState, LookBackMode};
 
 use crate::{
-    node::{NodeNumbers, PodCounts, TlsNumbers},
+    node::{NodeNumbers, PodCounts, RetentionNumbers, TlsNumbers},
     session::StartNumbers,
 };
 
@@ -182,6 +182,7 @@ pub(super) fn render(
     );
 
     register_starts(&mut registry, starts);
+    register_retention(&mut registry, &node.retention);
     if let Some(tls) = &node.tls {
         register_tls(&mut registry, tls);
     }
@@ -268,6 +269,46 @@ fn pod_metrics(registry: &mut Registry, pods: PodCounts) {
         "Times that a pod's address of the API server was looked for where its cgroup's processes are",
         checks,
     );
+}
+
+fn register_retention(registry: &mut Registry, retention: &RetentionNumbers) {
+    let RetentionNumbers {
+        deleted,
+        held,
+        kept,
+        kept_bytes,
+    } = retention;
+    let captures = Family::<ReasonLabel, Counter>::default();
+    let bytes = Family::<ReasonLabel, Counter>::default();
+    for (reason, count, sum) in deleted {
+        captures
+            .get_or_create(&ReasonLabel { reason })
+            .inc_by(*count);
+        bytes.get_or_create(&ReasonLabel { reason }).inc_by(*sum);
+    }
+    registry.register(
+        "captures_deleted",
+        "Captures whose files were deleted, by reason",
+        captures,
+    );
+    registry.register(
+        "captures_deleted_bytes",
+        "Bytes of packets that were deleted with their captures, by reason",
+        bytes,
+    );
+    for (name, help, value) in [
+        ("captures_held", "Captures that nobody deletes", held),
+        ("captures_kept", "Signed captures that are there", kept),
+        (
+            "captures_kept_bytes",
+            "Bytes of packets of the signed captures that are there",
+            kept_bytes,
+        ),
+    ] {
+        let gauge = Gauge::<i64>::default();
+        gauge.set(i64::try_from(*value).unwrap_or(i64::MAX));
+        registry.register(name, help, gauge);
+    }
 }
 
 fn register_tls(registry: &mut Registry, tls: &TlsNumbers) {

@@ -4,6 +4,8 @@
 //! Each test runs this program again as a child, in which a fail point is armed: the child writes a
 //! capture as the agent does, and is killed at the point.
 
+mod deletion;
+
 use std::{
     collections::BTreeSet,
     env, fs,
@@ -109,7 +111,10 @@ fn header() -> Vec<u8> {
 
 /// A capture from its opening to its account, as a session's end does it.
 fn capture(store: &Store) -> CaptureId {
-    let mut state = state(Destination::Store);
+    capture_of(store, state(Destination::Store))
+}
+
+fn capture_of(store: &Store, mut state: CaptureState) -> CaptureId {
     let (growth, _, _) = store.prepare(&state).expect("room");
     let mut sink = store.create(&state, growth).expect("file");
     let blocks = header();
@@ -193,8 +198,12 @@ fn child() {
     };
     let point = POINTS
         .iter()
+        .chain(&deletion::POINTS)
         .find(|known| **known == point)
         .expect("a point");
+    if env::var(deletion::DELETES).is_ok() {
+        return deletion::delete_oldest(Path::new(&directory), point);
+    }
     let store = open(Path::new(&directory));
     store.recover(&[]).expect("recovered");
     fail_point::arm(point);

@@ -10,7 +10,10 @@ use std::{collections::BTreeMap, time::Duration};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Digest, Envelope, EnvelopeError, FileDigest, KeyId, Link, PublicKey, SecretKey};
+use super::{
+    Digest, EnvelopeError, FileDigest, KeyId, Link, PublicKey, SecretKey,
+    statement::{self, Predicate, Subject},
+};
 use crate::{
     amendment::Amendments,
     filter::{Filter, Meaning},
@@ -19,7 +22,6 @@ use crate::{
         SuperPackets, TapInfo, Target, Trigger, Writing,
     },
     sidecar::{CaptureFile, Gap, Recovered, Sidecar, Tool},
-    text::shown,
 };
 
 /// What the statement is about: this layout of the manifest.
@@ -29,15 +31,12 @@ pub const MANIFEST_ENDING: &str = ".manifest.json";
 /// Largest signed document that is read, in bytes: the list of the largest set of files in base64.
 pub const DOCUMENT_BYTES_MAX: usize = 16 << 20;
 
-const STATEMENT_TYPE: &str = "https://in-toto.io/Statement/v1";
-const PAYLOAD_TYPE: &str = "application/vnd.in-toto+json";
-
 /// A file is not a manifest that one of the keys signed.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
     #[error(transparent)]
     Envelope(#[from] EnvelopeError),
-    #[error("it is signed, but it is not a manifest of `{PREDICATE_TYPE}`: {0}")]
+    #[error("it is signed, but it is not what its name says: {0}")]
     Statement(String),
 }
 
@@ -145,27 +144,6 @@ pub struct Custody {
     pub at: Timestamp,
     pub who: String,
     pub action: String,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Statement {
-    #[serde(rename = "_type")]
-    statement_type: String,
-    subject: Vec<Subject>,
-    #[serde(rename = "predicateType")]
-    predicate_type: String,
-    predicate: Manifest,
-}
-
-#[derive(PartialEq, Eq, Serialize, Deserialize)]
-struct Subject {
-    name: String,
-    digest: SubjectDigest,
-}
-
-#[derive(PartialEq, Eq, Serialize, Deserialize)]
-struct SubjectDigest {
-    sha256: Digest,
 }
 
 impl FileRecord {
@@ -312,31 +290,12 @@ impl Manifest {
         self.files.iter().chain([&self.account])
     }
 
-    fn subject(&self) -> Vec<Subject> {
-        self.records()
-            .filter_map(|file| {
-                Some(Subject {
-                    name: file.name.clone(),
-                    digest: SubjectDigest {
-                        sha256: file.digest?.sha256,
-                    },
-                })
-            })
-            .collect()
-    }
-
     /// The file `<id>.manifest.json`.
     ///
     /// # Errors
     /// It has no canonical form.
     pub fn sign(self, key: &SecretKey) -> Result<Vec<u8>, EnvelopeError> {
-        let statement = Statement {
-            statement_type: STATEMENT_TYPE.to_owned(),
-            subject: self.subject(),
-            predicate_type: PREDICATE_TYPE.to_owned(),
-            predicate: self,
-        };
-        Ok(Envelope::sign(&statement, PAYLOAD_TYPE, key)?.to_bytes())
+        statement::sign(self, key)
     }
 
     /// Reads a file that one of the keys signed.
@@ -344,12 +303,7 @@ impl Manifest {
     /// # Errors
     /// None did, or what it signed is no manifest.
     pub fn open(bytes: &[u8], keys: &[PublicKey]) -> Result<Self, ManifestError> {
-        let envelope = Envelope::from_bytes(bytes)?;
-        let manifest = Self::of_payload(envelope.open(PAYLOAD_TYPE, keys)?)?;
-        if manifest.key_id != envelope.key_id() {
-            return Err(ManifestError::Statement("it names another key".to_owned()));
-        }
-        Ok(manifest)
+        statement::open(bytes, keys)
     }
 
     /// Reads a file, whoever signed it: to be shown, not to be believed.
@@ -357,30 +311,37 @@ impl Manifest {
     /// # Errors
     /// It is no manifest.
     pub fn unverified(bytes: &[u8]) -> Result<Self, ManifestError> {
-        Self::of_payload(Envelope::from_bytes(bytes)?.unverified())
+        statement::unverified(bytes)
+    }
+}
+
+impl Predicate for Manifest {
+    const TYPE: &'static str = PREDICATE_TYPE;
+
+    fn subject(&self) -> Vec<Subject> {
+        subject(self.records())
     }
 
-    fn of_payload(payload: &[u8]) -> Result<Self, ManifestError> {
-        let other = |why: &str| ManifestError::Statement(why.to_owned());
-        let statement: Statement = serde_json::from_slice(payload)
-            .map_err(|error| other(&shown(&error.to_string()).to_string()))?;
-        if statement.statement_type != STATEMENT_TYPE || statement.predicate_type != PREDICATE_TYPE
-        {
-            return Err(other("it is a statement of another type"));
-        }
-        let manifest = statement.predicate;
-        if statement.subject != manifest.subject() {
-            return Err(other("its subject is not its files"));
-        }
-        Ok(manifest)
+    fn key_id(&self) -> KeyId {
+        self.key_id
     }
+}
+
+/// The files that were there.
+pub(super) fn subject<'a>(files: impl Iterator<Item = &'a FileRecord>) -> Vec<Subject> {
+    files
+        .filter_map(|file| Some(Subject::new(&file.name, file.digest?.sha256)))
+        .collect()
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
     use crate::{
-        evidence::{Digester, Head},
+        evidence::{
+            Digester, Envelope, Head,
+            statement::{PAYLOAD_TYPE, Statement},
+        },
         session::{CaptureState, Files, SessionSpec},
         sidecar::Clock,
     };
@@ -485,12 +446,7 @@ pub(super) mod tests {
         let key = key();
         let files = capture(None, b"packets", &key);
         let manifest = Manifest::unverified(&files.last().expect("manifest").1).expect("own");
-        let statement = Statement {
-            statement_type: STATEMENT_TYPE.to_owned(),
-            subject: Vec::new(),
-            predicate_type: PREDICATE_TYPE.to_owned(),
-            predicate: manifest,
-        };
+        let statement = Statement::about(Vec::new(), manifest);
         let signed = Envelope::sign(&statement, PAYLOAD_TYPE, &key)
             .expect("signed")
             .to_bytes();

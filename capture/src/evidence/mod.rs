@@ -6,11 +6,13 @@
 //!                                    ▼
 //! manifest n-1 ─ SHA-256 ─▶ manifest n ─ SHA-256 ─▶ manifest n+1 … ─ SHA-256 ─▶ head (published)
 //!                           canonical JSON in a signed envelope
+//!                           tombstones of deleted captures are links, too
 //! ```
 //! - [`Digest`], [`Digester`]: SHA-256 of a file and of its chunks.
 //! - [`canonical()`]: one form for each JSON value.
 //! - [`SecretKey`], [`PublicKey`], [`Envelope`]: ed25519 signatures (DSSE).
-//! - [`Manifest`]: what is said of a capture. [`Link`], [`Head`]: the chain of a node's manifests.
+//! - [`Manifest`]: what is said of a capture. [`Tombstone`]: that its files were deleted. [`Hold`]: that
+//!   they must not be. [`Link`], [`Head`]: the chain of a node's manifests and tombstones.
 //! - [`verify()`]: what a set of files proves, and what not.
 //!
 //! Files that were cut, changed, left out, put in or put in another place are found by hashes; whole
@@ -21,17 +23,22 @@ mod canonical;
 mod chain;
 mod digest;
 mod envelope;
+mod hold;
 mod key;
 mod manifest;
+mod statement;
+mod tombstone;
 mod verify;
 
 pub use canonical::{CanonicalError, canonical};
 pub use chain::{Head, HeadError, Link};
 pub use digest::{CHUNK_BYTES, ChunkTree, Digest, DigestError, Digester, FileDigest};
 pub use envelope::{Envelope, EnvelopeError};
+pub use hold::{HOLD_ENDING, Hold};
 pub use key::{KeyError, KeyId, PublicKey, SecretKey};
 pub use manifest::{
     ClockRecord, Custody, DOCUMENT_BYTES_MAX, FileRecord, MANIFEST_ENDING, Manifest, ManifestError,
     Origin, PREDICATE_TYPE, ProgramDigests,
 };
+pub use tombstone::{Cause, TOMBSTONE_ENDING, TOMBSTONE_TYPE, Tombstone, WHY_BYTES_MAX};
 pub use verify::{Entry, Inventory, Report, Scope, Verdict, verify};

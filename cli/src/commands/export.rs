@@ -4,7 +4,10 @@ use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use remora_capture::{
-    evidence::{DOCUMENT_BYTES_MAX, MANIFEST_ENDING, Manifest, PublicKey},
+    evidence::{
+        DOCUMENT_BYTES_MAX, HOLD_ENDING, Hold, MANIFEST_ENDING, Manifest, PublicKey,
+        TOMBSTONE_ENDING, Tombstone,
+    },
     session::CaptureId,
 };
 use remora_proto::{
@@ -70,15 +73,17 @@ pub(super) async fn custody(agent: &AgentAddress, id: CaptureId) -> anyhow::Resu
     let mut client = connect(agent).await?;
     let mut files = open(agent, &mut client, id, true).await?;
     let (mut name, mut manifest, mut keys) = (String::new(), Vec::new(), Vec::new());
+    let (mut tombstone, mut hold) = (Vec::new(), Vec::new());
     while let Some(message) = next(agent, &mut files).await? {
         match message {
             Message::File(file) => name = file.name,
             Message::Bytes(bytes) if name.ends_with(MANIFEST_ENDING) => {
-                if manifest.len() + bytes.len() > DOCUMENT_BYTES_MAX {
-                    bail!("the agent's manifest is too large");
-                }
-                manifest.extend_from_slice(&bytes);
+                append(&mut manifest, &bytes)?;
             }
+            Message::Bytes(bytes) if name.ends_with(TOMBSTONE_ENDING) => {
+                append(&mut tombstone, &bytes)?;
+            }
+            Message::Bytes(bytes) if name.ends_with(HOLD_ENDING) => append(&mut hold, &bytes)?,
             Message::Bytes(bytes) if name.ends_with(".pub") => {
                 let pem = str::from_utf8(&bytes).unwrap_or_default();
                 keys.extend(PublicKey::from_pem(pem));
@@ -87,7 +92,28 @@ pub(super) async fn custody(agent: &AgentAddress, id: CaptureId) -> anyhow::Resu
         }
     }
     let manifest = Manifest::open(&manifest, &keys).context("the agent's manifest")?;
-    print(&render::custody(&manifest))
+    let mut later = Vec::new();
+    if !hold.is_empty() {
+        let hold = Hold::from_signed(&hold, &keys).context("the agent's hold")?;
+        later.push(hold.text());
+    }
+    if !tombstone.is_empty() {
+        let tombstone = Tombstone::open(&tombstone, &keys).context("the agent's tombstone")?;
+        let number = tombstone.chain.sequence;
+        later.push(format!(
+            "{}; number {number} of the chain",
+            tombstone.text()
+        ));
+    }
+    print(&render::custody(&manifest, &later))
+}
+
+fn append(document: &mut Vec<u8>, bytes: &[u8]) -> anyhow::Result<()> {
+    if document.len() + bytes.len() > DOCUMENT_BYTES_MAX {
+        bail!("a document of the agent is too large");
+    }
+    document.extend_from_slice(bytes);
+    Ok(())
 }
 
 async fn open(

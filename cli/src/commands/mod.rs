@@ -2,6 +2,7 @@
 
 mod audit;
 mod capture;
+mod custody;
 mod export;
 mod get;
 mod rules;
@@ -14,6 +15,7 @@ use clap::CommandFactory as _;
 use remora_capture::session::{CaptureId, CaptureState};
 use remora_proto::{
     client::{self, AgentAddress},
+    convert::hold_of,
     v1::{self, capture_client::CaptureClient},
 };
 use tonic::transport::Channel;
@@ -56,7 +58,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Outcome> {
             let mut captures = Vec::new();
             let mut outcome = Outcome::Done;
             for capture in list.captures {
-                match understand(capture) {
+                match kept(capture) {
                     Ok(capture) => captures.push(capture),
                     // The others are worth seeing.
                     Err(error) => {
@@ -72,14 +74,24 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Outcome> {
         Command::Verify { path, key, head } => verify::run(&path, &key, head.as_deref()),
         Command::Show { id, custody, .. } if custody => export::custody(agent, id).await,
         Command::Show { id, output, .. } => {
-            let state = get_state(agent, &mut connect(agent).await?, id).await?;
-            print(&render::show(&state, output)?)
+            let request = v1::GetRequest { id: id.to_string() };
+            let capture = answer(agent, connect(agent).await?.get(request)).await?;
+            let capture = capture.capture.context("the agent's answer is empty")?;
+            let kept = kept(capture)?;
+            print(&render::show(&kept, output)?)
         }
+        Command::Delete { ids, reason } => custody::delete(agent, &ids, &reason).await,
+        Command::Hold { id, reason } => custody::hold(agent, id, &reason).await,
+        Command::Release { id } => custody::release(agent, id).await,
         Command::Stop { id } => {
             let mut client = connect(agent).await?;
             let request = v1::StopRequest { id: id.to_string() };
-            let state = known(answer(agent, client.stop(request)).await?.capture)?;
-            print(&render::show(&state, Format::Table)?)
+            let capture = known(answer(agent, client.stop(request)).await?.capture)?;
+            let kept = render::Kept {
+                capture,
+                hold: None,
+            };
+            print(&render::show(&kept, Format::Table)?)
         }
         Command::Audit(command) => audit::run(&command),
         Command::Rules(command) => rules::run(&command),
@@ -116,6 +128,13 @@ async fn get_state(
 /// The state that an answer must hold.
 fn known(state: Option<v1::CaptureState>) -> anyhow::Result<CaptureState> {
     understand(state.context("the agent's answer is empty")?)
+}
+
+/// A capture with its hold.
+fn kept(state: v1::CaptureState) -> anyhow::Result<render::Kept> {
+    let hold = hold_of(&state).context("the agent's answer is not understood")?;
+    let capture = understand(state)?;
+    Ok(render::Kept { capture, hold })
 }
 
 fn understand(state: v1::CaptureState) -> anyhow::Result<CaptureState> {

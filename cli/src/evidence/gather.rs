@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use remora_capture::{
-    evidence::{Entry, Inventory, MANIFEST_ENDING, Scope},
+    evidence::{Entry, Inventory, MANIFEST_ENDING, Scope, TOMBSTONE_ENDING},
     session::CaptureId,
 };
 
@@ -32,7 +32,8 @@ pub(crate) struct Gathered {
 /// It cannot be read, or is nothing that is evidence.
 pub(crate) fn gather(path: &Path) -> anyhow::Result<Gathered> {
     let cannot = || format!("{} cannot be read", path.display());
-    if fs::metadata(path).with_context(cannot)?.is_dir() {
+    let found = fs::metadata(path);
+    if found.as_ref().is_ok_and(fs::Metadata::is_dir) {
         let inventory = directory(path, |_| true).with_context(cannot)?;
         if inventory.manifests().next().is_none() {
             bail!("{} has no manifest: it is no evidence", path.display());
@@ -44,6 +45,17 @@ pub(crate) fn gather(path: &Path) -> anyhow::Result<Gathered> {
     }
     let name = path.file_name().and_then(|name| name.to_str());
     let name = name.with_context(|| format!("{} is no file name", path.display()))?;
+    if let Err(error) = found {
+        // Of a deleted file its tombstone tells.
+        let deleted = one(path, name).ok().filter(|_| has_tombstone(path, name));
+        return match deleted {
+            Some(inventory) => Ok(Gathered {
+                inventory,
+                scope: Scope::Selection,
+            }),
+            None => Err(error).with_context(cannot),
+        };
+    }
     let inventory = if name.ends_with(".tar") {
         archive(File::open(path).with_context(cannot)?)
     } else if name.ends_with(".tar.zst") {
@@ -82,6 +94,12 @@ fn one(path: &Path, name: &str) -> anyhow::Result<Inventory> {
         bail!("no manifest {id}{MANIFEST_ENDING} lies beside it: nothing is proved");
     }
     Ok(inventory)
+}
+
+fn has_tombstone(path: &Path, name: &str) -> bool {
+    let end = name.find(['.', '_']).unwrap_or(name.len());
+    path.with_file_name(format!("{}{TOMBSTONE_ENDING}", &name[..end]))
+        .is_file()
 }
 
 fn directory(path: &Path, wanted: impl Fn(&str) -> bool) -> io::Result<Inventory> {

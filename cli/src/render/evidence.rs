@@ -24,8 +24,8 @@ pub(crate) fn report(report: &Report) -> String {
     text
 }
 
-/// The capture's story.
-pub(crate) fn custody(manifest: &Manifest) -> String {
+/// The capture's story; `later`: what came after the manifest was signed.
+pub(crate) fn custody(manifest: &Manifest, later: &[String]) -> String {
     let trigger = &manifest.trigger;
     let link = &manifest.chain;
     let mut rows: Vec<Vec<String>> = Vec::new();
@@ -162,5 +162,9 @@ pub(crate) fn custody(manifest: &Manifest) -> String {
             vec![format!("  {}", step.at), who, action]
         })
         .collect();
-    format!("{}\nCustody:\n{}", columns(&rows), columns(&story))
+    let later: String = later
+        .iter()
+        .map(|line| format!("  {}\n", shown(line)))
+        .collect();
+    format!("{}\nCustody:\n{}{later}", columns(&rows), columns(&story))
 }

@@ -7,7 +7,7 @@ mod show;
 mod status;
 pub(crate) mod unit;
 
-use remora_capture::text;
+use remora_capture::{evidence::Hold, session::CaptureState, text};
 
 pub(crate) use evidence::{custody, report};
 pub(crate) use list::list;
@@ -15,6 +15,15 @@ pub(crate) use list::list;
 pub(crate) use list::phase;
 pub(crate) use show::show;
 pub(crate) use status::status;
+
+/// A capture as it is kept.
+#[derive(Debug, serde::Serialize)]
+pub(crate) struct Kept {
+    #[serde(flatten)]
+    pub(crate) capture: CaptureState,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) hold: Option<Hold>,
+}
 
 /// Characters of one text that are shown.
 const TEXT_MAX: usize = 1000;

@@ -5,7 +5,7 @@ use remora_capture::session::{
     CaptureState, Counts, Destination, Direction, Files, Limits, StopReason, Trigger,
 };
 
-use super::{columns, json, list::phase, shown, unit};
+use super::{Kept, columns, json, list::phase, shown, unit};
 use crate::args::Format;
 
 /// Characters of an alert that are shown; JSON has all of it.
@@ -13,14 +13,15 @@ const ALERT_MAX: usize = 200;
 
 /// # Errors
 /// A state that is no JSON.
-pub(crate) fn show(state: &CaptureState, format: Format) -> anyhow::Result<String> {
+pub(crate) fn show(kept: &Kept, format: Format) -> anyhow::Result<String> {
     match format {
-        Format::Json => Ok(json(state)?),
-        Format::Table => Ok(describe(state, Timestamp::now())),
+        Format::Json => Ok(json(kept)?),
+        Format::Table => Ok(describe(kept, Timestamp::now())),
     }
 }
 
-pub(super) fn describe(state: &CaptureState, now: Timestamp) -> String {
+pub(super) fn describe(kept: &Kept, now: Timestamp) -> String {
+    let state = &kept.capture;
     let spec = &state.spec;
     let mut rows: Vec<Vec<String>> = Vec::new();
     let mut row = |name: &str, value: String| {
@@ -30,6 +31,8 @@ pub(super) fn describe(state: &CaptureState, now: Timestamp) -> String {
     };
     row("Capture", state.id.to_string());
     row("Phase", phase_and_reason(state));
+    let hold = kept.hold.as_ref().map(|hold| hold.text());
+    row("Hold", shown(&hold.unwrap_or_default()).to_string());
     row("Message", shown(&state.message).to_string());
     row("Target", shown(&spec.target.to_string()).to_string());
     row("Resolved", shown(&state.resolved_target).to_string());

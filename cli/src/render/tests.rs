@@ -1,6 +1,7 @@
 use std::io;
 
 use remora_capture::{
+    evidence::Hold,
     filter::Filter,
     session::{CaptureState, Counts, Phase, SessionSpec, StopReason, Target},
 };
@@ -200,11 +201,39 @@ fn a_whole_copy_of_a_failed_capture_is_no_fault() {
     assert_eq!(outcome, Outcome::Done);
 }
 
+fn kept(capture: CaptureState) -> Kept {
+    Kept {
+        capture,
+        hold: None,
+    }
+}
+
+#[test]
+fn a_held_capture_says_so_in_words_and_in_json() {
+    let mut held = kept(state());
+    held.hold = Some(Hold {
+        capture_id: held.capture.id,
+        since: "2026-01-02T03:04:05Z".parse().unwrap(),
+        why: "case\u{1b} 42".to_owned(),
+        by: "uid=0".to_owned(),
+    });
+    let now = "2026-01-02T03:09:35Z".parse().unwrap();
+    let text = show::describe(&held, now);
+    let line = "held since 2026-01-02T03:04:05Z by uid=0: case\\u{1b} 42\n";
+    assert!(text.contains(line), "{text}");
+    let json = show(&held, Format::Json).unwrap();
+    assert!(
+        json.contains("\"hold\"") && !json.contains('\u{1b}'),
+        "{json}"
+    );
+    assert!(list::table(&[held], now).contains("Finished, held"));
+}
+
 #[test]
 fn a_list_is_a_table() {
     let now = "2026-01-02T03:09:35Z".parse().unwrap();
     assert_eq!(
-        list::table(&[state()], now),
+        list::table(&[kept(state())], now),
         "ID                           TARGET               FILTER        PHASE      PACKETS   LOST   AGE\n\
          01J9ZQ3C7M8N4R5T6V7W8X9YZA   cgroup:/remora/web   tcp port 80   Finished   100       7      5m30s\n"
     );
@@ -213,7 +242,7 @@ fn a_list_is_a_table() {
 
 #[test]
 fn a_description_has_the_conservation_law() {
-    let text = show::describe(&state(), "2026-01-02T03:09:35Z".parse().unwrap());
+    let text = show::describe(&kept(state()), "2026-01-02T03:09:35Z".parse().unwrap());
     for part in [
         "Phase:         Finished: stopped on request\n",
         "Started:       2026-01-02T03:04:05Z (5m30s ago)\n",
@@ -227,7 +256,7 @@ fn a_description_has_the_conservation_law() {
     let mut broken = state();
     broken.counts.lost += 1;
     assert!(
-        show(&broken, Format::Table)
+        show(&kept(broken), Format::Table)
             .unwrap()
             .contains("DO NOT BALANCE")
     );
@@ -244,10 +273,10 @@ fn nothing_hostile_reaches_the_terminal() {
     let agent = Default::default();
     let (closing, _) = lines(&written(1), &finished(hostile()));
     let outputs = [
-        list(vec![hostile()], Format::Table).unwrap(),
-        list(vec![hostile()], Format::Json).unwrap(),
-        show(&hostile(), Format::Table).unwrap(),
-        show(&hostile(), Format::Json).unwrap(),
+        list(vec![kept(hostile())], Format::Table).unwrap(),
+        list(vec![kept(hostile())], Format::Json).unwrap(),
+        show(&kept(hostile()), Format::Table).unwrap(),
+        show(&kept(hostile()), Format::Json).unwrap(),
         status(&agent, node.clone(), Format::Table).unwrap(),
         status(&agent, node, Format::Json).unwrap(),
         closing.join("\n"),
@@ -262,12 +291,12 @@ fn nothing_hostile_reaches_the_terminal() {
 
 #[test]
 fn json_gives_back_the_state() {
-    let json = show(&hostile(), Format::Json).unwrap();
+    let json = show(&kept(hostile()), Format::Json).unwrap();
     assert_eq!(
         serde_json::from_str::<CaptureState>(&json).unwrap(),
         hostile()
     );
-    let json = list(vec![state()], Format::Json).unwrap();
+    let json = list(vec![kept(state())], Format::Json).unwrap();
     assert_eq!(
         serde_json::from_str::<Vec<CaptureState>>(&json).unwrap(),
         [state()]

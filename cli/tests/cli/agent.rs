@@ -194,6 +194,27 @@ impl Capture for Service {
         Err(Status::unimplemented("this agent signs nothing"))
     }
 
+    async fn delete(
+        &self,
+        _: Request<v1::DeleteRequest>,
+    ) -> Result<Response<v1::DeleteResponse>, Status> {
+        Err(Status::unimplemented("this agent signs nothing"))
+    }
+
+    async fn hold(
+        &self,
+        _: Request<v1::HoldRequest>,
+    ) -> Result<Response<v1::HoldResponse>, Status> {
+        Err(Status::unimplemented("this agent signs nothing"))
+    }
+
+    async fn release(
+        &self,
+        _: Request<v1::ReleaseRequest>,
+    ) -> Result<Response<v1::ReleaseResponse>, Status> {
+        Err(Status::unimplemented("this agent signs nothing"))
+    }
+
     async fn start(
         &self,
         request: Request<v1::StartRequest>,

@@ -118,7 +118,11 @@ fn agent_status(reason: Reason) -> StatusCode {
         Reason::TargetNotFound
         | Reason::CaptureNotFound
         | Reason::CaptureEnded
-        | Reason::StreamTaken => StatusCode::CONFLICT,
+        | Reason::StreamTaken
+        | Reason::CaptureRunning
+        | Reason::CaptureHeld
+        | Reason::CaptureDeleted
+        | Reason::CaptureNotHeld => StatusCode::CONFLICT,
         Reason::SessionLimit
         | Reason::QuotaExceeded
         | Reason::NodeRate

@@ -139,6 +139,27 @@ impl capture_server::Capture for Fake {
     ) -> Result<Response<Self::EvidenceStream>, Status> {
         Err(Status::unimplemented("fake"))
     }
+
+    async fn delete(
+        &self,
+        _: Request<v1::DeleteRequest>,
+    ) -> Result<Response<v1::DeleteResponse>, Status> {
+        Err(Status::unimplemented("fake"))
+    }
+
+    async fn hold(
+        &self,
+        _: Request<v1::HoldRequest>,
+    ) -> Result<Response<v1::HoldResponse>, Status> {
+        Err(Status::unimplemented("fake"))
+    }
+
+    async fn release(
+        &self,
+        _: Request<v1::ReleaseRequest>,
+    ) -> Result<Response<v1::ReleaseResponse>, Status> {
+        Err(Status::unimplemented("fake"))
+    }
 }
 
 /// A fake agent that listens until it is dropped; then its connections break, as those of a

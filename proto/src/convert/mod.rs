@@ -23,6 +23,7 @@ use tonic::{Code, Status};
 use crate::reason::{self, Reason};
 
 pub use spec::{Extend, Start};
+pub use state::hold_of;
 
 /// A message has a value that cannot be.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]

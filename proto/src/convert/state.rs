@@ -1,5 +1,6 @@
 //! A capture as the agent tells it.
 
+use remora_capture::evidence::{Head, Hold, Tombstone};
 use remora_capture::session::{
     CaptureState, Counts, Files, LookBackMode, LookBackRing, Phase, StopReason, TapInfo,
 };
@@ -28,6 +29,8 @@ impl TryFrom<v1::CaptureState> for CaptureState {
             caller,
             resolved_target,
             files,
+            // Of the capture's keeping, not of its state.
+            hold: _,
         } = state;
         let moment = |field: &str, value: Option<prost_types::Timestamp>| {
             value.map(|value| time::timestamp(field, value)).transpose()
@@ -97,8 +100,53 @@ impl From<&CaptureState> for v1::CaptureState {
             caller: caller.clone(),
             resolved_target: resolved_target.clone(),
             files: (*files != Files::default()).then(|| (*files).into()),
+            hold: None,
         }
     }
+}
+
+impl From<&Hold> for v1::LegalHold {
+    fn from(hold: &Hold) -> Self {
+        let Hold {
+            since,
+            by,
+            why,
+            capture_id: _,
+        } = hold;
+        Self {
+            since: Some(time::timestamp_out(*since)),
+            by: by.clone(),
+            why: why.clone(),
+        }
+    }
+}
+
+impl From<(&Tombstone, &Head)> for v1::DeleteResponse {
+    fn from((tombstone, head): (&Tombstone, &Head)) -> Self {
+        let digests = tombstone.files.iter().filter_map(|file| file.digest);
+        Self {
+            deleted: Some(time::timestamp_out(tombstone.deleted)),
+            files: tombstone.files.len() as u64,
+            bytes: digests.map(|digest| digest.bytes).sum(),
+            chain_head: head.to_string(),
+        }
+    }
+}
+
+/// The capture's hold, if it has one.
+///
+/// # Errors
+/// It has one that is none.
+pub fn hold_of(state: &v1::CaptureState) -> Result<Option<Hold>, ConvertError> {
+    let Some(v1::LegalHold { since, by, why }) = state.hold.clone() else {
+        return Ok(None);
+    };
+    Ok(Some(Hold {
+        capture_id: state.id.parse()?,
+        since: time::timestamp("hold.since", required("hold.since", since)?)?,
+        by,
+        why,
+    }))
 }
 
 impl TryFrom<v1::Phase> for Phase {

@@ -486,6 +486,66 @@ pub struct CaptureState {
     pub resolved_target: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "20")]
     pub files: ::core::option::Option<Files>,
+    /// Told by Get and List.
+    #[prost(message, optional, tag = "30")]
+    pub hold: ::core::option::Option<LegalHold>,
+}
+/// What keeps a capture from being deleted.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LegalHold {
+    #[prost(message, optional, tag = "1")]
+    pub since: ::core::option::Option<::prost_types::Timestamp>,
+    /// Who asked, as the agent saw it.
+    #[prost(string, tag = "2")]
+    pub by: ::prost::alloc::string::String,
+    /// As they said.
+    #[prost(string, tag = "3")]
+    pub why: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteRequest {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// For the tombstone; at most 1024 bytes.
+    #[prost(string, tag = "2")]
+    pub why: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteResponse {
+    #[prost(message, optional, tag = "1")]
+    pub deleted: ::core::option::Option<::prost_types::Timestamp>,
+    /// Files that were deleted, the account among them, and their bytes.
+    #[prost(uint64, tag = "2")]
+    pub files: u64,
+    #[prost(uint64, tag = "3")]
+    pub bytes: u64,
+    /// The tombstone as the chain's head, "CHAIN:NUMBER:SHA256".
+    #[prost(string, tag = "4")]
+    pub chain_head: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HoldRequest {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// At most 1024 bytes.
+    #[prost(string, tag = "2")]
+    pub why: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HoldResponse {
+    #[prost(message, optional, tag = "1")]
+    pub hold: ::core::option::Option<LegalHold>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReleaseRequest {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReleaseResponse {
+    /// The one that was.
+    #[prost(message, optional, tag = "1")]
+    pub hold: ::core::option::Option<LegalHold>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EvidenceRequest {
@@ -584,6 +644,10 @@ pub enum Reason {
     NodeRate = 14,
     NamespaceRate = 15,
     RuleRate = 16,
+    CaptureRunning = 17,
+    CaptureHeld = 18,
+    CaptureDeleted = 19,
+    CaptureNotHeld = 20,
 }
 impl Reason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -609,6 +673,10 @@ impl Reason {
             Self::NodeRate => "REASON_NODE_RATE",
             Self::NamespaceRate => "REASON_NAMESPACE_RATE",
             Self::RuleRate => "REASON_RULE_RATE",
+            Self::CaptureRunning => "REASON_CAPTURE_RUNNING",
+            Self::CaptureHeld => "REASON_CAPTURE_HELD",
+            Self::CaptureDeleted => "REASON_CAPTURE_DELETED",
+            Self::CaptureNotHeld => "REASON_CAPTURE_NOT_HELD",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -631,6 +699,10 @@ impl Reason {
             "REASON_NODE_RATE" => Some(Self::NodeRate),
             "REASON_NAMESPACE_RATE" => Some(Self::NamespaceRate),
             "REASON_RULE_RATE" => Some(Self::RuleRate),
+            "REASON_CAPTURE_RUNNING" => Some(Self::CaptureRunning),
+            "REASON_CAPTURE_HELD" => Some(Self::CaptureHeld),
+            "REASON_CAPTURE_DELETED" => Some(Self::CaptureDeleted),
+            "REASON_CAPTURE_NOT_HELD" => Some(Self::CaptureNotHeld),
             _ => None,
         }
     }
@@ -1136,6 +1208,7 @@ pub mod capture_client {
         /// The files that are evidence of a finished, stored capture, byte for byte: each file's message,
         /// then its bytes. The manifest comes first; it is there a moment after the capture's end, which is
         /// waited for. FAILED_PRECONDITION for a capture that runs, or whose manifest found no room yet.
+        /// Of a deleted one: its manifest and its tombstone.
         pub async fn evidence(
             &mut self,
             request: impl tonic::IntoRequest<super::EvidenceRequest>,
@@ -1159,6 +1232,71 @@ pub mod capture_client {
             req.extensions_mut()
                 .insert(GrpcMethod::new("remora.v1.Capture", "Evidence"));
             self.inner.server_streaming(req, path, codec).await
+        }
+        /// Deletes the files of a finished, stored capture. A signed tombstone takes their place in the node's
+        /// chain; the manifest stays. FAILED_PRECONDITION for a capture that runs, is held or was streamed,
+        /// NOT_FOUND for one that is not here or was deleted before.
+        pub async fn delete(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DeleteRequest>,
+        ) -> std::result::Result<tonic::Response<super::DeleteResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/remora.v1.Capture/Delete");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("remora.v1.Capture", "Delete"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Holds a stored capture, running or finished: nobody deletes it until it is released. One that is
+        /// held already stays as it is.
+        pub async fn hold(
+            &mut self,
+            request: impl tonic::IntoRequest<super::HoldRequest>,
+        ) -> std::result::Result<tonic::Response<super::HoldResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/remora.v1.Capture/Hold");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("remora.v1.Capture", "Hold"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// FAILED_PRECONDITION if it is not held.
+        pub async fn release(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ReleaseRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ReleaseResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/remora.v1.Capture/Release",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("remora.v1.Capture", "Release"));
+            self.inner.unary(req, path, codec).await
         }
     }
 }
@@ -1236,10 +1374,29 @@ pub mod capture_server {
         /// The files that are evidence of a finished, stored capture, byte for byte: each file's message,
         /// then its bytes. The manifest comes first; it is there a moment after the capture's end, which is
         /// waited for. FAILED_PRECONDITION for a capture that runs, or whose manifest found no room yet.
+        /// Of a deleted one: its manifest and its tombstone.
         async fn evidence(
             &self,
             request: tonic::Request<super::EvidenceRequest>,
         ) -> std::result::Result<tonic::Response<Self::EvidenceStream>, tonic::Status>;
+        /// Deletes the files of a finished, stored capture. A signed tombstone takes their place in the node's
+        /// chain; the manifest stays. FAILED_PRECONDITION for a capture that runs, is held or was streamed,
+        /// NOT_FOUND for one that is not here or was deleted before.
+        async fn delete(
+            &self,
+            request: tonic::Request<super::DeleteRequest>,
+        ) -> std::result::Result<tonic::Response<super::DeleteResponse>, tonic::Status>;
+        /// Holds a stored capture, running or finished: nobody deletes it until it is released. One that is
+        /// held already stays as it is.
+        async fn hold(
+            &self,
+            request: tonic::Request<super::HoldRequest>,
+        ) -> std::result::Result<tonic::Response<super::HoldResponse>, tonic::Status>;
+        /// FAILED_PRECONDITION if it is not held.
+        async fn release(
+            &self,
+            request: tonic::Request<super::ReleaseRequest>,
+        ) -> std::result::Result<tonic::Response<super::ReleaseResponse>, tonic::Status>;
     }
     /// Captures: one capture is one session on one agent.
     #[derive(Debug)]
@@ -1667,6 +1824,135 @@ pub mod capture_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/remora.v1.Capture/Delete" => {
+                    #[allow(non_camel_case_types)]
+                    struct DeleteSvc<T: Capture>(pub Arc<T>);
+                    impl<T: Capture> tonic::server::UnaryService<super::DeleteRequest>
+                    for DeleteSvc<T> {
+                        type Response = super::DeleteResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DeleteRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Capture>::delete(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DeleteSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/remora.v1.Capture/Hold" => {
+                    #[allow(non_camel_case_types)]
+                    struct HoldSvc<T: Capture>(pub Arc<T>);
+                    impl<T: Capture> tonic::server::UnaryService<super::HoldRequest>
+                    for HoldSvc<T> {
+                        type Response = super::HoldResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::HoldRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Capture>::hold(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = HoldSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/remora.v1.Capture/Release" => {
+                    #[allow(non_camel_case_types)]
+                    struct ReleaseSvc<T: Capture>(pub Arc<T>);
+                    impl<T: Capture> tonic::server::UnaryService<super::ReleaseRequest>
+                    for ReleaseSvc<T> {
+                        type Response = super::ReleaseResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ReleaseRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Capture>::release(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ReleaseSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

@@ -10,28 +10,35 @@
 //! `chain.head` says so again.
 
 mod ahead;
+mod deletion;
 mod keys;
+mod retention;
 mod sealer;
 
 use std::{
     fs::File,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         mpsc::{Receiver, SyncSender, sync_channel},
     },
 };
 
-use remora_capture::{evidence::Head, session::CaptureId};
+use remora_capture::{
+    evidence::{Head, Hold, Tombstone},
+    session::CaptureId,
+};
 use tokio::sync::watch;
 
 pub use keys::Keys;
 pub(super) use keys::public_files;
+pub use retention::Retention;
 pub(super) use sealer::HEAD;
 pub use sealer::Sealer;
 
 use super::store::StoreError;
-use crate::session::Growth;
+use crate::{custody::CustodyError, session::Growth};
+use retention::Inventory;
 
 /// Orders that wait. What finds no place is found in the directory later.
 const ORDERS: usize = 1024;
@@ -44,9 +51,29 @@ enum Order {
     Seal(CaptureId),
     /// It did not start, or its account found no room.
     Forget(CaptureId),
+    /// Its files shall go.
+    Delete {
+        id: CaptureId,
+        why: String,
+        by: String,
+        reply: Reply<(Tombstone, Head)>,
+    },
+    Hold {
+        id: CaptureId,
+        why: String,
+        by: String,
+        reply: Reply<Hold>,
+    },
+    Release {
+        id: CaptureId,
+        by: String,
+        reply: Reply<Hold>,
+    },
     /// There will be no more.
     End,
 }
+
+type Reply<T> = SyncSender<Result<T, CustodyError>>;
 
 /// Tells the thread what to do; waits for nothing.
 #[derive(Debug)]
@@ -60,6 +87,8 @@ pub struct Seals {
 #[derive(Debug, Default)]
 struct Told {
     head: Mutex<Option<Head>>,
+    /// Locked for moments, never while a disk is waited for.
+    inventory: Mutex<Inventory>,
     /// An order found no place.
     missed: std::sync::atomic::AtomicBool,
 }
@@ -67,6 +96,11 @@ struct Told {
 impl Told {
     fn head(&self) -> Option<Head> {
         *self.head.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn inventory(&self) -> MutexGuard<'_, Inventory> {
+        let inventory = self.inventory.lock();
+        inventory.unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -110,6 +144,38 @@ impl Seals {
     #[must_use]
     pub fn head(&self) -> Option<Head> {
         self.told.head()
+    }
+
+    pub(super) fn inventory(&self) -> MutexGuard<'_, Inventory> {
+        self.told.inventory()
+    }
+
+    pub(super) fn delete(
+        &self,
+        id: CaptureId,
+        by: &str,
+        why: &str,
+    ) -> Result<(Tombstone, Head), CustodyError> {
+        let (by, why) = (by.to_owned(), why.to_owned());
+        self.ask(|reply| Order::Delete { id, why, by, reply })
+    }
+
+    pub(super) fn hold(&self, id: CaptureId, by: &str, why: &str) -> Result<Hold, CustodyError> {
+        let (by, why) = (by.to_owned(), why.to_owned());
+        self.ask(|reply| Order::Hold { id, why, by, reply })
+    }
+
+    pub(super) fn release(&self, id: CaptureId, by: &str) -> Result<Hold, CustodyError> {
+        let by = by.to_owned();
+        self.ask(|reply| Order::Release { id, by, reply })
+    }
+
+    /// Waits for the answer.
+    fn ask<T>(&self, order: impl FnOnce(Reply<T>) -> Order) -> Result<T, CustodyError> {
+        let (reply, answer) = sync_channel(1);
+        let sent = self.orders.try_send(order(reply));
+        sent.map_err(|_full| CustodyError::Busy)?;
+        answer.recv().map_err(|_ended| CustodyError::Busy)?
     }
 
     fn take(&self) -> Option<Receiver<Order>> {

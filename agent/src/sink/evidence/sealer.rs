@@ -16,15 +16,18 @@ use std::{
 use jiff::Timestamp;
 use remora_capture::{
     evidence::{
-        DOCUMENT_BYTES_MAX, Digest, Digester, FileRecord, Head, Link, MANIFEST_ENDING, Manifest,
-        Origin,
+        Cause, DOCUMENT_BYTES_MAX, Digest, Digester, FileRecord, Head, Link, MANIFEST_ENDING,
+        Manifest, Origin, Tombstone,
     },
     filter::{self, Meaning, Names},
     session::{CaptureId, Destination},
     sidecar::{CaptureFile, SIDECAR_BYTES_MAX, Sidecar},
 };
 
-use super::{Keys, Order, Told, ahead::Ahead, sync_directory};
+use super::{
+    Keys, Order, Retention, Told, ahead::Ahead, deletion::TOMBSTONE, retention::Kept,
+    sync_directory,
+};
 use crate::sink::{
     fail_point::reach,
     store::{ACCOUNT, SEAL_RESERVE, Store, remove, write_anew},
@@ -37,20 +40,25 @@ const HEAD_PART: &str = "chain.head.part";
 const MANIFEST_PART: &str = "manifest.part";
 /// How often growing files are looked at.
 const LOOK: Duration = Duration::from_millis(250);
+/// How often it is looked whether captures are too old.
+const SWEEP: Duration = Duration::from_secs(1);
 /// How often a manifest that could not be written is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// Makes a store's manifests.
 pub struct Sealer {
-    store: Arc<Store>,
+    pub(super) store: Arc<Store>,
     orders: Receiver<Order>,
-    told: Arc<Told>,
-    keys: Keys,
-    origin: Origin,
-    growing: BTreeMap<CaptureId, Ahead>,
+    pub(super) told: Arc<Told>,
+    pub(super) keys: Keys,
+    pub(super) origin: Origin,
+    pub(super) growing: BTreeMap<CaptureId, Ahead>,
     /// Captures whose manifest could not be written.
     failed: BTreeSet<CaptureId>,
     next_try: Instant,
+    /// Deleted captures some of whose files could not be removed.
+    pub(super) buried: BTreeSet<CaptureId>,
+    pub(super) next_removal: Instant,
 }
 
 impl Sealer {
@@ -68,23 +76,44 @@ impl Sealer {
             growing: BTreeMap::new(),
             failed: BTreeSet::new(),
             next_try: Instant::now(),
+            buried: BTreeSet::new(),
+            next_removal: Instant::now(),
         })
     }
 
     /// Makes what is missing, then what is ordered, until it is told to end.
     pub fn run(mut self) {
-        if let Err(error) = self.take_up() {
+        let chain = self.take_up();
+        if let Err(error) = &chain {
             tracing::error!(%error, "failed to read the chain of manifests");
         }
+        let holds = self.finish_deletions().and_then(|()| self.read_holds());
+        if let Err(error) = &holds {
+            tracing::error!(%error, "failed to read tombstones and holds; nothing is deleted by itself");
+        }
         self.seal_missing();
+        // Nothing is deleted by itself where it is not known what is held.
+        let is_known = chain.is_ok() && holds.is_ok();
+        let is_retaining = is_known && self.store.retention() != Retention::default();
+        let mut is_more = is_retaining;
         loop {
-            match self.next() {
+            match self.next(is_retaining, is_more) {
                 Ok(Order::Watch(id, growth)) => {
                     self.growing.insert(id, Ahead::new(Some(growth)));
                 }
                 Ok(Order::Seal(id)) => self.seal(id),
                 Ok(Order::Forget(id)) => {
                     self.growing.remove(&id);
+                }
+                Ok(Order::Delete { id, why, by, reply }) => {
+                    let deleted = self.delete(id, (Cause::Requested, &why, &by));
+                    let _gone = reply.send(deleted);
+                }
+                Ok(Order::Hold { id, why, by, reply }) => {
+                    let _gone = reply.send(self.hold(id, &why, &by));
+                }
+                Ok(Order::Release { id, by, reply }) => {
+                    let _gone = reply.send(self.release(id, &by));
                 }
                 Err(RecvTimeoutError::Timeout) => self.hash_ahead(),
                 Ok(Order::End) | Err(RecvTimeoutError::Disconnected) => return,
@@ -93,15 +122,24 @@ impl Sealer {
             if missed || (!self.failed.is_empty() && self.next_try <= Instant::now()) {
                 self.seal_missing();
             }
+            self.try_again();
+            is_more = is_retaining && self.retain();
         }
     }
 
-    fn next(&self) -> Result<Order, RecvTimeoutError> {
-        match (self.growing.is_empty(), self.failed.is_empty()) {
-            (true, true) => self.orders.recv().map_err(RecvTimeoutError::from),
-            (true, false) => self.orders.recv_timeout(RETRY),
-            (false, _) => self.orders.recv_timeout(LOOK),
-        }
+    fn next(&self, is_retaining: bool, is_more: bool) -> Result<Order, RecvTimeoutError> {
+        let wait = if is_more {
+            Duration::ZERO
+        } else if !self.growing.is_empty() {
+            LOOK
+        } else if !self.failed.is_empty() {
+            RETRY
+        } else if is_retaining || !self.buried.is_empty() {
+            SWEEP
+        } else {
+            return self.orders.recv().map_err(RecvTimeoutError::from);
+        };
+        self.orders.recv_timeout(wait)
     }
 
     fn hash_ahead(&mut self) {
@@ -129,24 +167,28 @@ impl Sealer {
             Err(error) => return Err(error),
         };
         let said = head;
+        let stones = self.store.ids(TOMBSTONE).map_err(io::Error::other)?;
+        let stones: BTreeSet<_> = stones.into_iter().collect();
         for id in self.manifests()? {
             let bytes = read(&self.manifest(id))?;
             match Manifest::open(&bytes, &self.keys.public) {
                 Ok(manifest) => {
-                    let link = manifest.chain;
-                    let later = match head {
-                        None => true,
-                        Some(head) if said.is_some() => {
-                            link.chain == head.chain && link.sequence > head.sequence
-                        }
-                        Some(head) => (link.chain, link.sequence) > (head.chain, head.sequence),
-                    };
-                    if later {
-                        head = Some(link.head(Digest::of(&bytes)));
+                    if !stones.contains(&id) {
+                        self.told.inventory().put(id, Kept::of(&manifest));
                     }
+                    later(&mut head, said, &manifest.chain, &bytes);
                 }
                 Err(error) => {
                     tracing::error!(capture = %id, %error, "a manifest is not this node's");
+                }
+            }
+        }
+        for id in stones {
+            let bytes = read(&self.store.file(id, TOMBSTONE))?;
+            match Tombstone::open(&bytes, &self.keys.public) {
+                Ok(tombstone) => later(&mut head, said, &tombstone.chain, &bytes),
+                Err(error) => {
+                    tracing::error!(capture = %id, %error, "a tombstone is not this node's");
                 }
             }
         }
@@ -157,7 +199,7 @@ impl Sealer {
         Ok(())
     }
 
-    fn tell(&self, head: Option<Head>) {
+    pub(super) fn tell(&self, head: Option<Head>) {
         *self
             .told
             .head
@@ -170,7 +212,7 @@ impl Sealer {
         self.store.ids(ending).map_err(io::Error::other)
     }
 
-    fn manifest(&self, id: CaptureId) -> PathBuf {
+    pub(super) fn manifest(&self, id: CaptureId) -> PathBuf {
         self.store.directory.join(format!("{id}{MANIFEST_ENDING}"))
     }
 
@@ -205,7 +247,7 @@ impl Sealer {
     }
 
     /// `None` if it needs no manifest, or has one.
-    fn try_seal(&self, id: CaptureId, mut ahead: Ahead) -> io::Result<Option<Head>> {
+    pub(super) fn try_seal(&self, id: CaptureId, mut ahead: Ahead) -> io::Result<Option<Head>> {
         let directory = &self.store.directory;
         let path = self.manifest(id);
         let bytes = read_up_to(&self.store.file(id, ACCOUNT), SIDECAR_BYTES_MAX)?;
@@ -252,6 +294,7 @@ impl Sealer {
             self.keys.signing().id(),
             Timestamp::now(),
         );
+        let kept = Kept::of(&manifest);
         let signed = manifest.sign(&self.keys.secret).map_err(io::Error::other)?;
         reach("manifest signed");
         remove(&self.store.file(id, SEAL_RESERVE));
@@ -266,13 +309,14 @@ impl Sealer {
         // From now on its number is taken, whatever becomes of the head's file.
         let head = link.head(Digest::of(&signed));
         self.tell(Some(head));
+        self.told.inventory().put(id, kept);
         sync_directory(directory)?;
         reach("directory synced");
         self.keep_head(head)?;
         Ok(Some(head))
     }
 
-    fn keep_head(&self, head: Head) -> io::Result<()> {
+    pub(super) fn keep_head(&self, head: Head) -> io::Result<()> {
         let directory = &self.store.directory;
         self.tell(Some(head));
         let aside = directory.join(HEAD_PART);
@@ -297,7 +341,19 @@ fn records(sidecar: &Sidecar) -> Vec<CaptureFile> {
     }
 }
 
-fn read(path: &Path) -> io::Result<Vec<u8>> {
+/// Takes the place that a document has, if it is later than what is known; `said`: by chain.head.
+fn later(head: &mut Option<Head>, said: Option<Head>, link: &Link, document: &[u8]) {
+    let is_later = match *head {
+        None => true,
+        Some(head) if said.is_some() => link.chain == head.chain && link.sequence > head.sequence,
+        Some(head) => (link.chain, link.sequence) > (head.chain, head.sequence),
+    };
+    if is_later {
+        *head = Some(link.head(Digest::of(document)));
+    }
+}
+
+pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
     read_up_to(path, DOCUMENT_BYTES_MAX)
 }
 

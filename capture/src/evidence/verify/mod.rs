@@ -3,6 +3,9 @@
 //! First all files are read once ([`Inventory`]), then it is looked at how they fit together. So a
 //! directory and an archive are verified alike, and nothing is unpacked.
 
+mod deleted;
+mod links;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{self, Read},
@@ -10,8 +13,13 @@ use std::{
 
 use ulid::Ulid;
 
+use self::{
+    deleted::Deleted,
+    links::{Chain, Place},
+};
 use super::{
-    DOCUMENT_BYTES_MAX, Digest, Digester, FileDigest, Head, MANIFEST_ENDING, Manifest, PublicKey,
+    DOCUMENT_BYTES_MAX, Digester, FileDigest, HOLD_ENDING, Head, MANIFEST_ENDING, Manifest,
+    PublicKey, TOMBSTONE_ENDING,
 };
 use crate::text::excerpt;
 
@@ -105,7 +113,8 @@ impl Entry {
 }
 
 fn is_document(name: &str) -> bool {
-    name == HEAD || name.ends_with(MANIFEST_ENDING)
+    let endings = [MANIFEST_ENDING, TOMBSTONE_ENDING, HOLD_ENDING];
+    name == HEAD || endings.iter().any(|ending| name.ends_with(ending))
 }
 
 impl Inventory {
@@ -177,6 +186,7 @@ pub fn verify(
     };
     let mut accounted = BTreeSet::new();
     let mut chains: BTreeMap<Ulid, Chain> = BTreeMap::new();
+    let mut deleted = Deleted::read(inventory, keys, &mut report);
     for (name, entry) in &inventory.entries {
         let Some(id) = name.strip_suffix(MANIFEST_ENDING) else {
             continue;
@@ -195,22 +205,29 @@ pub fn verify(
                 .broken
                 .push(format!("{name}: it is the manifest of {of}"));
         }
-        files(&manifest, inventory, &mut report, &mut accounted);
         let file = entry.digest.sha256;
-        let chain = chains.entry(manifest.chain.chain).or_default();
-        if let Some((_, twin)) = chain.insert(manifest.chain.sequence, (file, manifest)) {
-            let (of, sequence) = (twin.capture_id, twin.chain.sequence);
-            report.broken.push(format!(
-                "{name}: {of} has its place in the chain, {sequence}, too"
-            ));
+        match deleted.take(&manifest, file, inventory, &mut report) {
+            Some(tombstone) => deleted::files(&tombstone, inventory, &mut report, &mut accounted),
+            None => files(&manifest, inventory, &mut report, &mut accounted),
         }
+        let place = Place {
+            file,
+            link: manifest.chain,
+            id: manifest.capture_id,
+            is_tombstone: false,
+        };
+        links::put(&mut chains, name, place, &mut report);
     }
+    for (name, place) in deleted.places(&mut report) {
+        links::put(&mut chains, &name, place, &mut report);
+    }
+    deleted::holds(inventory, keys, scope, &mut report);
     strangers(inventory, &accounted, scope, &mut report);
     let own = own_head(inventory, keys, &mut report);
-    for (chain, manifests) in &chains {
+    for (chain, places) in &chains {
         let of = |head: &&Head| head.chain == *chain;
         let known = [own.as_ref().filter(of), published.filter(of)];
-        links(*chain, manifests, known, scope, &mut report);
+        links::follow(*chain, places, known, scope, &mut report);
     }
     for head in own.iter().chain(published) {
         if !chains.contains_key(&head.chain) && scope == Scope::Directory {
@@ -227,9 +244,6 @@ pub fn verify(
     }
     report
 }
-
-/// Manifests by their place, with the digests of their files.
-type Chain = BTreeMap<u64, (Digest, Manifest)>;
 
 /// Each file that the manifest stands for is as it was.
 fn files(
@@ -309,7 +323,9 @@ fn strangers(
             continue;
         }
         // The agent was at it when the directory was copied.
-        if name.strip_suffix(".part") == Some(HEAD) || name.ends_with(".manifest.part") {
+        let parts = [".manifest.part", ".tombstone.part", ".hold.part"];
+        let is_part = parts.iter().any(|part| name.ends_with(part));
+        if name.strip_suffix(".part") == Some(HEAD) || is_part {
             report
                 .unproved
                 .push(format!("{name}: it was being written"));
@@ -349,88 +365,6 @@ fn own_head(inventory: &Inventory, keys: &[PublicKey], report: &mut Report) -> O
             report.broken.push(format!("{HEAD}: {error}"));
             None
         }
-    }
-}
-
-/// Each manifest follows the one before it, and the heads are among them.
-fn links(
-    chain: Ulid,
-    manifests: &Chain,
-    [own, published]: [Option<&Head>; 2],
-    scope: Scope,
-    report: &mut Report,
-) {
-    let before = report.broken.len();
-    let mut last: Option<Head> = None;
-    for (file, manifest) in manifests.values() {
-        let link = &manifest.chain;
-        let (sequence, id) = (link.sequence, manifest.capture_id);
-        let expected = last.map_or(1, |last| last.sequence.saturating_add(1));
-        if sequence != expected {
-            if scope == Scope::Directory {
-                let until = sequence.saturating_sub(1);
-                report.broken.push(format!(
-                    "chain {chain}: manifests {expected} to {until} are missing"
-                ));
-            }
-        } else if last.map_or(link.previous.is_some(), |last| !link.follows(&last)) {
-            report.broken.push(format!(
-                "chain {chain}: {sequence} ({id}) does not follow the one before it"
-            ));
-        }
-        last = Some(link.head(*file));
-    }
-    let Some(last) = last else {
-        return;
-    };
-    for (name, head) in [("chain.head", own), ("the published head", published)] {
-        let Some(head) = head else {
-            continue;
-        };
-        match manifests.get(&head.sequence) {
-            Some((file, _)) if *file == head.manifest => {}
-            Some(_) => report.broken.push(format!(
-                "chain {chain}: {name} has another manifest {}",
-                head.sequence
-            )),
-            None if scope == Scope::Directory && head.sequence > last.sequence => {
-                report.broken.push(format!(
-                    "chain {chain}: cut off after {}; {name} tells of {}",
-                    last.sequence, head.sequence
-                ));
-            }
-            None => {}
-        }
-    }
-    if scope == Scope::Selection {
-        return;
-    }
-    match (own, published) {
-        // The agent may have been killed between a manifest and its head: one may be ahead.
-        (None, _) => report
-            .broken
-            .push(format!("chain {chain}: chain.head is missing")),
-        (Some(own), _) if own.sequence.saturating_add(1) < last.sequence => {
-            report.broken.push(format!(
-                "chain {chain}: chain.head tells of {}, but {} is here",
-                own.sequence, last.sequence
-            ));
-        }
-        (Some(_), None) => report.unproved.push(format!(
-            "chain {chain}: that nothing came after {}; give the head that was published (--head)",
-            last.sequence
-        )),
-        (Some(_), Some(head)) if head.sequence < last.sequence => report.unproved.push(format!(
-            "chain {chain}: that nothing came after {}; the published head is of {}",
-            last.sequence, head.sequence
-        )),
-        (Some(_), Some(_)) => {}
-    }
-    if report.broken.len() == before {
-        report.proved.push(format!(
-            "chain {chain}: {} manifests from the first to {last}, none missing, each in its place",
-            manifests.len()
-        ));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::evidence::{
-    SecretKey,
+    Cause, Digest, Hold, Link, SecretKey, Tombstone,
     manifest::tests::{capture, key},
 };
 
@@ -319,4 +319,232 @@ fn a_running_capture_is_said_to_be_unproved() {
         (Verdict::Partly, 3),
         "{report:?}"
     );
+}
+
+/// The second of three captures is deleted, and one more made afterwards; the third is held.
+fn with_a_tombstone() -> Evidence {
+    let mut evidence = evidence(3);
+    let key = key();
+    let name = evidence.manifests[1].clone();
+    let bytes = &evidence.files[&name];
+    let manifest = Manifest::unverified(bytes).expect("own");
+    let link = Link::after(Some(&evidence.head));
+    let tombstone = Tombstone::new(
+        (&manifest, Digest::of(bytes)),
+        "node-a",
+        link.clone(),
+        key.public().id(),
+        jiff::Timestamp::UNIX_EPOCH,
+        (Cause::Requested, "the case\u{1b} is closed", "uid=0"),
+    );
+    let signed = tombstone.sign(&key).expect("signed");
+    let head = link.head(Digest::of(&signed));
+    for file in manifest.records() {
+        evidence.files.remove(&file.name);
+    }
+    let id = manifest.capture_id;
+    evidence
+        .files
+        .insert(format!("{id}{TOMBSTONE_ENDING}"), signed);
+    let last = capture(Some(&head), b"later", &key);
+    let (name, bytes) = last.last().expect("manifest");
+    evidence.head = Manifest::unverified(bytes)
+        .expect("own")
+        .chain
+        .head(Digest::of(bytes));
+    evidence.manifests.push(name.clone());
+    evidence.files.extend(last);
+    let held = evidence.manifests[2].strip_suffix(MANIFEST_ENDING);
+    let held = held.expect("manifest");
+    let hold = Hold {
+        capture_id: held.parse().expect("id"),
+        since: jiff::Timestamp::UNIX_EPOCH,
+        why: String::new(),
+        by: "uid=0".to_owned(),
+    };
+    let signed = hold.to_signed(&key).expect("signed");
+    evidence
+        .files
+        .insert(format!("{held}{HOLD_ENDING}"), signed);
+    let head = evidence.head.to_signed(&key);
+    evidence.files.insert(HEAD.to_owned(), head);
+    evidence
+}
+
+#[test]
+fn a_deleted_capture_is_said_to_be_by_whom_and_why() {
+    let evidence = with_a_tombstone();
+    let report = evidence.report(&evidence.files);
+    assert_eq!(report.verdict(), Verdict::Proved, "{report:?}");
+    let told = |what: &str| report.proved.iter().any(|text| text.contains(what));
+    assert!(told(
+        "by uid=0, because it was asked for: the case\\u{1b} is closed"
+    ));
+    assert!(told("4 manifests and 1 tombstones from the first"));
+    assert!(told("held since 1970-01-01T00:00:00Z by uid=0"));
+    // Alone, too: an archive of it, or its manifest with what lies beside it.
+    let chosen = evidence.of_capture(1);
+    assert_eq!(chosen.len(), 2);
+    let mut files = evidence.files.clone();
+    files.retain(|name, _| chosen.contains(name));
+    let alone = verify(&inventory(&files), &evidence.keys, None, Scope::Selection);
+    assert_eq!(alone.verdict(), Verdict::Proved, "{alone:?}");
+}
+
+#[test]
+fn flipped_bits_of_tombstones_holds_and_all_around_them_are_found() {
+    let evidence = with_a_tombstone();
+    let names: Vec<_> = evidence.files.keys().cloned().collect();
+    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    let clean = inventory(&evidence.files);
+    let mut by_kind = BTreeMap::new();
+    for _ in 0..2000 {
+        let name = &names[random.below(names.len())];
+        let mut bytes = evidence.files[name].clone();
+        let bit = random.below(bytes.len() * 8);
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        let mut inventory = clean.clone();
+        let entry = Entry::read(name, bytes.as_slice()).expect("memory");
+        inventory.entries.insert(name.clone(), entry);
+        let head = Some(&evidence.head);
+        let report = verify(&inventory, &evidence.keys, head, Scope::Directory);
+        assert_eq!(report.verdict(), Verdict::Broken, "bit {bit} of {name}");
+        let kind = name.split_once('.').map_or("", |(_, kind)| kind).to_owned();
+        *by_kind.entry(kind).or_insert(0) += 1;
+    }
+    println!("2000 of 2000 found: {by_kind:?}");
+    assert_eq!(by_kind.len(), 6);
+}
+
+#[test]
+fn a_tombstone_that_is_missing_cut_swapped_or_elsewhere_is_found() {
+    let evidence = with_a_tombstone();
+    let is_stone = |name: &&String| name.ends_with(TOMBSTONE_ENDING);
+    let stone = evidence.files.keys().find(is_stone).expect("there").clone();
+    let mut files = evidence.files.clone();
+    let bytes = files.remove(&stone).expect("there");
+    evidence.assert_broken(&files, "missing, ");
+    evidence.assert_broken(&files, "manifests 4 to 4 are missing");
+    // For another capture, whose files are taken away.
+    let other = evidence.of_capture(0);
+    let id = other[0].split('.').next().expect("id");
+    for name in other.iter().filter(|name| !name.ends_with(MANIFEST_ENDING)) {
+        files.remove(name);
+    }
+    files.insert(format!("{id}{TOMBSTONE_ENDING}"), bytes.clone());
+    evidence.assert_broken(&files, "it is the tombstone of");
+    evidence.assert_broken(&files, &format!("missing, {id} has it"));
+    // Without its manifest.
+    let mut files = evidence.files.clone();
+    files.remove(&evidence.manifests[1]);
+    evidence.assert_broken(&files, "the manifest of what was deleted is missing");
+    for change in [
+        |bytes: &mut Vec<u8>| bytes.truncate(bytes.len() - 1),
+        |bytes: &mut Vec<u8>| bytes.push(b' '),
+        Vec::clear,
+    ] {
+        let mut files = evidence.files.clone();
+        change(files.get_mut(&stone).expect("there"));
+        assert_eq!(evidence.report(&files).verdict(), Verdict::Broken);
+    }
+    // In the place of the manifest, and the other way round.
+    let mut files = evidence.files.clone();
+    let manifest = files.insert(evidence.manifests[1].clone(), bytes);
+    files.insert(stone, manifest.expect("there"));
+    evidence.assert_broken(&files, "is not what its name says");
+}
+
+#[test]
+fn a_forged_tombstone_explains_nothing() {
+    let evidence = evidence(2);
+    let foreign = SecretKey::from_random(&[1; 32]);
+    let name = &evidence.manifests[1];
+    let manifest = Manifest::unverified(&evidence.files[name]).expect("own");
+    let tombstone = Tombstone::new(
+        (&manifest, Digest::of(&evidence.files[name])),
+        "node-a",
+        Link::after(Some(&evidence.head)),
+        foreign.public().id(),
+        jiff::Timestamp::UNIX_EPOCH,
+        (Cause::Age, "", "agent"),
+    );
+    let mut files = evidence.files.clone();
+    for file in manifest.records() {
+        files.remove(&file.name);
+    }
+    let stone = format!("{}{TOMBSTONE_ENDING}", manifest.capture_id);
+    files.insert(stone, tombstone.sign(&foreign).expect("signed"));
+    evidence.assert_broken(&files, "is not among those given");
+    evidence.assert_broken(&files, "missing, ");
+}
+
+#[test]
+fn a_tombstone_before_its_manifest_is_found() {
+    // All is signed by the right key, as a node that lies could do it: yet the order is wrong.
+    let (key, mut files) = (key(), Files::new());
+    let later = capture(None, b"packets", &key);
+    let (name, bytes) = later.last().expect("manifest");
+    let manifest = Manifest::unverified(bytes).expect("own");
+    let tombstone = Tombstone::new(
+        (&manifest, Digest::of(bytes)),
+        "node-a",
+        manifest.chain.clone(),
+        key.public().id(),
+        jiff::Timestamp::UNIX_EPOCH,
+        (Cause::Age, "", "agent"),
+    );
+    files.insert(name.clone(), bytes.clone());
+    let stone = format!("{}{TOMBSTONE_ENDING}", manifest.capture_id);
+    files.insert(stone, tombstone.sign(&key).expect("signed"));
+    let report = verify(&inventory(&files), &[key.public()], None, Scope::Selection);
+    let told = report
+        .broken
+        .iter()
+        .any(|text| text.contains("is before its manifest"));
+    assert!(told, "{report:?}");
+}
+
+#[test]
+fn what_is_still_there_or_was_put_back_after_its_deletion_is_told() {
+    let evidence = with_a_tombstone();
+    let bytes: Vec<u8> = (0..2001).map(|at| (at * 7 + 1) as u8).collect();
+    let id = evidence.manifests[1].strip_suffix(MANIFEST_ENDING);
+    let name = format!("{}.pcapng", id.expect("manifest"));
+    let mut files = evidence.files.clone();
+    files.insert(name.clone(), bytes);
+    let report = evidence.report(&files);
+    assert_eq!(report.verdict(), Verdict::Partly, "{report:?}");
+    assert!(report.unproved[0].contains("still here"), "{report:?}");
+    files.insert(name, b"something else".to_vec());
+    evidence.assert_broken(&files, "it was deleted, and is here with other bytes");
+}
+
+#[test]
+fn a_hold_that_is_forged_of_another_capture_or_of_none_is_found() {
+    let evidence = with_a_tombstone();
+    let is_hold = |name: &&String| name.ends_with(HOLD_ENDING);
+    let hold = evidence.files.keys().find(is_hold).expect("there").clone();
+    let bytes = evidence.files[&hold].clone();
+    let id = |n: usize| {
+        evidence.manifests[n]
+            .strip_suffix(MANIFEST_ENDING)
+            .expect("id")
+    };
+    let mut files = evidence.files.clone();
+    files.insert(format!("{}{HOLD_ENDING}", id(0)), bytes.clone());
+    evidence.assert_broken(&files, "it is the hold of");
+    let of = |n: usize, key: &SecretKey| {
+        let hold = Hold {
+            capture_id: id(n).parse().expect("id"),
+            since: jiff::Timestamp::UNIX_EPOCH,
+            why: String::new(),
+            by: String::new(),
+        };
+        hold.to_signed(key).expect("signed")
+    };
+    files.insert(hold, of(2, &SecretKey::from_random(&[1; 32])));
+    evidence.assert_broken(&files, "is not among those given");
+    let mut files = evidence.files.clone();
+    files.insert(format!("{}{HOLD_ENDING}", id(1)), of(1, &key()));
+    evidence.assert_broken(&files, "it was deleted, and is held");
 }

@@ -1,0 +1,105 @@
+//! Captures that are kept: deleted, held, let go.
+
+use std::sync::Arc;
+
+use remora_capture::{evidence::WHY_BYTES_MAX, session::CaptureId};
+use remora_proto::{
+    reason::{Reason, status},
+    v1,
+};
+use tonic::{Code, Status};
+
+use super::error;
+use crate::custody::{Custodian, CustodyError, Mark};
+
+/// Asks who keeps captures; what it does waits for a disk.
+#[derive(Clone)]
+pub(super) struct Custody(pub(super) Arc<dyn Custodian>);
+
+impl Custody {
+    pub(super) async fn delete(
+        &self,
+        id: CaptureId,
+        caller: String,
+        why: String,
+    ) -> Result<v1::DeleteResponse, Status> {
+        bounded(&why)?;
+        let deleted = self.ask(move |custodian| custodian.delete(id, &caller, &why));
+        let (tombstone, head) = deleted.await?;
+        Ok((&tombstone, &head).into())
+    }
+
+    pub(super) async fn hold(
+        &self,
+        id: CaptureId,
+        caller: String,
+        why: String,
+    ) -> Result<v1::HoldResponse, Status> {
+        bounded(&why)?;
+        let held = self.ask(move |custodian| custodian.hold(id, &caller, &why));
+        let hold = Some((&held.await?).into());
+        Ok(v1::HoldResponse { hold })
+    }
+
+    pub(super) async fn release(
+        &self,
+        id: CaptureId,
+        caller: String,
+    ) -> Result<v1::ReleaseResponse, Status> {
+        let held = self.ask(move |custodian| custodian.release(id, &caller));
+        let hold = Some((&held.await?).into());
+        Ok(v1::ReleaseResponse { hold })
+    }
+
+    /// Refuses what was deleted; answers with the hold, if there is one.
+    pub(super) async fn here(&self, id: CaptureId) -> Result<Option<v1::LegalHold>, Status> {
+        match self.ask(move |custodian| Ok(custodian.mark(id))).await? {
+            Mark::None => Ok(None),
+            Mark::Held(hold) => Ok(Some(hold.as_ref().into())),
+            Mark::Deleted(stone) => Err(error::custody(&CustodyError::Deleted(stone))),
+        }
+    }
+
+    /// Without those that were deleted, and each with its hold.
+    pub(super) async fn marked(
+        &self,
+        captures: Vec<(CaptureId, v1::CaptureState)>,
+    ) -> Result<Vec<v1::CaptureState>, Status> {
+        self.ask(move |custodian| {
+            let marked = captures.into_iter().filter_map(|(id, mut state)| {
+                match custodian.mark(id) {
+                    Mark::None => {}
+                    Mark::Held(hold) => state.hold = Some(hold.as_ref().into()),
+                    Mark::Deleted(_) => return None,
+                }
+                Some(state)
+            });
+            Ok(marked.collect())
+        })
+        .await
+    }
+
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&dyn Custodian) -> Result<T, CustodyError> + Send + 'static,
+    ) -> Result<T, Status> {
+        let custodian = Arc::clone(&self.0);
+        let asked = tokio::task::spawn_blocking(move || question(custodian.as_ref()));
+        let answer = asked.await.unwrap_or(Err(CustodyError::Busy));
+        answer.map_err(|error| error::custody(&error))
+    }
+}
+
+fn bounded(why: &str) -> Result<(), Status> {
+    if why.len() <= WHY_BYTES_MAX {
+        return Ok(());
+    }
+    Err(status(
+        Code::InvalidArgument,
+        Reason::InvalidSpec,
+        format!(
+            "the reason has {} bytes; {WHY_BYTES_MAX} are kept: shorten it",
+            why.len()
+        ),
+    ))
+}
