@@ -354,16 +354,38 @@ fn a_process_in_the_root_cgroup_is_its_veth_or_refused() -> Result<()> {
         );
         assert!(error.to_string().contains("systemd-run --scope"), "{error}");
     }
-    let error = refusal(&Target::CgroupPath("/".to_owned()))?;
-    assert!(
-        matches!(error, ResolveError::Unsupported { .. }),
-        "{error:?}"
-    );
 
     let resolver = resolver()?;
     assert_eq!(resolver.revisit(&resolved)?, Revisit::Same);
     ip(&["link", "del", "vpod"])?;
     assert_eq!(resolver.revisit(&resolved)?, Revisit::Gone);
+    Ok(())
+}
+
+#[test]
+fn the_root_cgroup_is_the_node_by_its_own_interfaces() -> Result<()> {
+    if !enter_own_node()? {
+        return Ok(());
+    }
+    let pod = Sleeper::in_own_netns()?;
+    pod.add_veth("vpod")?;
+    let root = Target::CgroupPath("/".to_owned());
+    let error = refusal(&root)?;
+    assert!(matches!(error, ResolveError::NotFound { .. }), "{error:?}");
+
+    // The way out of a node that is a container itself; and a way to one pod alone.
+    let outside = Sleeper::in_own_netns()?;
+    outside.add_veth("uplink")?;
+    ip(&["address", "add", "10.9.0.1/24", "dev", "uplink"])?;
+    ip(&["address", "add", "10.9.1.1/32", "dev", "vpod"])?;
+    let node = resolve("cgroup:/")?;
+    assert_eq!(names(&node), ["uplink"]);
+    assert_eq!((node.cgroup, node.cgroup_scope), (None, CgroupScope::None));
+    assert!(
+        node.notes[0].contains("node's own interfaces"),
+        "{:?}",
+        node.notes
+    );
     Ok(())
 }
 
