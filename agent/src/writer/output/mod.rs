@@ -309,7 +309,10 @@ impl Writer {
         };
         let opened = sink().and_then(|mut sink| match sink.append(header.into(), whole) {
             Ok(()) => Ok(sink),
-            Err(error) => Err(StartError::Output(error.problem)),
+            Err(error) => Err(match error.reason {
+                StopReason::NoSpace => StartError::Quota(error.problem),
+                _ => StartError::Output(error.problem),
+            }),
         });
         let told = match opened {
             Ok(sink) => {
