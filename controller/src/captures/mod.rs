@@ -234,7 +234,10 @@ impl Captures {
             }
             return Ok(Some(LOOK_EVERY));
         };
-        self.lengthen(&ask, started, &told).await;
+        // To the nanosecond; the object has it in seconds.
+        let began = capture.started;
+        let began = began.and_then(|at| Timestamp::new(at.seconds, at.nanos).ok());
+        self.lengthen(&ask, began.unwrap_or(started), &told).await;
         let is_over = whole::is_over(&capture) && (silent.is_empty() || given_up);
         let (files, are_all) = self.files(&told).await;
         let is_over = is_over && (are_all || given_up);

@@ -187,12 +187,12 @@ impl Report<'_> {
     }
 }
 
-/// Escaped, but for the ends of lines: a filter's fault is pointed at in the line below it.
+/// Escaped, but for the ends of lines: a filter's fault is pointed at in the lines below it.
 fn lines(text: &str, max: usize) -> String {
     let lines: Vec<_> = text
         .lines()
         .map(|line| excerpt(line, max / 2).to_string())
-        .take(2)
+        .take(3)
         .collect();
     lines.join("\n")
 }
