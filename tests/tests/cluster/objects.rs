@@ -112,21 +112,22 @@ fn deployment(cluster: &Cluster) -> Result<()> {
         .into_iter()
         .map(Witness::stop)
         .collect::<Result<Vec<_>>>()?;
-    object.patch(json!({"limits": {"duration": "20m"}}))?;
     let parts = status["nodes"].as_array().context("no parts")?;
-    let longer = || {
+    let of_ten_minutes = || -> Result<usize> {
+        let mut found = 0;
         for part in parts {
             let [node, id] = [&part["node"], &part["capture"]].map(|text| text.as_str());
             let agent = NodeAgent::on(cluster, node.context("no node")?)?;
-            let shown = run::output(&mut agent.remora(&["show", id.context("no id")?])?)?;
-            // The capture's duration, less what passed before a part of it began.
-            if shown.contains("600s") {
-                return Ok(false);
-            }
+            let shown = agent.run(&["show", id.context("no id")?])?;
+            found += usize::from(shown.contains("600s"));
         }
-        Ok(true)
+        Ok(found)
     };
-    wait::until(LIMIT, "the parts to last longer", longer)?;
+    ensure!(of_ten_minutes()? == 2, "the agents show no limit of 600s");
+    object.patch(json!({"limits": {"duration": "20m"}}))?;
+    wait::until(LIMIT, "the parts to last longer", || {
+        Ok(of_ten_minutes()? == 0)
+    })?;
     object.patch(json!({"stop": true}))?;
     let status = object.wait_phase("Finished")?;
 
