@@ -7,13 +7,9 @@ use clap::Parser as _;
 use remora_agent::{
     app,
     args::{Cli, Command},
-    cleanup, doctor, prepare,
+    cleanup, doctor, kernel, prepare,
 };
 use tracing_subscriber::EnvFilter;
-
-/// Bytes. Pages of look-back rings (147 584 bytes) pass by value, which a build without optimisation does
-/// several times over.
-const STACK: usize = 8 << 20;
 
 fn main() -> ExitCode {
     let Cli {
@@ -40,7 +36,7 @@ fn main() -> ExitCode {
     let outcome = match command {
         Command::Run(args) => tokio::runtime::Builder::new_multi_thread()
             .enable_all()
-            .thread_stack_size(STACK)
+            .thread_stack_size(kernel::look_back::STACK)
             .build()
             .map_err(anyhow::Error::from)
             .and_then(|runtime| runtime.block_on(app::run(*args)))
