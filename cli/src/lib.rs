@@ -34,6 +34,8 @@ mod signals;
 mod spec;
 mod terminal;
 
+pub use evidence::read_archive;
+
 use std::{ffi::OsString, process::ExitCode};
 
 use anyhow::Context as _;

@@ -57,10 +57,10 @@ pub(crate) fn gather(path: &Path) -> anyhow::Result<Gathered> {
         };
     }
     let inventory = if name.ends_with(".tar") {
-        archive(File::open(path).with_context(cannot)?)
+        read_archive(File::open(path).with_context(cannot)?)
     } else if name.ends_with(".tar.zst") {
         let file = File::open(path).with_context(cannot)?;
-        archive(zstd::Decoder::new(file).with_context(cannot)?)
+        read_archive(zstd::Decoder::new(file).with_context(cannot)?)
     } else {
         one(path, name)?
     };
@@ -123,8 +123,9 @@ fn directory(path: &Path, wanted: impl Fn(&str) -> bool) -> io::Result<Inventory
     Ok(inventory)
 }
 
-/// What is wrong with an archive is a fault of the evidence in it.
-fn archive(reader: impl Read) -> Inventory {
+/// Reads an archive that is not compressed. What is wrong with it is a fault of the evidence in it.
+#[must_use]
+pub fn read_archive(reader: impl Read) -> Inventory {
     let mut inventory = Inventory::default();
     let mut archive = tar::Archive::new(BufReader::new(reader));
     let listed = match archive.entries() {
@@ -201,7 +202,7 @@ mod tests {
     #[track_caller]
     fn assert_fault(bytes: &[u8], what: &str) {
         let key = SecretKey::from_random(&[1; 32]).public();
-        let report = verify(&archive(bytes), &[key], None, Scope::Selection);
+        let report = verify(&read_archive(bytes), &[key], None, Scope::Selection);
         assert_eq!(report.verdict(), Verdict::Broken, "{report:?}");
         assert!(
             report.broken.iter().any(|text| text.contains(what)),

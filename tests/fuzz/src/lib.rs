@@ -10,6 +10,8 @@
 //! | [`look_back`] | a copy of a look-back ring | the same, torn where it was written over |
 //! | [`repair`] | a capture file after a crash | the disk |
 //! | [`compressed`] | the same, of zstd frames | the disk |
+//! | [`manifest`] | a manifest, to what it proves | whoever hands in evidence |
+//! | [`archive`] | an archive of evidence, likewise | the same |
 //!
 //! Each is a function `check` that panics where a promise is broken: the reader is total, bounded,
 //! and what it answers is so. [`target`] makes it a program; `cargo xtask fuzz` builds it with
@@ -19,10 +21,13 @@
 #![forbid(unsafe_code)]
 
 pub mod alert;
+pub mod archive;
 pub mod compressed;
+mod evidence;
 pub mod filter_program;
 pub mod filter_text;
 pub mod look_back;
+pub mod manifest;
 pub mod record;
 pub mod repair;
 pub mod rules;
@@ -104,10 +109,12 @@ mod tests {
 
     kept_inputs_pass!(
         alert,
+        archive,
         compressed,
         filter_program,
         filter_text,
         look_back,
+        manifest,
         record,
         repair,
         rules
