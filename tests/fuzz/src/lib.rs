@@ -3,6 +3,8 @@
 //! | target | bytes | come from |
 //! |---|---|---|
 //! | [`alert`] | a Falco alert, and what it maps to | whoever reaches the webhook |
+//! | [`envelope`] | CloudEvents, Falco Talon's calls, and the alerts in them | whoever reaches the webhook |
+//! | [`sigv4`] | a request that says to be signed | the same |
 //! | [`rules`] | a rule file | an operator |
 //! | [`filter_text`] | filter text, to terms or programs | users, rules |
 //! | [`filter_program`] | a classic BPF program and a frame | API clients |
@@ -23,6 +25,7 @@
 pub mod alert;
 pub mod archive;
 pub mod compressed;
+pub mod envelope;
 mod evidence;
 pub mod filter_program;
 pub mod filter_text;
@@ -31,6 +34,7 @@ pub mod manifest;
 pub mod record;
 pub mod repair;
 pub mod rules;
+pub mod sigv4;
 
 #[cfg(fuzzing)]
 pub use libfuzzer_sys;

@@ -37,6 +37,7 @@ const ARROWS: [(&str, &[&str]); 13] = [
             "remora-agent-common",
             "remora-capture",
             "remora-cli",
+            "remora-controller",
             "remora-rules",
         ],
     ),
