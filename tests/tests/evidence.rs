@@ -3,6 +3,7 @@
 use std::{
     ffi::OsStr,
     fs,
+    io::Write as _,
     path::{Path, PathBuf},
     process::{Command, Output},
     thread,
@@ -387,6 +388,20 @@ fn a_full_disk_still_has_room_for_the_manifest() -> Result<()> {
         &verify(&copy.data, &copy.key, Some(&head))?,
         0,
         "as it says itself",
+    );
+    // Not a byte is left, and yet it can be deleted.
+    let mut filler = fs::File::create(bed.agent.data_dir().join("filler"))?;
+    while filler.write_all(&[0; 512]).is_ok() {}
+    ensure!(filler.write_all(&[0]).is_err(), "the disk is not full");
+    let output = remora(&bed.agent, &["delete", &id, "--reason", "no room"])?;
+    ensure!(output.status.success(), "{output:?}");
+    fs::remove_file(bed.agent.data_dir().join("filler"))?;
+    let head = bed.head()?;
+    let copy = bed.copy()?;
+    assert_code(
+        &verify(&copy.data, &copy.key, Some(&head))?,
+        0,
+        "because it was asked for: no room",
     );
     Ok(())
 }

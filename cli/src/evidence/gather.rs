@@ -215,6 +215,17 @@ mod tests {
         for name in ["../x.pcapng", "/etc/passwd", "a/../b", "./x", "a\u{1b}[31m"] {
             assert_fault(&tar(&[(name, b"x", b'0')]), "is no name that evidence has");
         }
+        let mut text = tar(&[("x.pcapng", b"x", b'0')])[..1024].to_vec();
+        text.extend_from_slice(&[b'\n'; 1024]);
+        let broken = read_archive(text.as_slice());
+        let report = verify(
+            &broken,
+            &[SecretKey::from_random(&[1; 32]).public()],
+            None,
+            Scope::Selection,
+        );
+        let control = |text: &String| text.chars().any(char::is_control);
+        assert!(!report.broken.iter().any(control), "{report:?}");
         assert_fault(&tar(&[("x.pcapng", b"", b'2')]), "no plain file");
         assert_fault(&tar(&[("././@LongLink", b"long", b'L')]), "no plain file");
         let whole = tar(&[

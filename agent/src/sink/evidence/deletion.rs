@@ -1,4 +1,4 @@
-//! How a capture goes, and what keeps it.
+//! How a capture goes.
 //!
 //! ```text
 //! hold? ─▶ <id>.tombstone.json: written aside, synced, renamed ─▶ directory synced ─▶ chain.head
@@ -8,72 +8,51 @@
 //! start removes the rest. The thread of the manifests does it all, so that no hold comes between.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io::{self, Write as _},
     path::Path,
     time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
 use remora_capture::{
-    evidence::{
-        Cause, Digest, HOLD_ENDING, Head, Hold, Link, Manifest, TOMBSTONE_ENDING, Tombstone,
-    },
+    evidence::{Cause, Digest, Head, Link, Manifest, Tombstone},
     session::{CaptureId, Destination},
 };
 
-use super::{Sealer, ahead::Ahead, sealer::read, sync_directory};
+use super::{
+    Sealer,
+    ahead::Ahead,
+    holds::{HOLD, HOLD_PART, RELEASE_PART},
+    sealer::read,
+    sync_directory,
+};
 use crate::{
     custody::{CustodyError, Mark},
     sink::{
-        Store,
         fail_point::reach,
+        file::reserve,
         store::{ACCOUNT, OPEN, remove_if_there, write_anew},
     },
 };
 
 pub(super) const TOMBSTONE: &str = "tombstone.json";
 const TOMBSTONE_PART: &str = "tombstone.part";
-const HOLD: &str = "hold.json";
-const HOLD_PART: &str = "hold.part";
+/// Room for a tombstone on a full disk: of a capture of some twenty files.
+const RESERVE: &str = "tombstone.reserve";
+const RESERVE_BYTES: u64 = 16 << 10;
 /// Deletions before the next order is looked at: each waits for the disk some times.
 const BATCH: usize = 8;
 /// How often captures that could not be deleted are tried again.
 const STUCK: Duration = Duration::from_secs(60);
 
-impl Store {
-    /// What lies beside a capture, by its own word.
-    pub(in crate::sink) fn read_mark(&self, id: CaptureId) -> Mark {
-        let read = |ending: &str| read(&self.directory.join(format!("{id}{ending}")));
-        if let Ok(bytes) = read(TOMBSTONE_ENDING)
-            && let Ok(tombstone) = Tombstone::unverified(&bytes)
-        {
-            return Mark::Deleted(Box::new(tombstone));
-        }
-        match read(HOLD_ENDING) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Mark::None,
-            // What cannot be read holds all the same.
-            read => Mark::Held(Box::new(hold_of(id, read))),
-        }
-    }
-}
-
-fn hold_of(id: CaptureId, read: io::Result<Vec<u8>>) -> Hold {
-    let hold = read.ok().and_then(|bytes| Hold::unverified(&bytes).ok());
-    hold.unwrap_or_else(|| Hold {
-        capture_id: id,
-        since: Timestamp::UNIX_EPOCH,
-        why: "the file of its hold cannot be read".to_owned(),
-        by: "somebody".to_owned(),
-    })
-}
-
-fn failed(id: CaptureId, what: &'static str) -> impl FnOnce(io::Error) -> CustodyError {
+pub(super) fn failed(id: CaptureId, what: &'static str) -> impl FnOnce(io::Error) -> CustodyError {
     move |source| CustodyError::Io { id, what, source }
 }
 
 impl Sealer {
     /// The capture is here, and neither deleted nor streamed; whether it runs.
-    fn find(&self, id: CaptureId) -> Result<bool, CustodyError> {
+    pub(super) fn find(&self, id: CaptureId) -> Result<bool, CustodyError> {
         if let Mark::Deleted(tombstone) = self.store.read_mark(id) {
             return Err(CustodyError::Deleted(tombstone));
         }
@@ -145,7 +124,12 @@ impl Sealer {
         let signed = signed.map_err(io::Error::other)?;
         reach("tombstone signed");
         let aside = self.store.file(id, TOMBSTONE_PART);
-        let file = write_anew(&aside, &signed)?;
+        let file = match write_anew(&aside, &signed) {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                self.write_in_reserve(&aside, &signed)?
+            }
+            written => written?,
+        };
         reach("tombstone written");
         file.sync_all()?;
         reach("tombstone synced");
@@ -156,12 +140,33 @@ impl Sealer {
         Ok((tombstone, head))
     }
 
+    /// Into room that was kept for it, so that a full disk can be emptied.
+    fn write_in_reserve(&self, aside: &Path, bytes: &[u8]) -> io::Result<File> {
+        fs::rename(self.store.directory.join(RESERVE), aside)?;
+        let mut file = File::options().write(true).open(aside)?;
+        file.write_all(bytes)?;
+        file.set_len(bytes.len() as u64)?;
+        Ok(file)
+    }
+
+    /// Room for the next tombstone, as soon as there is any.
+    pub(super) fn keep_reserve(&self) {
+        let path = self.store.directory.join(RESERVE);
+        let is_whole = fs::metadata(&path).is_ok_and(|file| file.len() == RESERVE_BYTES);
+        if !is_whole
+            && let Err(error) = remove_if_there(&path).and_then(|()| reserve(&path, RESERVE_BYTES))
+        {
+            tracing::warn!(%error, "no room is kept for a tombstone: captures cannot be deleted once the disk is full");
+        }
+    }
+
     /// Removes the files of a capture that has a tombstone; what fails is tried again.
     fn remove_buried(&mut self, tombstone: &Tombstone) {
         let id = tombstone.capture_id;
         match self.try_remove(tombstone) {
             Ok(()) => {
                 self.buried.remove(&id);
+                self.keep_reserve();
             }
             Err(error) => {
                 tracing::error!(capture = %id, %error, "failed to remove deleted files; tried again later");
@@ -219,7 +224,7 @@ impl Sealer {
 
     /// Takes up what an agent that died had begun.
     pub(super) fn finish_deletions(&mut self) -> io::Result<()> {
-        for ending in [TOMBSTONE_PART, HOLD_PART] {
+        for ending in [TOMBSTONE_PART, HOLD_PART, RELEASE_PART] {
             for id in self.store.ids(ending).map_err(io::Error::other)? {
                 remove_if_there(&self.store.file(id, ending))?;
             }
@@ -229,6 +234,7 @@ impl Sealer {
         for id in buried.into_iter().filter(|id| there.contains(id)) {
             self.remove_again(id);
         }
+        self.keep_reserve();
         Ok(())
     }
 
@@ -252,63 +258,6 @@ impl Sealer {
                 tracing::error!(capture = %id, %error, "a tombstone that is not this node's");
             }
         }
-    }
-
-    /// Takes up what is held.
-    pub(super) fn read_holds(&self) -> io::Result<()> {
-        let ids = self.store.ids(HOLD).map_err(io::Error::other)?;
-        for id in ids {
-            let bytes = read(&self.store.file(id, HOLD))?;
-            if let Err(error) = Hold::from_signed(&bytes, &self.keys.public) {
-                tracing::error!(capture = %id, %error, "a hold that is not this node's; it holds all the same");
-            }
-            self.told.inventory().hold(id, true);
-        }
-        Ok(())
-    }
-
-    pub(super) fn hold(
-        &mut self,
-        id: CaptureId,
-        why: &str,
-        by: &str,
-    ) -> Result<Hold, CustodyError> {
-        self.find(id)?;
-        if let Mark::Held(hold) = self.store.read_mark(id) {
-            return Ok(*hold);
-        }
-        let hold = Hold {
-            capture_id: id,
-            since: Timestamp::now(),
-            why: why.to_owned(),
-            by: by.to_owned(),
-        };
-        let keep = || -> io::Result<()> {
-            let signed = hold
-                .to_signed(&self.keys.secret)
-                .map_err(io::Error::other)?;
-            let aside = self.store.file(id, HOLD_PART);
-            write_anew(&aside, &signed)?.sync_all()?;
-            fs::rename(&aside, self.store.file(id, HOLD))?;
-            sync_directory(&self.store.directory)
-        };
-        keep().map_err(failed(id, "failed to write the hold"))?;
-        self.told.inventory().hold(id, true);
-        tracing::info!(capture = %id, why, by, "held");
-        Ok(hold)
-    }
-
-    pub(super) fn release(&mut self, id: CaptureId, by: &str) -> Result<Hold, CustodyError> {
-        self.find(id)?;
-        let Mark::Held(hold) = self.store.read_mark(id) else {
-            return Err(CustodyError::NotHeld(id));
-        };
-        remove_if_there(&self.store.file(id, HOLD))
-            .and_then(|()| sync_directory(&self.store.directory))
-            .map_err(failed(id, "failed to remove the hold"))?;
-        self.told.inventory().hold(id, false);
-        tracing::info!(capture = %id, by, hold = hold.text(), "released");
-        Ok(*hold)
     }
 
     /// What could not be removed, or deleted, is tried again from time to time.

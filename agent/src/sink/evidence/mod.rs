@@ -11,6 +11,7 @@
 
 mod ahead;
 mod deletion;
+mod holds;
 mod keys;
 mod retention;
 mod sealer;
