@@ -33,6 +33,7 @@ mod shell;
 mod signals;
 mod spec;
 mod terminal;
+mod timestamp;
 
 pub use evidence::read_archive;
 

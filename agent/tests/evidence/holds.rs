@@ -57,10 +57,20 @@ fn has(directory: &Path, ending: &str) -> usize {
 #[track_caller]
 fn assert_told(directory: &Path, sequence: u64, [holds, releases]: [usize; 2]) {
     let keys = open(directory).keys(None).expect("keys");
-    let lying = verify(&inventory(directory), &[keys.signing()], None, Scope::Directory);
+    let lying = verify(
+        &inventory(directory),
+        &[keys.signing()],
+        None,
+        Scope::Directory,
+    );
     assert!(lying.broken.is_empty(), "{lying:?}");
     let (key, head) = start_again(directory);
-    let report = verify(&inventory(directory), &[key], head.as_ref(), Scope::Directory);
+    let report = verify(
+        &inventory(directory),
+        &[key],
+        head.as_ref(),
+        Scope::Directory,
+    );
     assert_eq!(report.verdict(), Verdict::Proved, "{report:?}");
     assert_eq!(head.expect("head").sequence, sequence);
     let found = [has(directory, HOLD_ENDING), has(directory, RELEASE_ENDING)];

@@ -42,7 +42,7 @@ pub use hold::{HOLD_ENDING, Hold};
 pub use key::{KeyError, KeyId, PublicKey, SecretKey};
 pub use manifest::{
     ClockRecord, Custody, DOCUMENT_BYTES_MAX, FileRecord, MANIFEST_ENDING, Manifest, ManifestError,
-    Origin, PREDICATE_TYPE, ProgramDigests,
+    Origin, PREDICATE_TYPE, ProgramDigests, STAMP_ENDING,
 };
 pub use path::Paths;
 pub use redaction::{

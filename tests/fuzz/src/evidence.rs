@@ -19,15 +19,21 @@ const PACKETS: &[u8] = b"packets, to whoever proves them";
 pub(crate) static KEY: LazyLock<SecretKey> = LazyLock::new(|| SecretKey::from_random(&[9; 32]));
 
 /// Names and bytes: the packets, the account, the manifest.
-pub(crate) static CAPTURE: LazyLock<[(String, Vec<u8>); 3]> = LazyLock::new(capture);
+pub(crate) static CAPTURE: LazyLock<[(String, Vec<u8>); 3]> = LazyLock::new(|| capture(PACKETS));
 
-fn capture() -> [(String, Vec<u8>); 3] {
+/// The manifest's file of a capture with these bytes.
+pub(crate) fn manifest_of(packets: &[u8]) -> Vec<u8> {
+    let [.., (_, manifest)] = capture(packets);
+    manifest
+}
+
+fn capture(packets: &[u8]) -> [(String, Vec<u8>); 3] {
     let id: CaptureId = ID.parse().expect("an id");
     let mut spec = SessionSpec::new(Target::Pid(7));
     spec.trigger.alert = "{\"rule\":\"x\u{1b}\"}".to_owned();
     let file = CaptureFile {
         name: format!("{id}.pcapng"),
-        bytes: PACKETS.len() as u64,
+        bytes: packets.len() as u64,
         packets: 3,
         blocks: 3,
     };
@@ -78,7 +84,7 @@ fn capture() -> [(String, Vec<u8>); 3] {
         sidecar,
         (
             FileRecord::new(&account_file, Some(digest(&account))),
-            vec![FileRecord::new(&file, Some(digest(PACKETS)))],
+            vec![FileRecord::new(&file, Some(digest(packets)))],
         ),
         &origin,
         link,
@@ -86,7 +92,7 @@ fn capture() -> [(String, Vec<u8>); 3] {
         Timestamp::UNIX_EPOCH,
     );
     [
-        (file.name, PACKETS.to_vec()),
+        (file.name, packets.to_vec()),
         (account_file.name, account),
         (
             format!("{id}{MANIFEST_ENDING}"),

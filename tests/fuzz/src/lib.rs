@@ -14,6 +14,7 @@
 //! | [`compressed`] | the same, of zstd frames | the disk |
 //! | [`manifest`] | a manifest, to what it proves | whoever hands in evidence |
 //! | [`archive`] | an archive of evidence, likewise | the same |
+//! | [`redaction`] | a redacted file, its document, what it was made from | the same |
 //!
 //! Each is a function `check` that panics where a promise is broken: the reader is total, bounded,
 //! and what it answers is so. [`target`] makes it a program; `cargo xtask fuzz` builds it with
@@ -32,6 +33,7 @@ pub mod filter_text;
 pub mod look_back;
 pub mod manifest;
 pub mod record;
+pub mod redaction;
 pub mod repair;
 pub mod rules;
 pub mod sigv4;

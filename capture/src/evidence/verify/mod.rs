@@ -19,8 +19,8 @@ use self::{
     links::{Chain, Kind, Place},
 };
 use super::{
-    DOCUMENT_BYTES_MAX, Digester, FileDigest, HOLD_ENDING, Head, MANIFEST_ENDING, Manifest,
-    PublicKey, RELEASE_ENDING, TOMBSTONE_ENDING,
+    DOCUMENT_BYTES_MAX, Digest, Digester, FileDigest, HOLD_ENDING, Head, MANIFEST_ENDING, Manifest,
+    PublicKey, RELEASE_ENDING, STAMP_ENDING, TOMBSTONE_ENDING,
 };
 use crate::text::excerpt;
 
@@ -121,6 +121,7 @@ fn is_document(name: &str) -> bool {
         TOMBSTONE_ENDING,
         HOLD_ENDING,
         RELEASE_ENDING,
+        STAMP_ENDING,
     ];
     name == HEAD || endings.iter().any(|ending| name.ends_with(ending))
 }
@@ -153,6 +154,15 @@ impl Inventory {
             .iter()
             .filter(|(name, _)| name.ends_with(MANIFEST_ENDING))
             .map(|(_, entry)| entry.bytes.as_slice())
+    }
+
+    /// Time stamps as they are, by capture, with the digest of the manifest that each should be of.
+    pub fn stamps(&self) -> impl Iterator<Item = (&str, &[u8], Digest)> {
+        self.entries.iter().filter_map(|(name, entry)| {
+            let id = name.strip_suffix(STAMP_ENDING)?;
+            let manifest = self.entries.get(&format!("{id}{MANIFEST_ENDING}"))?;
+            Some((id, entry.bytes.as_slice(), manifest.digest.sha256))
+        })
     }
 
     #[must_use]
@@ -330,7 +340,7 @@ fn strangers(
 ) {
     for name in inventory.entries.keys() {
         let known = accounted.contains(name)
-            || is_document(name)
+            || (is_document(name) && !is_lone_stamp(name, inventory))
             || name.ends_with(".pub")
             || NO_EVIDENCE.contains(&name.as_str());
         if known {
@@ -374,6 +384,12 @@ fn strangers(
                 .push(format!("{name}: no manifest knows this file"));
         }
     }
+}
+
+/// A time stamp without the manifest that it would be of.
+fn is_lone_stamp(name: &str, inventory: &Inventory) -> bool {
+    let of = name.strip_suffix(STAMP_ENDING);
+    of.is_some_and(|id| !inventory.contains(&format!("{id}{MANIFEST_ENDING}")))
 }
 
 fn own_head(inventory: &Inventory, keys: &[PublicKey], report: &mut Report) -> Option<Head> {
