@@ -49,7 +49,7 @@ use tokio::sync::watch;
 
 use super::{
     amendments::{AMENDMENTS, AmendmentLog, Told, read},
-    evidence::{HEAD, Keys, Retention, Seals, public_files},
+    evidence::{HEAD, Keys, Retention, Seals, public_files, room},
     fail_point::reach,
     file::{FileSink, reserve},
     shelf::{FILE_MODE, PART, StoreShelf, create},
@@ -153,6 +153,7 @@ impl Store {
             .filter_map(|name| fs::metadata(directory.join(name)).ok())
             .map(|file| file.len())
             .sum();
+        room::keep(directory);
         Ok(Self {
             directory: directory.to_owned(),
             usage: Arc::new(Usage {

@@ -8,8 +8,7 @@
 //! start removes the rest. The thread of the manifests does it all, so that no hold comes between.
 
 use std::{
-    fs::{self, File},
-    io::{self, Write as _},
+    fs, io,
     path::Path,
     time::{Duration, Instant},
 };
@@ -24,6 +23,7 @@ use super::{
     Sealer,
     ahead::Ahead,
     holds::{HOLD, HOLD_PART, RELEASE_PART},
+    room,
     sealer::read,
     sync_directory,
 };
@@ -31,16 +31,12 @@ use crate::{
     custody::{CustodyError, Mark},
     sink::{
         fail_point::reach,
-        file::reserve,
         store::{ACCOUNT, OPEN, remove_if_there, write_anew},
     },
 };
 
 pub(super) const TOMBSTONE: &str = "tombstone.json";
 const TOMBSTONE_PART: &str = "tombstone.part";
-/// Room for a tombstone on a full disk: of a capture of some twenty files.
-const RESERVE: &str = "tombstone.reserve";
-const RESERVE_BYTES: u64 = 16 << 10;
 /// Deletions before the next order is looked at: each waits for the disk some times.
 const BATCH: usize = 8;
 /// How often captures that could not be deleted are tried again.
@@ -126,7 +122,7 @@ impl Sealer {
         let aside = self.store.file(id, TOMBSTONE_PART);
         let file = match write_anew(&aside, &signed) {
             Err(error) if error.kind() == io::ErrorKind::StorageFull => {
-                self.write_in_reserve(&aside, &signed)?
+                room::write(&self.store.directory, &aside, &signed)?
             }
             written => written?,
         };
@@ -140,33 +136,13 @@ impl Sealer {
         Ok((tombstone, head))
     }
 
-    /// Into room that was kept for it, so that a full disk can be emptied.
-    fn write_in_reserve(&self, aside: &Path, bytes: &[u8]) -> io::Result<File> {
-        fs::rename(self.store.directory.join(RESERVE), aside)?;
-        let mut file = File::options().write(true).open(aside)?;
-        file.write_all(bytes)?;
-        file.set_len(bytes.len() as u64)?;
-        Ok(file)
-    }
-
-    /// Room for the next tombstone, as soon as there is any.
-    pub(super) fn keep_reserve(&self) {
-        let path = self.store.directory.join(RESERVE);
-        let is_whole = fs::metadata(&path).is_ok_and(|file| file.len() == RESERVE_BYTES);
-        if !is_whole
-            && let Err(error) = remove_if_there(&path).and_then(|()| reserve(&path, RESERVE_BYTES))
-        {
-            tracing::warn!(%error, "no room is kept for a tombstone: captures cannot be deleted once the disk is full");
-        }
-    }
-
     /// Removes the files of a capture that has a tombstone; what fails is tried again.
     fn remove_buried(&mut self, tombstone: &Tombstone) {
         let id = tombstone.capture_id;
         match self.try_remove(tombstone) {
             Ok(()) => {
                 self.buried.remove(&id);
-                self.keep_reserve();
+                room::keep(&self.store.directory);
             }
             Err(error) => {
                 tracing::error!(capture = %id, %error, "failed to remove deleted files; tried again later");
@@ -234,7 +210,6 @@ impl Sealer {
         for id in buried.into_iter().filter(|id| there.contains(id)) {
             self.remove_again(id);
         }
-        self.keep_reserve();
         Ok(())
     }
 

@@ -14,6 +14,7 @@ mod deletion;
 mod holds;
 mod keys;
 mod retention;
+pub(super) mod room;
 mod sealer;
 
 use std::{
