@@ -16,7 +16,7 @@ use self::element::{BOOLEAN, INTEGER, OCTETS, OID, SEQUENCE, element};
 
 pub(crate) use self::{
     http::{Url, exchange},
-    token::{Anchors, StampError, Token},
+    token::{Anchors, Token},
 };
 
 /// Largest response that is read, in bytes: a token and some certificates.

@@ -1,7 +1,7 @@
 //! Responses of a real authority: OpenSSL's (`openssl ts -reply`), with a key of RSA and one of P-256, for a file
 //! of the bytes `a manifest`. `tests/tests/evidence.rs` asks it live.
 
-use super::*;
+use super::{token::StampError, *};
 
 const RESPONSES: [&[u8]; 2] = [
     include_bytes!("recorded/rsa.tsr"),

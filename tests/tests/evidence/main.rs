@@ -1,10 +1,12 @@
 //! Evidence from the agent to the auditor: signed, exported, and verified with a public key alone.
 
+mod redacted;
+mod stamped;
+
 use std::{
     ffi::OsStr,
     fs,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::TcpListener,
+    io::Write as _,
     path::{Path, PathBuf},
     process::{Command, Output},
     thread,
@@ -13,14 +15,14 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
-use remora_capture::evidence::{Head, MANIFEST_ENDING, Manifest, STAMP_ENDING, SecretKey};
+use remora_capture::evidence::{Head, MANIFEST_ENDING, Manifest};
 use remora_proto::v1;
 use remora_tests::{
     agent::{Options, TestAgent, of_pod_filtered},
     node::{Node, Pod},
     proof, run,
     traffic::{self, Sink, Stream},
-    wait, wire,
+    wait,
 };
 
 const PORT: u16 = 9000;
@@ -350,277 +352,6 @@ fn an_archive_has_all_that_proves_its_captures_and_says_their_story() -> Result<
     )?;
     assert!(text(&output.stderr).contains("remora stop"), "{output:?}");
     assert!(!target.exists());
-    Ok(())
-}
-
-#[test]
-fn a_redacted_capture_tells_what_it_was_made_from_and_opens_in_wireshark() -> Result<()> {
-    let node = Node::new()?;
-    let bed = Bed::new(&node, Options::default())?;
-    let (state, _) = bed.captured(v1::Writing::default())?;
-    let copy = bed.copy()?;
-    let original = copy.data.join(&state.file);
-    let place = copy.data.with_file_name("redacted");
-    fs::create_dir(&place)?;
-    let (secret, public) = (place.join("me.pem"), place.join("me.pub"));
-    let key = SecretKey::from_random(&[7; 32]);
-    fs::write(&secret, key.to_pem())?;
-    fs::write(&public, key.public().to_pem())?;
-    let out = place.join("case.pcapng");
-    let redact = |arguments: &[&str]| -> Result<Output> {
-        let mut command = run::command(run::remora_program("remora")?);
-        command.arg("redact").arg(&original).arg("-w").arg(&out);
-        command.arg("--sign-key").arg(&secret).args(arguments);
-        command.env("REMORA_AGENT", "unix:/none");
-        run::finish(&mut command)
-    };
-    for refused in [
-        ["--keep", "no filter"],
-        ["--keep", "tcp port 1"],
-        ["--packets", "0"],
-    ] {
-        let output = redact(&refused)?;
-        ensure!(!output.status.success(), "{refused:?}: {output:?}");
-        ensure!(!out.exists(), "{refused:?} left a file");
-    }
-    let made = redact(&[
-        "--keep",
-        "udp dst port 9000 and greater 100",
-        "--packets",
-        "1-500,1901-",
-        "--headers-only",
-        "--reason",
-        "case\u{1b} 42",
-    ])?;
-    ensure!(made.status.success(), "{made:?}");
-    assert_eq!(wire::capinfos_count(&out)?, 600);
-    let read = run::finish(run::command("tshark").arg("-r").arg(&out))?;
-    ensure!(read.status.success(), "{read:?}");
-    let said = run::finish(run::command("capinfos").arg(&out))?;
-    assert!(
-        text(&said.stdout).contains("REDACTED: chosen packets"),
-        "{said:?}"
-    );
-    for packet in remora_capture::pcapng::read_packets(fs::File::open(&out)?)? {
-        // Ethernet, IPv4, UDP.
-        assert_eq!(packet.data.len(), 42);
-        assert!(packet.original_len > 1400);
-    }
-
-    let verify = |original: Option<&Path>, redactor: &Path| -> Result<Output> {
-        let mut command = run::command(run::remora_program("remora")?);
-        command.arg("verify").arg(&out).arg("--key").arg(&copy.key);
-        command.arg("--redactor-key").arg(redactor);
-        if let Some(original) = original {
-            command.arg("--original").arg(original);
-        }
-        run::finish(&mut command)
-    };
-    let whole = verify(Some(&original), &public)?;
-    assert_code(&whole, 0, "each of its 600 packets is the original's");
-    assert!(text(&whole.stdout).contains("case\\u{1b} 42"), "{whole:?}");
-    // The node's key is not who redacts.
-    assert_code(&verify(None, &copy.key)?, 1, "not among those given");
-    let other = fs::read_dir(&copy.data)?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|path| path.extension().is_some_and(|end| end == "json"))
-        .context("no other file")?;
-    assert_code(&verify(Some(&other), &public)?, 1, "original");
-    flip(&out, 5000)?;
-    assert_code(&verify(None, &public)?, 1, "THIS IS NOT");
-    flip(&out, 5000)?;
-    fs::remove_file(&original)?;
-    assert_code(&verify(None, &public)?, 3, "by the word of who redacted");
-    Ok(())
-}
-
-/// An authority of OpenSSL's, in a directory of its own.
-struct Authority(tempfile::TempDir);
-
-impl Authority {
-    fn new() -> Result<Self> {
-        let authority = Self(remora_tests::name::directory()?);
-        authority.openssl(&[
-            "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "ca.key", "-out", "ca.pem",
-            "-subj", "/CN=ca", "-days", "2",
-        ])?;
-        authority.openssl(&[
-            "req", "-newkey", "rsa:2048", "-nodes", "-keyout", "tsa.key", "-out", "tsa.csr",
-            "-subj", "/CN=tsa",
-        ])?;
-        let extensions = "basicConstraints=CA:FALSE\nextendedKeyUsage=critical,timeStamping\n";
-        fs::write(authority.path("extensions"), extensions)?;
-        authority.openssl(&[
-            "x509",
-            "-req",
-            "-in",
-            "tsa.csr",
-            "-CA",
-            "ca.pem",
-            "-CAkey",
-            "ca.key",
-            "-CAcreateserial",
-            "-days",
-            "2",
-            "-extfile",
-            "extensions",
-            "-out",
-            "tsa.pem",
-        ])?;
-        fs::write(authority.path("serial"), "01\n")?;
-        let settings = "[tsa]\nserial = ./serial\nsigner_digest = sha256\ndefault_policy = 1.2.3.4.1\n\
-                        digests = sha256\ness_cert_id_alg = sha256\n";
-        fs::write(authority.path("settings"), settings)?;
-        Ok(authority)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn openssl(&self, arguments: &[&str]) -> Result<String> {
-        let mut command = run::command("openssl");
-        run::output(command.args(arguments).current_dir(self.0.path()))
-    }
-
-    fn reply(&self, query: &[u8]) -> Result<Vec<u8>> {
-        fs::write(self.path("query"), query)?;
-        self.openssl(&[
-            "ts",
-            "-reply",
-            "-config",
-            "settings",
-            "-section",
-            "tsa",
-            "-queryfile",
-            "query",
-            "-signer",
-            "tsa.pem",
-            "-inkey",
-            "tsa.key",
-            "-out",
-            "reply",
-        ])?;
-        Ok(fs::read(self.path("reply"))?)
-    }
-
-    /// Answers one query over HTTP.
-    fn serve(&self, listener: &TcpListener) -> Result<()> {
-        let (mut stream, _) = listener.accept()?;
-        let mut reader = BufReader::new(stream.try_clone()?);
-        let mut len = 0;
-        loop {
-            let mut line = String::new();
-            reader.read_line(&mut line)?;
-            if let Some(value) = line.strip_prefix("Content-Length: ") {
-                len = value.trim().parse()?;
-            }
-            if line.trim().is_empty() {
-                break;
-            }
-        }
-        let mut query = vec![0; len];
-        reader.read_exact(&mut query)?;
-        let reply = self.reply(&query)?;
-        let head = "HTTP/1.0 200 OK\r\nContent-Type: application/timestamp-reply\r\n\r\n";
-        stream.write_all(head.as_bytes())?;
-        stream.write_all(&reply)?;
-        Ok(())
-    }
-}
-
-#[test]
-fn an_authority_stamps_a_manifest_and_is_believed_by_its_certificate() -> Result<()> {
-    let node = Node::new()?;
-    let bed = Bed::new(&node, Options::default())?;
-    let (state, _) = bed.captured(v1::Writing::default())?;
-    let copy = bed.copy()?;
-    let head = bed.head()?;
-    let manifest = copy.data.join(format!("{}{MANIFEST_ENDING}", state.id));
-    let stamp = copy.data.join(format!("{}{STAMP_ENDING}", state.id));
-    let (authority, another) = (Authority::new()?, Authority::new()?);
-    let timestamp = |arguments: &[&OsStr]| -> Result<Output> {
-        let mut command = run::command(run::remora_program("remora")?);
-        command.arg("timestamp").arg(&manifest).args(arguments);
-        run::finish(&mut command)
-    };
-    let verify_by = |authority: Option<&Authority>| -> Result<Output> {
-        let mut command = run::command(run::remora_program("remora")?);
-        command
-            .arg("verify")
-            .arg(&copy.data)
-            .arg("--key")
-            .arg(&copy.key);
-        command.args(["--head", &head]);
-        if let Some(authority) = authority {
-            command.arg("--tsa-ca").arg(authority.path("ca.pem"));
-        }
-        run::finish(&mut command)
-    };
-
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    let url = format!("http://{}/tsr", listener.local_addr()?);
-    let output = thread::scope(|scope| -> Result<Output> {
-        let server = scope.spawn(|| authority.serve(&listener));
-        let output = timestamp(&["--tsa".as_ref(), url.as_ref()])?;
-        ensure!(output.status.success(), "{output:?}");
-        server
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        Ok(output)
-    })?;
-    assert!(text(&output.stderr).contains("stamped 20"), "{output:?}");
-    assert_code(
-        &verify_by(Some(&authority))?,
-        0,
-        "its manifest existed on 20",
-    );
-    assert_code(&verify_by(None)?, 3, "give --tsa-ca");
-    assert_code(&verify_by(Some(&another))?, 1, "not one of the authority");
-    // OpenSSL believes the same file.
-    let (data, reply) = (
-        manifest.to_str().context("path")?,
-        stamp.to_str().context("path")?,
-    );
-    let arguments = [
-        "ts", "-verify", "-data", data, "-in", reply, "-CAfile", "ca.pem",
-    ];
-    authority.openssl(&arguments)?;
-    // Not written over.
-    ensure!(
-        !timestamp(&["--tsa".as_ref(), url.as_ref()])?
-            .status
-            .success()
-    );
-
-    // By files, through somebody who reaches an authority.
-    fs::remove_file(&stamp)?;
-    let (query, reply) = (authority.path("q.tsq"), authority.path("q.tsr"));
-    let made = timestamp(&["--request".as_ref(), query.as_ref()])?;
-    ensure!(made.status.success(), "{made:?}");
-    fs::write(&reply, authority.reply(&fs::read(&query)?)?)?;
-    let taken = timestamp(&["--response".as_ref(), reply.as_ref()])?;
-    ensure!(taken.status.success(), "{taken:?}");
-    assert_code(
-        &verify_by(Some(&authority))?,
-        0,
-        "its manifest existed on 20",
-    );
-    // Of another file, and changed.
-    let other = authority.path("other.tsr");
-    authority.openssl(&[
-        "ts", "-query", "-data", "ca.pem", "-sha256", "-cert", "-out", "o.tsq",
-    ])?;
-    fs::write(
-        &other,
-        authority.reply(&fs::read(authority.path("o.tsq"))?)?,
-    )?;
-    fs::copy(&other, &stamp)?;
-    assert_code(&verify_by(Some(&authority))?, 1, "stamp of something else");
-    fs::copy(&reply, &stamp)?;
-    let middle = usize::try_from(fs::metadata(&stamp)?.len())? - 20;
-    flip(&stamp, middle)?;
-    assert_code(&verify_by(Some(&authority))?, 1, "THIS IS NOT");
     Ok(())
 }
 
