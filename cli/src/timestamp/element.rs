@@ -52,7 +52,7 @@ pub(super) struct List<'a>(Vec<Element<'a>>);
 
 impl<'a> List<'a> {
     fn new(bytes: &'a [u8]) -> Result<Self, Malformed> {
-        let malformed = |_| Malformed;
+        let malformed = |_other| Malformed;
         let mut reader = SliceReader::new(bytes).map_err(malformed)?;
         let mut elements = Vec::new();
         while !reader.is_finished() {

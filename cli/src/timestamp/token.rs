@@ -266,6 +266,6 @@ fn time(text: &[u8]) -> Result<Timestamp, Malformed> {
         .ok()
         .and_then(|text| text.strip_suffix('Z'));
     let time = DateTime::strptime("%Y%m%d%H%M%S%.f", text.ok_or(Malformed)?);
-    let time = time.map_err(|_| Malformed)?;
-    TimeZone::UTC.to_timestamp(time).map_err(|_| Malformed)
+    let time = time.map_err(|_other| Malformed)?;
+    TimeZone::UTC.to_timestamp(time).map_err(|_other| Malformed)
 }

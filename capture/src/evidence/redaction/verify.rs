@@ -13,7 +13,6 @@ use crate::{
     text::{escape, excerpt},
 };
 
-const INTERFACE_DESCRIPTION: u32 = 1;
 /// Characters of a name that are told.
 const NAME_MAX: usize = 120;
 
@@ -242,16 +241,13 @@ impl<R: Read> Source<R> {
     ) -> io::Result<Result<(), String>> {
         let missing = "the original has no such section or interface there";
         while let Some(block) = self.0.next_block()? {
-            match block.kind {
-                kind @ (BlockKind::SectionHeader | BlockKind::InterfaceDescription) => {
-                    let same = kind == BlockKind::SectionHeader
-                        || whole(INTERFACE_DESCRIPTION, body)
-                            == whole(INTERFACE_DESCRIPTION, block.body);
-                    let is_fit = is_it(kind) && same;
-                    return Ok(is_fit.then_some(()).ok_or_else(|| missing.to_owned()));
-                }
-                _ => {}
-            }
+            let same = match block.kind {
+                BlockKind::SectionHeader => true,
+                BlockKind::InterfaceDescription => block.body == body,
+                _ => continue,
+            };
+            let is_fit = is_it(block.kind) && same;
+            return Ok(is_fit.then_some(()).ok_or_else(|| missing.to_owned()));
         }
         Ok(Err(missing.to_owned()))
     }
