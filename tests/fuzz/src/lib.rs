@@ -19,7 +19,8 @@
 //! Each is a function `check` that panics where a promise is broken: the reader is total, bounded,
 //! and what it answers is so. [`target`] makes it a program; `cargo xtask fuzz` builds it with
 //! libFuzzer. Without that (`cargo build -p remora-fuzz`) the program checks the files that it is
-//! given, which shows what a crash was. `corpus/` is what libFuzzer has found worth keeping; the
+//! given, which shows what a crash was. The corpora of `sigv4` and `envelope` began with the recorded requests
+//! of the real programs. `corpus/` is what libFuzzer has found worth keeping; the
 //! tests here run all of it.
 #![forbid(unsafe_code)]
 
