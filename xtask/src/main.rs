@@ -145,10 +145,9 @@ enum Task {
         #[arg(long)]
         keep: bool,
     },
-    /// Interpret the tests of what reads the kernel's bytes, by Miri
+    /// Interpret the tests of agent-common, by Miri
     ///
-    /// agent-common, and the parsers of ring and look-back records. Needs a nightly toolchain of rustup's
-    /// with the components miri and rust-src.
+    /// Needs a nightly toolchain of rustup's with the components miri and rust-src.
     Miri,
     /// Show a capture: two pods, real traffic, a Falco alert, the packets
     Demo(ProgramArgs),

@@ -1,8 +1,5 @@
-//! The readers of the kernel's bytes, interpreted by Miri: what they read out of bounds or unaligned, or
-//! make of values that are none, fails the test that does it.
-//!
-//! Interpreted is what these tests call. The agent's other dependencies are compiled, never run: they ask the
-//! kernel, or are C.
+//! What kernel and user space share, interpreted by Miri: what its tests read out of bounds or unaligned, or make
+//! of values that are none, fails the test that does it.
 
 use std::process::Command;
 
@@ -12,14 +9,8 @@ use crate::process::{line, output, run, step};
 use crate::workspace;
 
 const TOOLCHAIN: &str = "nightly";
-/// Package, and the arguments that choose its tests.
-const READERS: [(&str, &[&str]); 2] = [
-    ("remora-agent-common", &[]),
-    (
-        "remora-agent",
-        &["--no-default-features", "--lib", "record::"],
-    ),
-];
+/// The layouts and verdicts that kernel and user space share.
+const PACKAGE: &str = "remora-agent-common";
 /// Of each property: an interpreter is some hundred times slower.
 const CASES: &str = "16";
 
@@ -31,19 +22,14 @@ pub(crate) fn miri() -> anyhow::Result<()> {
     output(cargo().args(["miri", "--version"])).with_context(|| {
         format!("no Miri; `rustup +{TOOLCHAIN} component add miri rust-src` adds it")
     })?;
-    for (package, tests) in READERS {
-        let mut cargo = cargo();
-        cargo
-            .args(["miri", "test", "--package", package])
-            .args(tests);
-        // Properties keep what failed in a file, and are drawn at random.
-        cargo
-            .env("MIRIFLAGS", "-Zmiri-disable-isolation")
-            .env("PROPTEST_CASES", CASES)
-            .current_dir(workspace::root());
-        step(&line(&cargo), || run(&mut cargo))?;
-    }
-    Ok(())
+    let mut cargo = cargo();
+    cargo.args(["miri", "test", "--package", PACKAGE]);
+    // Properties keep what failed in a file, and are drawn at random.
+    cargo
+        .env("MIRIFLAGS", "-Zmiri-disable-isolation")
+        .env("PROPTEST_CASES", CASES)
+        .current_dir(workspace::root());
+    step(&line(&cargo), || run(&mut cargo))
 }
 
 /// That of the toolchain, whichever one runs this.
