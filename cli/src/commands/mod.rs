@@ -5,8 +5,10 @@ mod capture;
 mod custody;
 mod export;
 mod get;
+pub(crate) mod redact;
 mod rules;
 mod store;
+mod timestamp;
 mod trigger;
 mod verify;
 
@@ -71,7 +73,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Outcome> {
             Ok(outcome)
         }
         Command::Export { ids, output } => export::run(agent, &ids, &output).await,
-        Command::Verify { path, key, head } => verify::run(&path, &key, head.as_deref()),
+        Command::Verify(args) => verify::run(&args),
+        Command::Redact(args) => redact::run(*args),
+        Command::Timestamp(args) => timestamp::run(&args),
         Command::Show { id, custody, .. } if custody => export::custody(agent, id).await,
         Command::Show { id, output, .. } => {
             let request = v1::GetRequest { id: id.to_string() };

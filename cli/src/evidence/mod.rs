@@ -11,6 +11,7 @@ mod gather;
 
 pub(crate) use archive::Archive;
 pub(crate) use gather::gather;
+pub use gather::read_archive;
 
 /// The archive's list of captures.
 const LIST: &str = "captures.txt";

@@ -36,6 +36,8 @@ const ARROWS: [(&str, &[&str]); 13] = [
             "remora-agent",
             "remora-agent-common",
             "remora-capture",
+            "remora-cli",
+            "remora-controller",
             "remora-rules",
         ],
     ),

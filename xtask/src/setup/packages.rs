@@ -75,6 +75,11 @@ pub(crate) const PEERS: &[Package] = &[
         "strace",
         "injects errors and delays into the agent's writes",
     ),
+    program(
+        "openssl",
+        "openssl",
+        "is the time stamp authority of the tests",
+    ),
     program("procps", "kill", "ends our programs as an operator would"),
     program(
         "util-linux",
