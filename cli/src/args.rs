@@ -4,7 +4,7 @@ use std::{ffi::OsString, net::SocketAddr, num::NonZeroU64, path::PathBuf};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use remora_capture::{audit::Head, session::CaptureId};
+use remora_capture::{audit::Head, session::CaptureId, upload::SinkName};
 use remora_proto::client::AgentAddress;
 
 use crate::options::CaptureOptions;
@@ -149,6 +149,9 @@ pub(crate) enum Command {
             hide_default_value = true
         )]
         reason: String,
+        /// Delete also what is not in its sink yet, and will be nowhere then.
+        #[arg(long)]
+        not_uploaded: bool,
     },
     /// Hold a capture that the agent keeps: nobody deletes it until it is released.
     Hold {
@@ -272,6 +275,9 @@ pub(crate) struct CaptureArgs {
     /// Keep the capture in the agent's data directory, print its id and return.
     #[arg(long)]
     pub(crate) store: bool,
+    /// Upload the stored files to a sink that the controllers know by this name, once the capture has ended.
+    #[arg(long, value_name = "NAME", requires = "store")]
+    pub(crate) destination: Option<SinkName>,
     /// Wait for the end of the stored capture; Ctrl-C stops it.
     #[arg(long, requires = "store", conflicts_with = "write")]
     pub(crate) wait: bool,

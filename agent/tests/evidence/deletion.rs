@@ -114,7 +114,9 @@ pub(super) fn delete_oldest(directory: &Path, point: &'static str) {
     let keeping = Keeping::start(directory, Retention::default());
     let id = oldest(directory);
     fail_point::arm(point);
-    let deleted = keeping.store.delete(id, "uid=0", "the case is closed");
+    let deleted = keeping
+        .store
+        .delete(id, "uid=0", "the case is closed", false);
     deleted.expect("deleted");
 }
 
@@ -177,7 +179,7 @@ fn what_is_held_runs_is_unknown_or_gone_is_not_deleted() {
         let held = keeping.store.hold(id, "uid=0", "case 42").expect("held");
         let again = keeping.store.hold(id, "uid=1", "case 43").expect("held");
         assert_eq!(held, again);
-        let refused = keeping.store.delete(id, "uid=0", "");
+        let refused = keeping.store.delete(id, "uid=0", "", false);
         let error = refused.expect_err("held").to_string();
         assert!(
             error.contains("case 42") && error.contains("remora release"),

@@ -36,6 +36,11 @@ impl Digest {
         Self(Sha256::digest(bytes).into())
     }
 
+    #[must_use]
+    pub fn bytes(&self) -> [u8; 32] {
+        self.0
+    }
+
     fn of_parts(tag: u8, parts: [&[u8]; 2]) -> Self {
         let mut hash = Sha256::new_with_prefix([tag]);
         for part in parts {

@@ -21,7 +21,7 @@ use super::{
     DOCUMENT_BYTES_MAX, Digester, FileDigest, HOLD_ENDING, Head, MANIFEST_ENDING, Manifest,
     PublicKey, TOMBSTONE_ENDING,
 };
-use crate::text::excerpt;
+use crate::{text::excerpt, upload::UPLOAD_ENDING};
 
 /// Name of the file with the chain's head.
 const HEAD: &str = "chain.head";
@@ -318,12 +318,18 @@ fn strangers(
         let known = accounted.contains(name)
             || is_document(name)
             || name.ends_with(".pub")
+            || name.ends_with(UPLOAD_ENDING)
             || NO_EVIDENCE.contains(&name.as_str());
         if known {
             continue;
         }
         // The agent was at it when the directory was copied.
-        let parts = [".manifest.part", ".tombstone.part", ".hold.part"];
+        let parts = [
+            ".manifest.part",
+            ".tombstone.part",
+            ".hold.part",
+            ".upload.part",
+        ];
         let is_part = parts.iter().any(|part| name.ends_with(part));
         if name.strip_suffix(".part") == Some(HEAD) || is_part {
             report
