@@ -113,10 +113,11 @@ pub(crate) enum Command {
         #[arg(long, conflicts_with = "output")]
         custody: bool,
     },
-    /// Say what evidence proves, with a public key alone: no agent, no network.
+    /// Say what evidence proves, with a public key alone: no agent, and no network but to a store that is named.
     #[command(after_help = VERIFY_HELP)]
     Verify {
-        /// An agent's data directory or a copy of it, a capture's file or manifest, or an archive.
+        /// An agent's data directory or a copy of it, a capture's file or manifest, or an archive; or
+        /// s3://BUCKET/PREFIX/ID (gs://, az://) in a store, with the usual variables of the environment.
         path: PathBuf,
         /// Public key of the node (PEM); several if it changed.
         #[arg(long, value_name = "PUB", required = true)]

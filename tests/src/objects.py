@@ -20,10 +20,11 @@ elif what == "fetch":
         with open(os.path.join(rest[0], name.rsplit("/", 1)[-1]), "wb") as file:
             for piece in answer["Body"].iter_chunks(1 << 20):
                 file.write(piece)
+        head = s3.head_object(Bucket=bucket, Key=name)
         versions = s3.list_object_versions(Bucket=bucket, Prefix=name).get("Versions", [])
         told.append({
-            "name": name, "bytes": one["Size"], "metadata": answer["Metadata"], "type": answer["ContentType"],
+            "name": name, "bytes": one["Size"], "metadata": head["Metadata"], "type": head["ContentType"],
             "versions": len([v for v in versions if v["Key"] == name]),
-            "lock": answer.get("ObjectLockMode", ""), "until": str(answer.get("ObjectLockRetainUntilDate", "")),
+            "lock": head.get("ObjectLockMode", ""), "until": str(head.get("ObjectLockRetainUntilDate", "")),
         })
     print(json.dumps(told))

@@ -71,7 +71,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Outcome> {
             Ok(outcome)
         }
         Command::Export { ids, output } => export::run(agent, &ids, &output).await,
-        Command::Verify { path, key, head } => verify::run(&path, &key, head.as_deref()),
+        Command::Verify { path, key, head } => verify::run(&path, &key, head.as_deref()).await,
         Command::Show { id, custody, .. } if custody => export::custody(agent, id).await,
         Command::Show { id, output, .. } => {
             let request = v1::GetRequest { id: id.to_string() };

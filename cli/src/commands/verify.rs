@@ -9,11 +9,18 @@ use anyhow::Context as _;
 use remora_capture::evidence::{Head, PublicKey, Report, Verdict, verify};
 
 use super::Outcome;
-use crate::{evidence::gather, render, terminal};
+use crate::{
+    evidence::{Place, gather},
+    render, terminal,
+};
 
 /// # Errors
 /// A key, the head or the evidence cannot be read.
-pub(super) fn run(path: &Path, keys: &[PathBuf], head: Option<&str>) -> anyhow::Result<Outcome> {
+pub(super) async fn run(
+    path: &Path,
+    keys: &[PathBuf],
+    head: Option<&str>,
+) -> anyhow::Result<Outcome> {
     let mut trusted = Vec::new();
     for key in keys {
         let pem = fs::read_to_string(key)
@@ -22,7 +29,14 @@ pub(super) fn run(path: &Path, keys: &[PathBuf], head: Option<&str>) -> anyhow::
         trusted.extend(read.with_context(|| key.display().to_string())?);
     }
     let head = head.map(|head| read_head(head, &trusted)).transpose()?;
-    let gathered = gather(path)?;
+    let place = path.to_str().map(Place::of).transpose()?.flatten();
+    let gathered = match place {
+        Some(place) => {
+            let cannot = || path.display().to_string();
+            place.gather().await.with_context(cannot)?
+        }
+        None => gather(path)?,
+    };
     let report = verify(&gathered.inventory, &trusted, head.as_ref(), gathered.scope);
     terminal::print(&render::report(&report)).context("standard output failed")?;
     Ok(outcome(&report))

@@ -134,3 +134,113 @@ impl Sink {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use object_store::{aws::AmazonS3Builder, azure::MicrosoftAzureBuilder, signer::Signer};
+
+    use super::*;
+    use crate::sinks::name::tests::{ID, offer};
+
+    fn sink(spec: &str, signer: Arc<dyn Signer>) -> Sink {
+        Sink {
+            spec: spec.parse().expect("a sink"),
+            signer,
+        }
+    }
+
+    async fn signed(sink: &Sink) -> (SignedRequest, SignedRequest) {
+        let now = Timestamp::UNIX_EPOCH;
+        let offer = offer(&format!("{ID}.pcapng"));
+        let request = sink.sign(&offer, now).await.expect("signed");
+        (request.put.expect("one"), request.check.expect("one"))
+    }
+
+    #[tokio::test]
+    async fn an_s3_url_is_of_one_object_one_content_and_a_short_time() {
+        let _set = rustls::crypto::ring::default_provider().install_default();
+        let builder = AmazonS3Builder::new()
+            .with_bucket_name("case-files")
+            .with_region("eu-central-1")
+            .with_access_key_id("AKID")
+            .with_secret_access_key("very-secret");
+        let spec = "evidence=s3://case-files/remora?retain=1d&lock=compliance&expires=5m";
+        let sink = sink(spec, Arc::new(builder.build().expect("S3")));
+        let (put, check) = signed(&sink).await;
+        let (place, query) = put.url.split_once('?').expect("a query");
+        assert!(
+            place.starts_with("https://s3.eu-central-1.amazonaws.com/case-files/"),
+            "{place}"
+        );
+        assert!(
+            place.ends_with(&format!("/remora/{ID}/{ID}.pcapng")),
+            "{place}"
+        );
+        assert!(query.contains("X-Amz-Expires=300"), "{query}");
+        for name in [
+            "content-type",
+            "if-none-match",
+            "x-amz-checksum-sha256",
+            "x-amz-meta-remora-capture",
+            "x-amz-meta-remora-rule",
+            "x-amz-object-lock-mode",
+            "x-amz-object-lock-retain-until-date",
+        ] {
+            assert!(put.headers.contains_key(name), "{name}: {put:?}");
+            // Each is one of X-Amz-SignedHeaders, which `;` divides.
+            assert!(query.contains(&format!("%3B{name}")) || query.contains(&format!("={name}")));
+        }
+        assert_eq!(
+            put.headers["x-amz-object-lock-retain-until-date"],
+            "1970-01-02T00:00:00Z"
+        );
+        assert_eq!(put.headers["x-amz-object-lock-mode"], "COMPLIANCE");
+        assert!(check.url.contains("x-amz-checksum-mode"), "{}", check.url);
+        assert!(!format!("{put:?}{check:?}").contains("very-secret"));
+    }
+
+    #[tokio::test]
+    async fn azures_url_is_of_one_blob_and_what_is_sent_with_it() {
+        let _set = rustls::crypto::ring::default_provider().install_default();
+        let builder = MicrosoftAzureBuilder::new()
+            .with_account("account")
+            .with_access_key(STANDARD.encode("very-secret"))
+            .with_container_name("cases");
+        let sink = sink(
+            "a=az://cases/remora",
+            Arc::new(builder.build().expect("Azure")),
+        );
+        let (put, check) = signed(&sink).await;
+        let place = format!("https://account.blob.core.windows.net/cases/remora/{ID}/{ID}.pcapng?");
+        assert!(put.url.starts_with(&place), "{}", put.url);
+        assert!(
+            put.url.contains("sig=") && put.url.contains("sp="),
+            "{}",
+            put.url
+        );
+        assert!(check.url.starts_with(&place), "{}", check.url);
+        assert_eq!(put.headers["x-ms-blob-type"], "BlockBlob");
+        assert_eq!(put.headers["if-none-match"], "*");
+        assert_eq!(put.headers["x-ms-meta-remora_capture"], ID);
+        assert!(check.headers.is_empty());
+        assert_eq!(sink.checksum(), StoreChecksum::ContentMd5);
+    }
+
+    #[tokio::test]
+    async fn what_an_agent_offers_is_not_taken_as_it_comes() {
+        let _set = rustls::crypto::ring::default_provider().install_default();
+        let builder = AmazonS3Builder::new()
+            .with_bucket_name("b")
+            .with_access_key_id("AKID")
+            .with_secret_access_key("very-secret");
+        let sink = sink("a=s3://b", Arc::new(builder.build().expect("S3")));
+        let refused = sink.sign(&offer("../../etc/passwd"), Timestamp::UNIX_EPOCH);
+        assert!(matches!(refused.await, Err(SignError::Name(_))));
+        let mut short = offer(&format!("{ID}.pcapng"));
+        short.sha256 = vec![0; 31].into();
+        let refused = sink.sign(&short, Timestamp::UNIX_EPOCH).await;
+        assert!(matches!(refused, Err(SignError::Digest)));
+    }
+}

@@ -1,6 +1,6 @@
 //! The way without a fault.
 
-use std::{fs, net::SocketAddr};
+use std::{fs, net::SocketAddr, path::Path, process::Output};
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
@@ -10,7 +10,8 @@ use remora_tests::{
     controller::{self, TestController},
     name,
     node::Node,
-    objects::KEYS,
+    objects::{BUCKET, KEYS, ObjectStore},
+    run,
 };
 
 use super::{Bed, FILTER, PACKETS, text, verify};
@@ -46,6 +47,13 @@ fn a_capture_is_in_its_sink_byte_for_byte_with_its_names_and_proves_itself_there
     bytes[middle] ^= 1;
     fs::write(&file, bytes)?;
     assert_eq!(verify(&file, key)?.status.code(), Some(1));
+    // Straight from the store it is the same.
+    let stored = verify_stored(&node, &id, key)?;
+    assert!(matches!(stored.status.code(), Some(0 | 3)), "{stored:?}");
+    assert!(text(&stored.stdout).contains("2000 packets"), "{stored:?}");
+    bed.store
+        .put(&format!("cases/{id}/{id}.pcapng"), "another")?;
+    assert_eq!(verify_stored(&node, &id, key)?.status.code(), Some(1));
     // The agent's own directory is whole as well, the record of its upload in it.
     let own = verify(&bed.agent.data_dir(), key)?;
     assert!(matches!(own.status.code(), Some(0 | 3)), "{own:?}");
@@ -78,6 +86,18 @@ fn a_capture_is_in_its_sink_byte_for_byte_with_its_names_and_proves_itself_there
     );
     controller.end_by(Signal::SIGTERM)?;
     Ok(())
+}
+
+fn verify_stored(node: &Node, id: &str, key: &Path) -> Result<Output> {
+    let endpoint = format!("http://{}", ObjectStore::address());
+    let mut command = node.netns().command(run::remora_program("remora")?);
+    command
+        .env("AWS_ACCESS_KEY_ID", KEYS.0)
+        .env("AWS_SECRET_ACCESS_KEY", KEYS.1)
+        .env("AWS_ENDPOINT_URL", endpoint)
+        .env("AWS_ALLOW_HTTP", "true")
+        .args(["verify", &format!("s3://{BUCKET}/cases/{id}"), "--key"]);
+    run::finish(command.arg(key))
 }
 
 #[test]
