@@ -98,9 +98,10 @@ impl<'a> Bed<'a> {
     ) -> Result<v1::Upload> {
         let mut last = None;
         wait::until_some(LIMIT, what, || {
-            let upload = self.upload(id)?;
-            last = Some(upload.clone());
-            Ok(Some(upload).filter(|upload| wanted(upload)))
+            // None before its manifest.
+            let upload = self.agent.get(id)?.upload;
+            last.clone_from(&upload);
+            Ok(upload.filter(|upload| wanted(upload)))
         })
         .with_context(|| format!("last {last:?}, {}", self.agent.tail()))
     }
