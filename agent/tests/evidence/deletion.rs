@@ -207,20 +207,20 @@ fn what_is_held_runs_is_unknown_or_gone_is_not_deleted() {
     let running = state(Destination::Store);
     let (growth, _, _) = keeping.store.prepare(&running).expect("room");
     let sink = keeping.store.create(&running, growth).expect("file");
-    let refused = keeping.store.delete(running.id, "", "");
+    let refused = keeping.store.delete(running.id, "", "", false);
     assert!(
         matches!(refused, Err(CustodyError::Running(_))),
         "{refused:?}"
     );
     drop(sink);
-    let unknown = keeping.store.delete(CaptureId::generate(), "", "");
+    let unknown = keeping.store.delete(CaptureId::generate(), "", "", false);
     assert!(
         matches!(unknown, Err(CustodyError::NotFound(_))),
         "{unknown:?}"
     );
-    let twice = keeping.store.delete(other, "", "");
+    let twice = keeping.store.delete(other, "", "", false);
     assert!(matches!(twice, Err(CustodyError::Deleted(_))), "{twice:?}");
-    let deleted = keeping.store.hold(other, "", "");
+    let deleted = keeping.store.hold(other, "", "", false);
     assert!(
         matches!(deleted, Err(CustodyError::Deleted(_))),
         "{deleted:?}"
@@ -229,7 +229,7 @@ fn what_is_held_runs_is_unknown_or_gone_is_not_deleted() {
     streamed.phase = Phase::Finished;
     let files = Finished::default();
     keeping.store.keep(&streamed, &files).expect("kept");
-    let stream = keeping.store.delete(streamed.id, "", "");
+    let stream = keeping.store.delete(streamed.id, "", "", false);
     assert!(
         matches!(stream, Err(CustodyError::NotKept(_))),
         "{stream:?}"
