@@ -220,7 +220,7 @@ fn what_is_held_runs_is_unknown_or_gone_is_not_deleted() {
     );
     let twice = keeping.store.delete(other, "", "", false);
     assert!(matches!(twice, Err(CustodyError::Deleted(_))), "{twice:?}");
-    let deleted = keeping.store.hold(other, "", "", false);
+    let deleted = keeping.store.hold(other, "", "");
     assert!(
         matches!(deleted, Err(CustodyError::Deleted(_))),
         "{deleted:?}"

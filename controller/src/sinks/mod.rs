@@ -7,6 +7,7 @@
 //! where the store can say so (S3). What is uploaded and what waits the agents know; controllers keep nothing, so
 //! several may work at once, and any goes on for one that died.
 
+mod connector;
 mod courier;
 mod name;
 mod signed;
@@ -19,6 +20,7 @@ use object_store::{
 };
 use remora_capture::upload::SinkName;
 
+use connector::Connector;
 pub(crate) use courier::{Agents, Courier};
 
 /// How long a URL may be used to begin, if its sink does not say.
@@ -252,7 +254,9 @@ impl SinkSpec {
         let _set = rustls::crypto::ring::default_provider().install_default();
         Ok(match self.kind {
             Kind::S3 => {
-                let mut builder = AmazonS3Builder::from_env().with_bucket_name(&self.bucket);
+                let mut builder = AmazonS3Builder::from_env()
+                    .with_http_connector(Connector)
+                    .with_bucket_name(&self.bucket);
                 if let Some(endpoint) = &self.endpoint {
                     builder = builder
                         .with_endpoint(endpoint)
@@ -264,11 +268,11 @@ impl SinkSpec {
                 Arc::new(builder.build()?)
             }
             Kind::Google => {
-                let builder = GoogleCloudStorageBuilder::from_env();
+                let builder = GoogleCloudStorageBuilder::from_env().with_http_connector(Connector);
                 Arc::new(builder.with_bucket_name(&self.bucket).build()?)
             }
             Kind::Azure => {
-                let builder = MicrosoftAzureBuilder::from_env();
+                let builder = MicrosoftAzureBuilder::from_env().with_http_connector(Connector);
                 Arc::new(builder.with_container_name(&self.bucket).build()?)
             }
         })

@@ -93,7 +93,8 @@ impl TestController {
             tls: TlsArgs::default(),
             access: AccessArgs::default(),
             rules: vec![file],
-            log_format: LogFormat::Text,
+            sinks: Vec::new(),
+        log_format: LogFormat::Text,
             cluster: Default::default(),
         };
         set(dir.path(), &mut args);
