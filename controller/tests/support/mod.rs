@@ -94,7 +94,7 @@ impl TestController {
             access: AccessArgs::default(),
             rules: vec![file],
             sinks: Vec::new(),
-        log_format: LogFormat::Text,
+            log_format: LogFormat::Text,
             cluster: Default::default(),
         };
         set(dir.path(), &mut args);
