@@ -43,8 +43,9 @@ use crate::{
     sink::{
         SessionOutputs, Store,
         evidence::{Retention, Sealer},
+        upload::Uploads,
     },
-    supervisor::Supervisor,
+    supervisor::{self, Supervisor},
     target::{CgroupRoot, LinkWatcher, Modes, Resolver, pods::KnownPods},
     telemetry::{AdminParts, AdminSocket},
     watch::LinkWatch,
@@ -219,6 +220,13 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let (ended, named) = (kernel.clone(), Arc::clone(&resolver));
     let (kept, asked, custodian) = (Arc::clone(&store), Arc::clone(&store), Arc::clone(&store));
     let tls = network.as_ref().map(Network::numbers);
+    let uploads = Uploads::new(
+        Arc::clone(&store),
+        args.sink.sink_host,
+        args.sink.sink_ca.as_deref(),
+        supervisor::detach,
+    )?;
+    let uploader = Arc::new(uploads.clone());
 
     let numbers: AskNumbers = Arc::new(move || NodeNumbers {
         ring_bytes: ring_bytes.into(),
@@ -233,6 +241,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         chain_head: store.seals().head(),
         tls: tls.as_ref().map(|numbers| numbers()),
         retention: store.retention_numbers(),
+        uploads: uploads.numbers(),
     });
     let socket = Socket::bind(&args.socket, &peers).await?;
     if let Some(address) = &args.metrics {
@@ -260,6 +269,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         status,
         evidence: Arc::new(move |id| asked.evidence(id)),
         custodian,
+        uploader,
     })
     .await?;
     if let Some(network) = network {

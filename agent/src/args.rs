@@ -13,6 +13,7 @@ use crate::{
     session::{Rate, RateError, Rates},
     target::ModeRule,
     telemetry::AdminAddress,
+    upload::SinkHost,
 };
 
 /// Remora's node agent: captures packets in the kernel, for `remora` and the controller.
@@ -119,6 +120,9 @@ pub struct RunArgs {
     #[command(flatten)]
     pub network: NetworkArgs,
 
+    #[command(flatten)]
+    pub sink: SinkArgs,
+
     /// Serve /metrics and /healthz there: unix:PATH or 127.0.0.1:PORT
     #[arg(long, value_name = "ADDRESS")]
     pub metrics: Option<AdminAddress>,
@@ -159,6 +163,20 @@ pub struct RunArgs {
     #[cfg(feature = "kubernetes")]
     #[arg(long, value_name = "LEVEL", default_value = "none", value_parser = parse_level)]
     pub privacy_unlisted: LookBackMode,
+}
+
+/// Where captures may be uploaded to, by URLs that controllers hand out; the agent has no credentials of a store.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Sinks")]
+pub struct SinkArgs {
+    /// Upload to this origin alone: HOST (https) or http://HOST:PORT; give it again for more (default: any by
+    /// https, and by http those on loopback)
+    #[arg(long, value_name = "ORIGIN")]
+    pub sink_host: Vec<SinkHost>,
+
+    /// CA certificates that sign the stores' (PEM), instead of the machine's
+    #[arg(long, value_name = "FILE")]
+    pub sink_ca: Option<PathBuf>,
 }
 
 /// What is kept, and how long. What goes leaves its manifest and a signed tombstone; what is held

@@ -18,6 +18,11 @@ pub enum CustodyError {
     NotKept(CaptureId),
     #[error("capture {id} is {hold}; `remora release {id}` lets it go", id = .0.capture_id, hold = .0.text())]
     Held(Box<Hold>),
+    #[error(
+        "capture {0} is not in its sink yet (`remora show {0}` says why); `remora delete --not-uploaded {0}` deletes \
+         it all the same"
+    )]
+    NotUploaded(CaptureId),
     #[error("capture {0} is not held")]
     NotHeld(CaptureId),
     #[error(
@@ -45,12 +50,18 @@ pub enum Mark {
 
 /// Who keeps captures. All calls block.
 pub trait Custodian: Send + Sync {
-    /// Deletes a capture's files; answers with the chain's head.
+    /// Deletes a capture's files; answers with the chain's head. One that waits for its upload only if
+    /// `not_uploaded` says so.
     ///
     /// # Errors
     /// [`CustodyError`]; it was not deleted.
-    fn delete(&self, id: CaptureId, by: &str, why: &str)
-    -> Result<(Tombstone, Head), CustodyError>;
+    fn delete(
+        &self,
+        id: CaptureId,
+        by: &str,
+        why: &str,
+        not_uploaded: bool,
+    ) -> Result<(Tombstone, Head), CustodyError>;
 
     /// Holds a capture; one that is held stays as it is.
     ///

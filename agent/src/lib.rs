@@ -13,7 +13,7 @@
 //! - [`api`]: the gRPC services. [`telemetry`]: metrics and health.
 //! - [`watch`]: the node's interfaces, and who is behind them.
 //! - [`app`], [`supervisor`], [`args`], [`doctor`], [`cleanup`], [`prepare`], [`clock`], [`node`],
-//!   [`custody`] (what is done with captures that are kept): the program around them.
+//!   [`custody`] (what is done with captures that are kept), [`upload`] (how they are sent on): the program around them.
 #![deny(unsafe_code)]
 
 pub mod api;
@@ -33,5 +33,6 @@ pub mod sink;
 pub mod supervisor;
 pub mod target;
 pub mod telemetry;
+pub mod upload;
 pub mod watch;
 pub mod writer;

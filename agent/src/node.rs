@@ -30,6 +30,7 @@ pub struct NodeNumbers {
     /// If the agent listens on the network.
     pub tls: Option<TlsNumbers>,
     pub retention: RetentionNumbers,
+    pub uploads: UploadNumbers,
 }
 
 /// What became of connections by TLS, and of its certificates.
@@ -53,6 +54,35 @@ pub struct RetentionNumbers {
     /// Signed and there.
     pub kept: u64,
     pub kept_bytes: u64,
+}
+
+/// What became of uploads.
+#[derive(Clone, Debug, Default)]
+pub struct UploadNumbers {
+    /// Tries by their result, since the agent's start.
+    pub results: std::collections::BTreeMap<&'static str, u64>,
+    /// Of files that were verified.
+    pub bytes: u64,
+    /// Captures that are not in their sink yet.
+    pub waiting: u64,
+    pub waiting_bytes: u64,
+}
+
+impl UploadNumbers {
+    /// All results of tries.
+    pub const RESULTS: [&'static str; 7] = [
+        "verified",
+        "unreachable",
+        "refused",
+        "differs",
+        "unproved",
+        "file",
+        "too_large",
+    ];
+
+    pub fn count(&mut self, result: &'static str) {
+        *self.results.entry(result).or_default() += 1;
+    }
 }
 
 /// What is known of the node's pods.

@@ -13,6 +13,7 @@
 //! - [`segment`]: super-packets cut into what the wire would have carried.
 //! - [`sidecar`]: the account beside a finished file.
 //! - [`text`]: text from outside, made harmless.
+//! - [`upload`]: how far a capture's files are on their way to a store of objects.
 #![forbid(unsafe_code)]
 
 pub mod alert;
@@ -27,3 +28,4 @@ pub mod segment;
 pub mod session;
 pub mod sidecar;
 pub mod text;
+pub mod upload;

@@ -5,7 +5,7 @@ use std::{ffi::OsString, net::SocketAddr, num::NonZeroU64, path::PathBuf};
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use jiff::Timestamp;
-use remora_capture::{audit::Head, session::CaptureId};
+use remora_capture::{audit::Head, session::CaptureId, upload::SinkName};
 use remora_proto::client::AgentAddress;
 
 use crate::{commands::redact::Numbers, options::CaptureOptions, timestamp::Url};
@@ -124,7 +124,7 @@ pub(crate) enum Command {
         #[arg(long, conflicts_with = "output")]
         custody: bool,
     },
-    /// Say what evidence proves, with a public key alone: no agent, no network.
+    /// Say what evidence proves, with a public key alone: no agent, and no network but to a store that is named.
     #[command(after_help = VERIFY_HELP)]
     Verify(VerifyArgs),
     /// Keep chosen packets of a capture's file, or cut their payloads, and prove what it was made from:
@@ -156,6 +156,9 @@ pub(crate) enum Command {
             hide_default_value = true
         )]
         reason: String,
+        /// Delete also what is not in its sink yet, and will be nowhere then.
+        #[arg(long)]
+        not_uploaded: bool,
     },
     /// Hold a capture that the agent keeps: nobody deletes it until it is released.
     Hold {
@@ -215,7 +218,7 @@ pub(crate) enum Command {
 #[derive(Debug, clap::Args)]
 pub(crate) struct VerifyArgs {
     /// An agent's data directory or a copy of it, a capture's file or manifest, an archive, or a redacted
-    /// file.
+    /// file; or s3://BUCKET/PREFIX/ID (gs://, az://) in a store, with the usual variables of the environment.
     pub(crate) path: PathBuf,
     /// Public key of the node (PEM); several if it changed.
     #[arg(long, value_name = "PUB", required = true)]
@@ -366,6 +369,9 @@ pub(crate) struct CaptureArgs {
     /// Keep the capture in the agent's data directory, print its id and return.
     #[arg(long)]
     pub(crate) store: bool,
+    /// Upload the stored files to a sink that the controllers know by this name, once the capture has ended.
+    #[arg(long, value_name = "NAME", requires = "store")]
+    pub(crate) destination: Option<SinkName>,
     /// Wait for the end of the stored capture; Ctrl-C stops it.
     #[arg(long, requires = "store", conflicts_with = "write")]
     pub(crate) wait: bool,

@@ -10,6 +10,7 @@ use remora_capture::{
         Snaplen, SpecError, SuperPackets, Target, Trigger, Writing,
     },
     text,
+    upload::SinkName,
 };
 
 use crate::{
@@ -28,6 +29,7 @@ pub(crate) struct Wanted<'a> {
     pub(crate) words: &'a [String],
     pub(crate) count: Option<NonZeroU64>,
     pub(crate) destination: Destination,
+    pub(crate) sink: Option<SinkName>,
     /// How the files are written, by whom ever.
     pub(crate) writing: Writing,
     pub(crate) writer: Writer,
@@ -57,6 +59,7 @@ pub(crate) fn spec(args: &CaptureArgs, requester: &str) -> anyhow::Result<Sessio
         words,
         count: args.count,
         destination,
+        sink: args.destination.clone(),
         writing: writing(&args.options, args.write.as_deref(), args.compress),
         writer,
     };
@@ -78,6 +81,7 @@ pub(crate) fn build(
         words,
         count,
         destination,
+        sink,
         writing,
         writer,
     } = wanted;
@@ -109,6 +113,7 @@ pub(crate) fn build(
             SuperPackets::Whole
         },
         destination,
+        sink,
         look_back: options.look_back.unwrap_or(Duration::ZERO),
         trigger: Trigger {
             source: "cli".into(),

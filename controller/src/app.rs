@@ -30,6 +30,7 @@ use crate::{
     ingest::Ingest,
     metrics::Metrics,
     reload::{Knows, LoadError, RuleFiles},
+    sinks::{self, Agents, Courier, Sinks},
 };
 
 /// Longest orderly end: a body that has just begun, and its answer.
@@ -49,6 +50,8 @@ pub enum BuildError {
     Audit(#[from] OpenError),
     #[error(transparent)]
     Cluster(#[from] ClusterError),
+    #[error(transparent)]
+    Sink(#[from] sinks::BuildError),
 }
 
 /// How the end went.
@@ -70,6 +73,8 @@ pub struct App {
     audit: Audit,
     rules: RuleFiles,
     cluster: Option<ClusterSide>,
+    /// If there is a sink.
+    courier: Option<Courier>,
 }
 
 impl App {
@@ -97,6 +102,21 @@ impl App {
                 (Dispatch::Cluster(side.dispatch.clone()), Some(side))
             }
         };
+        let sinks = Sinks::build(&args.sinks)?;
+        let courier = if sinks.is_empty() {
+            None
+        } else {
+            let agents = match &dispatch {
+                Dispatch::One(_) => Agents::one(&args.agent)?,
+                Dispatch::Cluster(cluster) => Agents::All(Arc::clone(&cluster.fleet)),
+            };
+            Some(Courier {
+                sinks,
+                agents,
+                audit: audit.clone(),
+                metrics: Arc::clone(&metrics),
+            })
+        };
         let listener = Listener::bind(args.listen_parts()).await?;
         if let Some(counts) = listener.counts() {
             metrics.follow_tls("alerts", Arc::clone(counts));
@@ -123,6 +143,7 @@ impl App {
             audit,
             rules: files,
             cluster,
+            courier,
         })
     }
 
@@ -141,6 +162,7 @@ impl App {
             audit,
             rules,
             cluster,
+            courier,
             ..
         } = self;
         let draining = Arc::new(AtomicBool::new(false));
@@ -162,6 +184,12 @@ impl App {
                 None => drop(cluster_stopped.await),
             }
         };
+        let carry = async {
+            match courier {
+                Some(courier) => courier.run().await,
+                None => std::future::pending().await,
+            }
+        };
         let ending = async {
             shutdown.await;
             draining.store(true, Ordering::Relaxed);
@@ -175,6 +203,7 @@ impl App {
             () = async { tokio::join!(async { serving.await; ingest.drain().await }, cluster); } => Drained::Whole,
             () = ending => Drained::CutOff,
             never = rules.follow(metrics) => match never {},
+            never = carry => match never {},
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::{
     audit::Rotation,
     cluster::index::{MEMBERS_DEFAULT, MEMBERS_MAX},
     http::listen::{LambdaParts, ListenParts, TlsParts},
+    sinks::SinkSpec,
 };
 
 /// Takes Falco's alerts, decides by rules, and starts packet captures on the agent.
@@ -55,6 +56,12 @@ pub struct RunArgs {
     /// Rule file; give it again for more
     #[arg(long, required = true, value_name = "FILE")]
     pub rules: Vec<PathBuf>,
+    /// A store that finished captures can be uploaded to, by its name in rules (`destination: NAME`) and
+    /// `--destination`: s3://BUCKET[/PREFIX], gs://… or az://CONTAINER…, with ?endpoint=URL, region=, retain=30d,
+    /// lock=governance|compliance (all S3), expires=15m. Credentials are the environment's (AWS_…, GOOGLE_…,
+    /// AZURE_…) and stay here: agents get a URL for one object. Give it again for more
+    #[arg(long = "sink", value_name = "NAME=URL")]
+    pub sinks: Vec<SinkSpec>,
     /// How log lines look; RUST_LOG says which are written
     #[arg(
         long,

@@ -38,5 +38,6 @@ pub mod network;
 pub mod outcome;
 pub mod reload;
 pub mod sigv4;
+pub mod sinks;
 pub mod talon;
 pub mod trigger;

@@ -99,6 +99,7 @@ pub struct Metrics {
     rules_stale: Gauge,
     access: Family<AccessLabels, Counter>,
     talon: Family<TalonLabels, Counter>,
+    sink_urls: Family<ResultLabel, Counter>,
     tls: Tls,
 }
 
@@ -117,6 +118,7 @@ impl Metrics {
             rules_stale: Gauge::default(),
             access: Family::default(),
             talon: Family::default(),
+            sink_urls: Family::default(),
             tls: Tls::default(),
         };
         // A counter that is not there cannot be told from one that nobody asked for.
@@ -200,6 +202,11 @@ impl Metrics {
             "Calls of Falco Talon's aws:lambda by what became of them",
             self.talon.clone(),
         );
+        registry.register(
+            "sink_urls",
+            "Files that agents offered to upload, by whether they got a URL or why not",
+            self.sink_urls.clone(),
+        );
         self.tls.register(registry);
         self
     }
@@ -228,6 +235,11 @@ impl Metrics {
         self.talon
             .get_or_create(&TalonLabels { call, result })
             .inc();
+    }
+
+    /// An offered file; `result`: "signed", or why there is no URL.
+    pub(crate) fn sink_url(&self, result: &'static str) {
+        self.sink_urls.get_or_create(&ResultLabel { result }).inc();
     }
 
     /// Tells what `counts` has, as of `listener`.

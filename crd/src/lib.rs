@@ -18,7 +18,7 @@ mod spec;
 mod status;
 
 pub use spec::{
-    Capture, CaptureSpec, Destination, Direction, Limits, PodSelection, Selection, WorkloadKind,
+    Capture, CaptureSpec, Direction, Limits, PodSelection, STORE, Selection, WorkloadKind,
     WorkloadSelection,
 };
 pub use status::{CaptureFile, CapturePhase, CaptureStatus, NodeCapture, PacketCounts};

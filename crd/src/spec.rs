@@ -10,6 +10,8 @@ use crate::status::CaptureStatus;
 const NAME: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
 /// Kubernetes' names of containers (DNS-1123 label).
 const LABEL: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
+/// The destination of files that stay where they are.
+pub const STORE: &str = "Store";
 /// Durations as Go writes them, in the units that make sense here.
 const DURATION: &str = r"^([0-9]{1,7}(ms|s|m|h)){1,4}$";
 
@@ -115,9 +117,11 @@ pub struct CaptureSpec {
     #[serde(default)]
     pub fixed: bool,
 
-    /// Where the packets go.
-    #[serde(default)]
-    pub destination: Destination,
+    /// Where the files go: `Store`, the agents' data directories, or the name of a controller's sink, to which
+    /// they are uploaded once the capture has ended.
+    #[serde(default = "store")]
+    #[schemars(length(max = 63), regex(pattern = r"^(Store|[a-z][a-z0-9-]{0,62})$"))]
+    pub destination: String,
 
     /// Why, for the evidence: a ticket, a name.
     #[serde(default)]
@@ -200,14 +204,6 @@ pub enum Direction {
     Egress,
 }
 
-/// Where the packets go.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-pub enum Destination {
-    /// Files in the agents' data directories.
-    #[default]
-    Store,
-}
-
 /// When a capture ends by itself; what is absent is no limit.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -253,6 +249,10 @@ impl Default for Limits {
 
 fn snaplen() -> i32 {
     262_144
+}
+
+fn store() -> String {
+    STORE.to_owned()
 }
 
 fn no_look_back() -> String {

@@ -8,7 +8,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::tls::{self, TlsIdentity};
 use crate::{
     limits::{REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX, STREAM_MESSAGE_BYTES_MAX},
-    v1::{capture_client::CaptureClient, node_client::NodeClient},
+    v1::{capture_client::CaptureClient, node_client::NodeClient, uploads_client::UploadsClient},
 };
 
 /// Socket of an agent that was not told another.
@@ -370,6 +370,14 @@ pub fn capture_client(channel: Channel) -> CaptureClient<Channel> {
 #[must_use]
 pub fn node_client(channel: Channel) -> NodeClient<Channel> {
     NodeClient::new(channel)
+        .max_encoding_message_size(REQUEST_BYTES_MAX)
+        .max_decoding_message_size(RESPONSE_BYTES_MAX)
+}
+
+/// The `Uploads` service of an agent, with the limits of [`crate::limits`].
+#[must_use]
+pub fn uploads_client(channel: Channel) -> UploadsClient<Channel> {
+    UploadsClient::new(channel)
         .max_encoding_message_size(REQUEST_BYTES_MAX)
         .max_decoding_message_size(RESPONSE_BYTES_MAX)
 }

@@ -57,6 +57,8 @@ pub enum Reason {
     CaptureDeleted,
     /// The capture is not held.
     CaptureNotHeld,
+    /// The capture's files are not in the store yet that it was captured for.
+    CaptureNotUploaded,
 }
 
 /// A word is not a [`Reason`] of this version.
@@ -66,7 +68,7 @@ pub struct UnknownReason;
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::InvalidSpec,
         Self::InvalidFilter,
         Self::TargetNotFound,
@@ -87,6 +89,7 @@ impl Reason {
         Self::CaptureHeld,
         Self::CaptureDeleted,
         Self::CaptureNotHeld,
+        Self::CaptureNotUploaded,
     ];
 
     /// The word.
@@ -113,6 +116,7 @@ impl Reason {
             Self::CaptureHeld => "capture_held",
             Self::CaptureDeleted => "capture_deleted",
             Self::CaptureNotHeld => "capture_not_held",
+            Self::CaptureNotUploaded => "capture_not_uploaded",
         }
     }
 }

@@ -182,7 +182,7 @@ mod tests {
             ),
             (json!({"filter": "tcp prot 80"}), "filter: "),
             (json!({"scope": "cluster"}), "is not a scope"),
-            (json!({"destination": "s3"}), "is `store`"),
+            (json!({"destination": "S3"}), "is `store`"),
             (json!({"labels": {"pod": "x"}}), "is set by Remora itself"),
         ] {
             let error = read(&parameters).unwrap_err();

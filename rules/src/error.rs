@@ -115,7 +115,7 @@ pub enum Problem {
     Filter(FilterError),
     #[error("`fallback` is for a `filter` with holes (`${{remote.ip}}`); this one has none")]
     IdleFallback,
-    #[error("`destination` is `store`, the agent's data directory, not `{}`; uploads are not in this version", shown(.0))]
+    #[error("`destination` is `store`, the agent's data directory, or the name of a controller's sink (lower-case letters, digits, `-`), not `{}`", shown(.0))]
     Destination(String),
     #[error("label `{}` is set by Remora itself; give yours another name", shown(.0))]
     Label(String),

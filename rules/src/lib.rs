@@ -32,6 +32,7 @@ use remora_capture::{
     filter::Filter,
     session::{Limits, Snaplen},
     text::shown,
+    upload::SinkName,
 };
 
 pub use asked::Asked;
@@ -114,6 +115,8 @@ pub struct CaptureParameters {
     pub look_back: Duration,
     /// None of [`OWN_LABELS`].
     pub labels: BTreeMap<String, String>,
+    /// The controller's sink that the files are uploaded to; the agent's data directory has them in any case.
+    pub sink: Option<SinkName>,
 }
 
 /// Whose packets are captured.

@@ -25,12 +25,16 @@ pub const OWN_LABELS: [&str; 4] = ["namespace", "node", "pod", "rule"];
 /// `line` is the action's, for what has no line of its own.
 pub(crate) fn compile(line: u64, block: &ParameterBlock) -> Result<CaptureParameters, Fault> {
     let filter = filter_of(block)?;
-    if let Some(destination) = &block.destination
-        && destination.value != "store"
-    {
-        let problem = Problem::Destination(destination.value.clone());
-        return Err(Fault::at(line_of(destination), problem));
-    }
+    let sink = match &block.destination {
+        Some(destination) if destination.value != "store" => {
+            let name = destination.value.parse();
+            Some(name.map_err(|_name| {
+                let problem = Problem::Destination(destination.value.clone());
+                Fault::at(line_of(destination), problem)
+            })?)
+        }
+        _ => None,
+    };
     let length = given(&block.duration, |v| duration("duration", v))?;
     let parameters = CaptureParameters {
         scope: given(&block.scope, scope)?.unwrap_or_default(),
@@ -56,6 +60,7 @@ pub(crate) fn compile(line: u64, block: &ParameterBlock) -> Result<CaptureParame
         snaplen: given(&block.snaplen, snaplen)?.unwrap_or_default(),
         look_back: given(&block.look_back, |v| duration("look_back", v))?.unwrap_or_default(),
         labels: labels(block)?,
+        sink,
     };
     // The agent's own check, at load and not at the first alert. The target is any valid one.
     parameters
@@ -73,6 +78,7 @@ impl CaptureParameters {
         spec.snaplen = self.snaplen;
         spec.look_back = self.look_back;
         spec.labels = self.labels.clone();
+        spec.sink.clone_from(&self.sink);
         spec
     }
 }

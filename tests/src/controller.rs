@@ -49,7 +49,27 @@ impl<'a> TestController<'a> {
     /// # Errors
     /// It does not; with its log.
     pub fn start(agent: &TestAgent<'a>, rules: &str) -> Result<Self> {
-        Self::start_with(agent, rules, &[])
+        Self::start_with(agent, rules, (&[], &[]))
+    }
+
+    /// With sinks, as `NAME=URL`, and the credentials of [`objects`](crate::objects).
+    ///
+    /// # Errors
+    /// It does not; with its log.
+    pub fn start_with_sinks(agent: &TestAgent<'a>, rules: &str, sinks: &[String]) -> Result<Self> {
+        let audit = agent.node().directory().join("audit.log");
+        let mut args = vec!["--audit-log".to_owned(), audit.display().to_string()];
+        args.extend(
+            sinks
+                .iter()
+                .flat_map(|sink| ["--sink".to_owned(), sink.clone()]),
+        );
+        let (key, secret) = crate::objects::KEYS;
+        let keys = [
+            ("AWS_ACCESS_KEY_ID", key),
+            ("AWS_SECRET_ACCESS_KEY", secret),
+        ];
+        Self::start_with(agent, rules, (&args, &keys))
     }
 
     /// With a key pair for Falco Talon's `aws:lambda`, `TALON_KEYS`.
@@ -65,10 +85,14 @@ impl<'a> TestController<'a> {
             args.push(format!("--talon-{name}-key-file"));
             args.push(file.display().to_string());
         }
-        Self::start_with(agent, rules, &args)
+        Self::start_with(agent, rules, (&args, &[]))
     }
 
-    fn start_with(agent: &TestAgent<'a>, rules: &str, args: &[String]) -> Result<Self> {
+    fn start_with(
+        agent: &TestAgent<'a>,
+        rules: &str,
+        (args, environment): (&[String], &[(&str, &str)]),
+    ) -> Result<Self> {
         let node = agent.node();
         let address: SocketAddr = ([127, 0, 0, 1], 2803).into();
         let file = node.directory().join("rules.yaml");
@@ -92,7 +116,8 @@ impl<'a> TestController<'a> {
                 ])
                 .arg("--rules")
                 .arg(&file)
-                .args(args),
+                .args(args)
+                .envs(environment.iter().copied()),
             node.directory(),
             "controller",
         )?;

@@ -13,6 +13,7 @@
 //! - [`fleet`]: many small pods that come and go.
 //! - [`cluster`]: a real Kubernetes.
 //! - [`agent`], [`controller`]: the built programs, started as a user would.
+//! - [`objects`], [`fault_proxy`]: a store of objects that checks signatures, and what goes wrong before it.
 //! - [`kubelet`], [`apiserver`]: pods laid out as Kubernetes does, and a server that tells of them.
 //! - [`packets`], [`numbered`], [`wire`]: what a file holds, by `pcap-file`, by number, and by
 //!   Wireshark's and tcpdump's own tools.
@@ -35,6 +36,7 @@ pub mod certificates;
 pub mod cgroup;
 pub mod cluster;
 pub mod controller;
+pub mod fault_proxy;
 pub mod fleet;
 pub mod host;
 pub mod http;
@@ -44,6 +46,7 @@ pub mod name;
 pub mod netns;
 pub mod node;
 pub mod numbered;
+pub mod objects;
 pub mod packets;
 pub mod proof;
 #[path = "../../capture/tests/support/random.rs"]

@@ -46,7 +46,12 @@ fn each_service_is_healthy_and_a_service_that_is_none_is_not_found() -> Result<(
         let service = service.to_owned();
         agent.block_on(client.check(HealthCheckRequest { service }))
     };
-    for service in ["", "remora.v1.Capture", "remora.v1.Node"] {
+    for service in [
+        "",
+        "remora.v1.Capture",
+        "remora.v1.Node",
+        "remora.v1.Uploads",
+    ] {
         let answer = check(service)?.into_inner();
         ensure!(
             answer.status() == ServingStatus::Serving,
@@ -75,6 +80,7 @@ fn reflection_tells_the_services_and_their_calls() -> Result<()> {
     for wanted in [
         "remora.v1.Capture",
         "remora.v1.Node",
+        "remora.v1.Uploads",
         "grpc.health.v1.Health",
     ] {
         ensure!(names.contains(&wanted), "{wanted} is not in {names:?}");

@@ -27,6 +27,7 @@ mod run;
 mod setup;
 mod spills;
 mod test;
+mod versitygw;
 mod workspace;
 
 use std::path::PathBuf;

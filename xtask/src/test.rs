@@ -25,7 +25,7 @@ use crate::build::{Profile, build};
 use crate::process::{as_root, line, run};
 use crate::run::{BIN_DIR, bin_dir};
 use crate::setup::{self, Installing, Purpose, setup};
-use crate::{actionner, cluster, kernels, lint, manifests, workspace};
+use crate::{actionner, cluster, kernels, lint, manifests, versitygw, workspace};
 
 /// A test program that is still running then hangs, and is ended.
 const PROGRAM_TIMEOUT: &str = "900";
@@ -118,9 +118,14 @@ pub(crate) fn test(scope: Scope<'_>, installing: Installing) -> anyhow::Result<(
     }
     layers.push(layer("unit", || unit(filter))?);
     let suites = suites()?;
+    let objects = objects(filter, installing)?;
+    let there: Vec<_> = objects
+        .iter()
+        .map(|program| (versitygw::VARIABLE, program.as_path()))
+        .collect();
     layers.push(layer("kernel", || run_suites(&suites.kernel, filter, &[]))?);
     layers.push(layer("end to end", || {
-        run_suites(&suites.end_to_end, filter, &[])
+        run_suites(&suites.end_to_end, filter, &there)
     })?);
     let cluster_built = match scope {
         Scope::Named(_) => cluster::built()?,
@@ -161,6 +166,20 @@ fn layer(name: &'static str, run: impl FnOnce() -> anyhow::Result<Tally>) -> any
     let took = started.elapsed();
     println!("══ {name}: {tally} ({:.1} s)", took.as_secs_f64());
     Ok(Layer { name, tally, took })
+}
+
+/// versitygw for the tests of sinks. Who asks for other tests by name does not wait for it to be built.
+fn objects(filter: Option<&str>, installing: Installing) -> anyhow::Result<Option<PathBuf>> {
+    let is_wanted = filter.is_none_or(|filter| filter.contains("sink"));
+    let installing = if is_wanted {
+        installing
+    } else {
+        Installing::Refused
+    };
+    match versitygw::program(installing) {
+        Err(_) if !is_wanted => Ok(None),
+        program => program.map(Some),
+    }
 }
 
 /// No network to have kernels from is a failure as well; the other layers' table is

@@ -105,7 +105,7 @@ impl Capture for CaptureService {
     ) -> Result<Response<v1::GetResponse>, Status> {
         self.peers.check(&request)?;
         let id = id(&request.into_inner().id)?;
-        let hold = self.custody.here(id).await?;
+        let (hold, upload) = self.custody.here(id).await?;
         let state = self
             .driver
             .get(id)
@@ -113,6 +113,7 @@ impl Capture for CaptureService {
             .map_err(|error| error::lookup(&error))?;
         let mut capture = v1::CaptureState::from(&state);
         capture.hold = hold;
+        capture.upload = upload;
         Ok(Response::new(v1::GetResponse {
             capture: Some(capture),
         }))
@@ -225,7 +226,12 @@ impl Capture for CaptureService {
         request: Request<v1::DeleteRequest>,
     ) -> Result<Response<v1::DeleteResponse>, Status> {
         let caller = self.peers.check(&request)?;
-        let v1::DeleteRequest { id: text, why } = request.into_inner();
+        let v1::DeleteRequest {
+            id: text,
+            why,
+            not_uploaded,
+        } = request.into_inner();
+        let why = (why, not_uploaded);
         let deleted = self.custody.delete(id(&text)?, caller, why).await?;
         Ok(Response::new(deleted))
     }

@@ -9,22 +9,28 @@ use remora_proto::{
 };
 use tonic::{Code, Status};
 
-use super::error;
-use crate::custody::{Custodian, CustodyError, Mark};
+use super::{error, uploads};
+use crate::{
+    custody::{Custodian, CustodyError, Mark},
+    upload::Uploader,
+};
 
 /// Asks who keeps captures; what it does waits for a disk.
 #[derive(Clone)]
-pub(super) struct Custody(pub(super) Arc<dyn Custodian>);
+pub(super) struct Custody {
+    pub(super) custodian: Arc<dyn Custodian>,
+    pub(super) uploader: Arc<dyn Uploader>,
+}
 
 impl Custody {
     pub(super) async fn delete(
         &self,
         id: CaptureId,
         caller: String,
-        why: String,
+        (why, not_uploaded): (String, bool),
     ) -> Result<v1::DeleteResponse, Status> {
         bounded(&why)?;
-        let deleted = self.ask(move |custodian| custodian.delete(id, &caller, &why));
+        let deleted = self.ask(move |custodian| custodian.delete(id, &caller, &why, not_uploaded));
         let (tombstone, head) = deleted.await?;
         Ok((&tombstone, &head).into())
     }
@@ -52,25 +58,39 @@ impl Custody {
     }
 
     /// Refuses what was deleted; answers with the hold, if there is one.
-    pub(super) async fn here(&self, id: CaptureId) -> Result<Option<v1::LegalHold>, Status> {
-        match self.ask(move |custodian| Ok(custodian.mark(id))).await? {
+    pub(super) async fn here(
+        &self,
+        id: CaptureId,
+    ) -> Result<(Option<v1::LegalHold>, Option<v1::Upload>), Status> {
+        let uploader = Arc::clone(&self.uploader);
+        let hold = match self.ask(move |custodian| Ok(custodian.mark(id))).await? {
             Mark::None => Ok(None),
             Mark::Held(hold) => Ok(Some(hold.as_ref().into())),
             Mark::Deleted(stone) => Err(error::custody(&CustodyError::Deleted(stone))),
-        }
+        }?;
+        let upload = self.ask(move |_| Ok(uploads::told(uploader.as_ref(), id)));
+        Ok((hold, upload.await?))
     }
 
-    /// Without those that were deleted, and each with its hold.
+    /// Without those that were deleted, and each with its hold and its upload.
     pub(super) async fn marked(
         &self,
         captures: Vec<(CaptureId, v1::CaptureState)>,
     ) -> Result<Vec<v1::CaptureState>, Status> {
+        let uploader = Arc::clone(&self.uploader);
         self.ask(move |custodian| {
             let marked = captures.into_iter().filter_map(|(id, mut state)| {
                 match custodian.mark(id) {
                     Mark::None => {}
                     Mark::Held(hold) => state.hold = Some(hold.as_ref().into()),
                     Mark::Deleted(_) => return None,
+                }
+                let has_sink = state
+                    .spec
+                    .as_ref()
+                    .is_some_and(|spec| !spec.sink.is_empty());
+                if has_sink {
+                    state.upload = uploads::told(uploader.as_ref(), id);
                 }
                 Some(state)
             });
@@ -83,7 +103,7 @@ impl Custody {
         &self,
         question: impl FnOnce(&dyn Custodian) -> Result<T, CustodyError> + Send + 'static,
     ) -> Result<T, Status> {
-        let custodian = Arc::clone(&self.0);
+        let custodian = Arc::clone(&self.custodian);
         let asked = tokio::task::spawn_blocking(move || question(custodian.as_ref()));
         let answer = asked.await.unwrap_or(Err(CustodyError::Busy));
         answer.map_err(|error| error::custody(&error))

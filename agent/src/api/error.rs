@@ -63,6 +63,7 @@ pub(super) fn custody(error: &CustodyError) -> Status {
         CustodyError::NotKept(_) => (Code::FailedPrecondition, Reason::CaptureNotFound),
         CustodyError::Running(_) => (Code::FailedPrecondition, Reason::CaptureRunning),
         CustodyError::Held(_) => (Code::FailedPrecondition, Reason::CaptureHeld),
+        CustodyError::NotUploaded(_) => (Code::FailedPrecondition, Reason::CaptureNotUploaded),
         CustodyError::NotHeld(_) => (Code::FailedPrecondition, Reason::CaptureNotHeld),
         CustodyError::Deleted(_) => (Code::NotFound, Reason::CaptureDeleted),
         CustodyError::Busy => (Code::Unavailable, Reason::Draining),

@@ -14,6 +14,7 @@ mod node;
 pub mod peer;
 pub mod server;
 mod stored;
+mod uploads;
 
 pub use network::{Network, NetworkParts};
 pub use node::StatusSource;

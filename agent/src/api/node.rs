@@ -59,6 +59,7 @@ impl Node for NodeService {
             pods: _,
             tls: _,
             retention: _,
+            uploads: _,
         } = numbers();
         Ok(Response::new(v1::StatusResponse {
             node: node.name.clone(),

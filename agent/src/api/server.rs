@@ -11,7 +11,7 @@ use nix::unistd::chown;
 use remora_proto::{
     FILE_DESCRIPTOR_SET,
     limits::{REQUEST_BYTES_MAX, STREAM_MESSAGE_BYTES_MAX},
-    v1::{capture_server::CaptureServer, node_server::NodeServer},
+    v1::{capture_server::CaptureServer, node_server::NodeServer, uploads_server::UploadsServer},
 };
 use tokio::net::{UnixListener, UnixStream};
 use tokio_stream::wrappers::UnixListenerStream;
@@ -19,8 +19,11 @@ use tonic::{service::Routes, transport::Server};
 
 use super::{
     PeerPolicy, StatusSource, capture::CaptureService, custody::Custody, node::NodeService,
+    uploads::UploadsService,
 };
-use crate::{custody::Custodian, node::AskEvidence, session::DriverHandle, supervisor};
+use crate::{
+    custody::Custodian, node::AskEvidence, session::DriverHandle, supervisor, upload::Uploader,
+};
 
 /// Calls under way on one connection.
 const STREAMS_MAX: u32 = 128;
@@ -32,6 +35,7 @@ pub struct ServerParts {
     pub status: StatusSource,
     pub evidence: AskEvidence,
     pub custodian: Arc<dyn Custodian>,
+    pub uploader: Arc<dyn Uploader>,
 }
 
 /// The socket cannot be made.
@@ -126,12 +130,21 @@ impl Services {
             status,
             evidence,
             custodian,
+            uploader,
         } = parts;
+        let uploads = UploadsServer::new(UploadsService {
+            uploader: Arc::clone(&uploader),
+            peers: peers.clone(),
+        })
+        .max_decoding_message_size(REQUEST_BYTES_MAX);
         let capture = CaptureServer::new(CaptureService {
             driver: driver.clone(),
             peers: peers.clone(),
             evidence,
-            custody: Custody(custodian),
+            custody: Custody {
+                custodian,
+                uploader,
+            },
             spawn: supervisor::detach,
         })
         .max_decoding_message_size(REQUEST_BYTES_MAX)
@@ -147,12 +160,14 @@ impl Services {
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<CaptureServer<CaptureService>>().await;
         health.set_serving::<NodeServer<NodeService>>().await;
+        health.set_serving::<UploadsServer<UploadsService>>().await;
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .build_v1()?;
         let routes = Routes::new(capture)
             .add_service(node)
+            .add_service(uploads)
             .add_service(health_service)
             .add_service(reflection);
         Ok(Self(routes))

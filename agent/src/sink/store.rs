@@ -15,6 +15,7 @@
 //! <id>.manifest.json   the manifest, and the chain's head: see [`evidence`](super::evidence)
 //! <id>.hold.json       nobody deletes it
 //! <id>.N.release.json  it was held, and is not any more
+//! <id>.upload.json     how far it is on its way to its sink: see [`upload`](super::upload)
 //! <id>.tombstone.json  its packets and account are deleted
 //! chain.head
 //! tombstone.reserve    disk space, so that a full disk can be emptied
@@ -255,8 +256,13 @@ impl Store {
         state: &CaptureState,
     ) -> Result<(watch::Sender<Growth>, String, Stored), StartError> {
         if self.used_bytes() >= self.quota_bytes() {
+            let (waiting, _) = self.seals.inventory().waiting_sum();
+            let waiting = match waiting {
+                0 => String::new(),
+                n => format!(", and {n} captures wait for their upload and are not deleted before"),
+            };
             return Err(StartError::Quota(format!(
-                "the data directory holds {} of {} bytes; `remora delete` captures, let --keep-bytes \
+                "the data directory holds {} of {} bytes{waiting}; `remora delete` captures, let --keep-bytes \
                  or --keep-age do so, or raise --quota",
                 self.used_bytes(),
                 self.quota_bytes()
@@ -541,8 +547,9 @@ impl Custodian for Store {
         id: CaptureId,
         by: &str,
         why: &str,
+        not_uploaded: bool,
     ) -> Result<(Tombstone, Head), CustodyError> {
-        self.seals.delete(id, by, why)
+        self.seals.delete(id, by, (why, not_uploaded))
     }
 
     fn hold(&self, id: CaptureId, by: &str, why: &str) -> Result<Hold, CustodyError> {

@@ -14,7 +14,7 @@ use remora_agent_common::SESSION_SLOTS;
 use remora_capture::session::{CaptureState, LookBackMode};
 
 use crate::{
-    node::{NodeNumbers, PodCounts, RetentionNumbers, TlsNumbers},
+    node::{NodeNumbers, PodCounts, RetentionNumbers, TlsNumbers, UploadNumbers},
     session::StartNumbers,
 };
 
@@ -183,6 +183,7 @@ pub(super) fn render(
 
     register_starts(&mut registry, starts);
     register_retention(&mut registry, &node.retention);
+    register_uploads(&mut registry, &node.uploads);
     if let Some(tls) = &node.tls {
         register_tls(&mut registry, tls);
     }
@@ -303,6 +304,48 @@ fn register_retention(registry: &mut Registry, retention: &RetentionNumbers) {
             "captures_kept_bytes",
             "Bytes of packets of the signed captures that are there",
             kept_bytes,
+        ),
+    ] {
+        let gauge = Gauge::<i64>::default();
+        gauge.set(i64::try_from(*value).unwrap_or(i64::MAX));
+        registry.register(name, help, gauge);
+    }
+}
+
+fn register_uploads(registry: &mut Registry, uploads: &UploadNumbers) {
+    let UploadNumbers {
+        results,
+        bytes,
+        waiting,
+        waiting_bytes,
+    } = uploads;
+    let tries = Family::<ResultLabel, Counter>::default();
+    for result in UploadNumbers::RESULTS {
+        let count = results.get(result).copied().unwrap_or_default();
+        tries.get_or_create(&ResultLabel { result }).inc_by(count);
+    }
+    registry.register(
+        "uploads",
+        "Tries to upload a file, by what became of them",
+        tries,
+    );
+    let sum = Counter::<u64>::default();
+    sum.inc_by(*bytes);
+    registry.register(
+        "uploads_bytes",
+        "Bytes of files that their store has verified",
+        sum,
+    );
+    for (name, help, value) in [
+        (
+            "upload_pending",
+            "Captures that are not in their sink yet, and stay until they are",
+            waiting,
+        ),
+        (
+            "upload_pending_bytes",
+            "Bytes of the packets of captures that are not in their sink yet",
+            waiting_bytes,
         ),
     ] {
         let gauge = Gauge::<i64>::default();

@@ -114,7 +114,9 @@ pub(super) fn delete_oldest(directory: &Path, point: &'static str) {
     let keeping = Keeping::start(directory, Retention::default());
     let id = oldest(directory);
     fail_point::arm(point);
-    let deleted = keeping.store.delete(id, "uid=0", "the case is closed");
+    let deleted = keeping
+        .store
+        .delete(id, "uid=0", "the case is closed", false);
     deleted.expect("deleted");
 }
 
@@ -178,7 +180,7 @@ fn what_is_held_runs_is_unknown_or_gone_is_not_deleted() {
         let held = keeping.store.hold(id, "uid=0", "case 42").expect("held");
         let again = keeping.store.hold(id, "uid=1", "case 43").expect("held");
         assert_eq!(held, again);
-        let refused = keeping.store.delete(id, "uid=0", "");
+        let refused = keeping.store.delete(id, "uid=0", "", false);
         let error = refused.expect_err("held").to_string();
         assert!(
             error.contains("case 42") && error.contains("remora release"),
@@ -206,18 +208,18 @@ fn what_is_held_runs_is_unknown_or_gone_is_not_deleted() {
     let running = state(Destination::Store);
     let (growth, _, _) = keeping.store.prepare(&running).expect("room");
     let sink = keeping.store.create(&running, growth).expect("file");
-    let refused = keeping.store.delete(running.id, "", "");
+    let refused = keeping.store.delete(running.id, "", "", false);
     assert!(
         matches!(refused, Err(CustodyError::Running(_))),
         "{refused:?}"
     );
     drop(sink);
-    let unknown = keeping.store.delete(CaptureId::generate(), "", "");
+    let unknown = keeping.store.delete(CaptureId::generate(), "", "", false);
     assert!(
         matches!(unknown, Err(CustodyError::NotFound(_))),
         "{unknown:?}"
     );
-    let twice = keeping.store.delete(other, "", "");
+    let twice = keeping.store.delete(other, "", "", false);
     assert!(matches!(twice, Err(CustodyError::Deleted(_))), "{twice:?}");
     let deleted = keeping.store.hold(other, "", "");
     assert!(
@@ -228,7 +230,7 @@ fn what_is_held_runs_is_unknown_or_gone_is_not_deleted() {
     streamed.phase = Phase::Finished;
     let files = Finished::default();
     keeping.store.keep(&streamed, &files).expect("kept");
-    let stream = keeping.store.delete(streamed.id, "", "");
+    let stream = keeping.store.delete(streamed.id, "", "", false);
     assert!(
         matches!(stream, Err(CustodyError::NotKept(_))),
         "{stream:?}"

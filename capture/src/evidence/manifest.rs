@@ -22,6 +22,7 @@ use crate::{
         SuperPackets, TapInfo, Target, Trigger, Writing,
     },
     sidecar::{CaptureFile, Gap, Recovered, Sidecar, Tool},
+    upload::SinkName,
 };
 
 /// What the statement is about: this layout of the manifest.
@@ -82,6 +83,9 @@ pub struct Manifest {
     pub look_back: Duration,
     pub limits: Limits,
     pub writing: Writing,
+    /// Where its files are to be uploaded; whether they were is told by the store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sink: Option<SinkName>,
     pub super_packets: SuperPackets,
     pub clock: ClockRecord,
     pub started: Timestamp,
@@ -260,6 +264,7 @@ impl Manifest {
             look_back: spec.look_back,
             limits: spec.limits,
             writing: spec.writing,
+            sink: spec.sink,
             super_packets: spec.super_packets,
             clock: ClockRecord {
                 source: "CLOCK_MONOTONIC + offset".to_owned(),

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{Part, SelectorError, SuperPackets, Target, TargetError, Writing};
-use crate::{alert::ALERT_BYTES_MAX, filter::Filter};
+use crate::{alert::ALERT_BYTES_MAX, filter::Filter, upload::SinkName};
 
 /// Largest snaplen, in bytes (libpcap's `MAXIMUM_SNAPLEN`).
 pub const SNAPLEN_MAX: u32 = 262_144;
@@ -40,6 +40,10 @@ pub enum SpecError {
     Labels,
     #[error("{0}")]
     Writing(&'static str),
+    #[error(transparent)]
+    Sink(#[from] crate::upload::SinkNameError),
+    #[error("a streamed capture is not kept, so there is nothing to upload to `{0}`; store it")]
+    SinkOfStream(SinkName),
     #[error("a capture has at most {NAMES_MAX} names")]
     Names,
     #[error("`{0}` is not a host name; use letters, digits, `-` and `.`, at most 63 characters")]
@@ -204,6 +208,9 @@ pub struct SessionSpec {
     pub limits: Limits,
     #[serde(default)]
     pub destination: Destination,
+    /// Where its files are uploaded when it has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sink: Option<SinkName>,
     #[serde(default)]
     pub writing: Writing,
     #[serde(default)]
@@ -233,6 +240,7 @@ impl SessionSpec {
             direction: Direction::default(),
             limits: Limits::default(),
             destination: Destination::default(),
+            sink: None,
             writing: Writing::default(),
             super_packets: SuperPackets::default(),
             look_back: Duration::ZERO,
@@ -253,6 +261,7 @@ impl SessionSpec {
             snaplen,
             direction,
             destination,
+            sink,
             writing,
             super_packets,
             limits: _,
@@ -267,6 +276,7 @@ impl SessionSpec {
             && *snaplen == other.snaplen
             && *direction == other.direction
             && *destination == other.destination
+            && *sink == other.sink
             && *writing == other.writing
             && *super_packets == other.super_packets
     }
@@ -286,6 +296,11 @@ impl SessionSpec {
             return Err(SpecError::Writing(
                 "a stream is one plain pcapng; its reader rotates and compresses it",
             ));
+        }
+        if self.destination == Destination::Stream
+            && let Some(sink) = &self.sink
+        {
+            return Err(SpecError::SinkOfStream(sink.clone()));
         }
         if self.super_packets == SuperPackets::Segmented && self.limits.file_bytes.is_some() {
             return Err(SpecError::Writing(

@@ -18,7 +18,7 @@ use crate::{
 pub(super) async fn delete(
     agent: &AgentAddress,
     ids: &[CaptureId],
-    reason: &str,
+    (reason, not_uploaded): (&str, bool),
 ) -> anyhow::Result<Outcome> {
     let mut client = connect(agent).await?;
     let mut outcome = Outcome::Done;
@@ -26,6 +26,7 @@ pub(super) async fn delete(
         let request = v1::DeleteRequest {
             id: id.to_string(),
             why: reason.to_owned(),
+            not_uploaded,
         };
         match answer(agent, client.delete(request)).await {
             Ok(v1::DeleteResponse {

@@ -73,7 +73,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Outcome> {
             Ok(outcome)
         }
         Command::Export { ids, output } => export::run(agent, &ids, &output).await,
-        Command::Verify(args) => verify::run(&args),
+        Command::Verify(args) => verify::run(&args).await,
         Command::Redact(args) => redact::run(*args),
         Command::Timestamp(args) => timestamp::run(&args),
         Command::Show { id, custody, .. } if custody => export::custody(agent, id).await,
@@ -84,7 +84,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Outcome> {
             let kept = kept(capture)?;
             print(&render::show(&kept, output)?)
         }
-        Command::Delete { ids, reason } => custody::delete(agent, &ids, &reason).await,
+        Command::Delete {
+            ids,
+            reason,
+            not_uploaded,
+        } => custody::delete(agent, &ids, (&reason, not_uploaded)).await,
         Command::Hold { id, reason } => custody::hold(agent, id, &reason).await,
         Command::Release { id } => custody::release(agent, id).await,
         Command::Stop { id } => {
@@ -94,6 +98,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Outcome> {
             let kept = render::Kept {
                 capture,
                 hold: None,
+                upload: None,
             };
             print(&render::show(&kept, Format::Table)?)
         }
@@ -137,8 +142,13 @@ fn known(state: Option<v1::CaptureState>) -> anyhow::Result<CaptureState> {
 /// A capture with its hold.
 fn kept(state: v1::CaptureState) -> anyhow::Result<render::Kept> {
     let hold = hold_of(&state).context("the agent's answer is not understood")?;
+    let upload = state.upload.clone().map(Into::into);
     let capture = understand(state)?;
-    Ok(render::Kept { capture, hold })
+    Ok(render::Kept {
+        capture,
+        hold,
+        upload,
+    })
 }
 
 fn understand(state: v1::CaptureState) -> anyhow::Result<CaptureState> {

@@ -15,14 +15,14 @@ use remora_capture::evidence::{
 use super::Outcome;
 use crate::{
     args::VerifyArgs,
-    evidence::gather,
+    evidence::{Place, gather},
     render, terminal,
     timestamp::{Anchors, Token},
 };
 
 /// # Errors
 /// A key, the head or the evidence cannot be read.
-pub(super) fn run(args: &VerifyArgs) -> anyhow::Result<Outcome> {
+pub(super) async fn run(args: &VerifyArgs) -> anyhow::Result<Outcome> {
     let trusted = read_keys(&args.key)?;
     let report = match redaction(&args.path) {
         Some((file, document)) => redacted(&file, &document, &trusted, args)?,
@@ -34,7 +34,14 @@ pub(super) fn run(args: &VerifyArgs) -> anyhow::Result<Outcome> {
             );
             let head = args.head.as_deref();
             let head = head.map(|head| read_head(head, &trusted)).transpose()?;
-            let gathered = gather(&args.path)?;
+            let place = args.path.to_str().map(Place::of).transpose()?.flatten();
+            let gathered = match place {
+                Some(place) => {
+                    let cannot = || args.path.display().to_string();
+                    place.gather().await.with_context(cannot)?
+                }
+                None => gather(&args.path)?,
+            };
             let mut report = verify(&gathered.inventory, &trusted, head.as_ref(), gathered.scope);
             stamps(&gathered.inventory, args.tsa_ca.as_deref(), &mut report)?;
             report

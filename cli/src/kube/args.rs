@@ -4,7 +4,7 @@ use std::{num::NonZeroU64, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
-use remora_capture::session::CaptureId;
+use remora_capture::{session::CaptureId, upload::SinkName};
 
 use super::address::ControllerAddress;
 use crate::{
@@ -243,6 +243,9 @@ pub(crate) struct KubeCaptureArgs {
     /// it survives the end of the connection.
     #[arg(long)]
     pub(crate) store: bool,
+    /// Upload the stored files to a sink that the controllers know by this name, once the capture has ended.
+    #[arg(long, value_name = "NAME", requires = "store")]
+    pub(crate) destination: Option<SinkName>,
     /// Compress the stored files (.pcapng.zst). A file of -w is when its name ends in .zst.
     #[arg(long, requires = "store", conflicts_with = "write")]
     pub(crate) compress: bool,

@@ -25,7 +25,7 @@ pub(super) fn table(captures: &[Kept], now: Timestamp) -> String {
     }
     let heading = ["ID", "TARGET", "FILTER", "PHASE", "PACKETS", "LOST", "AGE"];
     let mut rows = vec![heading.map(String::from).to_vec()];
-    rows.extend(captures.iter().map(|Kept { capture, hold }| {
+    rows.extend(captures.iter().map(|Kept { capture, hold, .. }| {
         let held = if hold.is_some() { ", held" } else { "" };
         vec![
             capture.id.to_string(),

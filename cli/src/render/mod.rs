@@ -6,6 +6,7 @@ mod list;
 mod show;
 mod status;
 pub(crate) mod unit;
+mod upload;
 
 use remora_capture::{evidence::Hold, session::CaptureState, text};
 
@@ -15,6 +16,7 @@ pub(crate) use list::list;
 pub(crate) use list::phase;
 pub(crate) use show::show;
 pub(crate) use status::status;
+pub(crate) use upload::Upload;
 
 /// A capture as it is kept.
 #[derive(Debug, serde::Serialize)]
@@ -23,6 +25,8 @@ pub(crate) struct Kept {
     pub(crate) capture: CaptureState,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) hold: Option<Hold>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) upload: Option<Upload>,
 }
 
 /// Characters of one text that are shown.

@@ -33,6 +33,8 @@ pub(super) fn describe(kept: &Kept, now: Timestamp) -> String {
     row("Phase", phase_and_reason(state));
     let hold = kept.hold.as_ref().map(|hold| hold.text());
     row("Hold", shown(&hold.unwrap_or_default()).to_string());
+    let upload = kept.upload.as_ref().map(|upload| upload.text());
+    row("Upload", upload.unwrap_or_default());
     row("Message", shown(&state.message).to_string());
     row("Target", shown(&spec.target.to_string()).to_string());
     row("Resolved", shown(&state.resolved_target).to_string());

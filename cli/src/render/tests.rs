@@ -205,6 +205,7 @@ fn kept(capture: CaptureState) -> Kept {
     Kept {
         capture,
         hold: None,
+        upload: None,
     }
 }
 

@@ -7,7 +7,7 @@ use remora_capture::{
     filter::{Filter, Names, compiler},
     session::{CaptureId, Selector, WorkloadKind},
 };
-use remora_crd::{Capture, Destination, Direction, Selection, WorkloadKind as Kind};
+use remora_crd::{Capture, Direction, STORE, Selection, WorkloadKind as Kind};
 use remora_proto::{
     reason::{Reason, reason_of},
     v1,
@@ -88,10 +88,11 @@ impl Ask {
                     file_bytes: positive(spec.limits.file_bytes).unwrap_or(0),
                     duration: prost_types::Duration::try_from(lasts).ok(),
                 }),
-                destination: match spec.destination {
-                    Destination::Store => v1::Destination::Store,
-                }
-                .into(),
+                destination: v1::Destination::Store.into(),
+                sink: match spec.destination.as_str() {
+                    STORE => String::new(),
+                    sink => sink.to_owned(),
+                },
                 look_back: prost_types::Duration::try_from(look_back).ok(),
                 segment: spec.segment,
                 trigger: Some(v1::Trigger {

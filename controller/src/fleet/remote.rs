@@ -52,6 +52,52 @@ pub struct RemoteAgent {
 }
 
 impl RemoteAgent {
+    /// One that is called at `address`.
+    #[must_use]
+    pub fn at(address: AgentAddress, channel: Channel) -> Self {
+        Self {
+            node: Arc::default(),
+            address,
+            channel,
+        }
+    }
+
+    /// Files that it could upload now.
+    ///
+    /// # Errors
+    /// [`AgentError`], at the latest after [`CALL_DEADLINE`].
+    pub async fn offers(&self) -> Result<Vec<v1::UploadOffer>, AgentError> {
+        let deadline = Instant::now() + CALL_DEADLINE;
+        let client = client::uploads_client(self.channel.clone());
+        let call = || {
+            let request = limited(v1::OffersRequest {}, deadline);
+            let mut client = client.clone();
+            async move {
+                client
+                    .offers(request)
+                    .await
+                    .map(tonic::Response::into_inner)
+            }
+        };
+        let v1::OffersResponse { offers } = self.answered(deadline, call).await?;
+        Ok(offers)
+    }
+
+    /// Has it upload a file.
+    ///
+    /// # Errors
+    /// [`AgentError`], at the latest after [`CALL_DEADLINE`].
+    pub async fn put_upload(&self, request: v1::PutRequest) -> Result<(), AgentError> {
+        let deadline = Instant::now() + CALL_DEADLINE;
+        let client = client::uploads_client(self.channel.clone());
+        let call = || {
+            let request = limited(request.clone(), deadline);
+            let mut client = client.clone();
+            async move { client.put(request).await }
+        };
+        self.answered(deadline, call).await.map(drop)
+    }
+
     /// # Errors
     /// [`AgentError`], at the latest at `deadline`.
     pub async fn start(

@@ -122,7 +122,8 @@ fn agent_status(reason: Reason) -> StatusCode {
         | Reason::CaptureRunning
         | Reason::CaptureHeld
         | Reason::CaptureDeleted
-        | Reason::CaptureNotHeld => StatusCode::CONFLICT,
+        | Reason::CaptureNotHeld
+        | Reason::CaptureNotUploaded => StatusCode::CONFLICT,
         Reason::SessionLimit
         | Reason::QuotaExceeded
         | Reason::NodeRate

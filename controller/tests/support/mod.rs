@@ -93,6 +93,7 @@ impl TestController {
             tls: TlsArgs::default(),
             access: AccessArgs::default(),
             rules: vec![file],
+            sinks: Vec::new(),
             log_format: LogFormat::Text,
             cluster: Default::default(),
         };

@@ -107,6 +107,7 @@ impl TryFrom<v1::CaptureSpec> for SessionSpec {
             segment,
             programs,
             part,
+            sink,
         } = spec;
         let spec = Self {
             target: required("spec.target", target)?.try_into()?,
@@ -119,6 +120,10 @@ impl TryFrom<v1::CaptureSpec> for SessionSpec {
             direction: known::<v1::Direction>("spec.direction", direction)?.into(),
             limits: limits.unwrap_or_default().try_into()?,
             destination: known::<v1::Destination>("spec.destination", destination)?.into(),
+            sink: match sink.as_str() {
+                "" => None,
+                name => Some(name.parse().map_err(SpecError::from)?),
+            },
             writing: writing.unwrap_or_default().try_into()?,
             super_packets: if segment {
                 SuperPackets::Segmented
@@ -149,6 +154,7 @@ impl From<&SessionSpec> for v1::CaptureSpec {
             direction,
             limits,
             destination,
+            sink,
             writing,
             super_packets,
             look_back,
@@ -176,6 +182,7 @@ impl From<&SessionSpec> for v1::CaptureSpec {
             writing: (*writing != Writing::default()).then(|| writing.into()),
             segment: *super_packets == SuperPackets::Segmented,
             part: part.as_ref().map(Into::into),
+            sink: sink.as_ref().map(ToString::to_string).unwrap_or_default(),
         }
     }
 }

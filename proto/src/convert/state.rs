@@ -31,6 +31,7 @@ impl TryFrom<v1::CaptureState> for CaptureState {
             files,
             // Of the capture's keeping, not of its state.
             hold: _,
+            upload: _,
         } = state;
         let moment = |field: &str, value: Option<prost_types::Timestamp>| {
             value.map(|value| time::timestamp(field, value)).transpose()
@@ -101,6 +102,7 @@ impl From<&CaptureState> for v1::CaptureState {
             resolved_target: resolved_target.clone(),
             files: (*files != Files::default()).then(|| (*files).into()),
             hold: None,
+            upload: None,
         }
     }
 }

@@ -394,6 +394,8 @@ fn spec() -> impl Strategy<Value = SessionSpec> {
                 direction,
                 limits,
                 destination,
+                sink: (destination == Destination::Store && part.is_some())
+                    .then(|| "evidence".parse().unwrap()),
                 writing,
                 super_packets,
                 look_back: Duration::new(look_back.0, look_back.1),

@@ -239,6 +239,9 @@ pub struct CaptureSpec {
     pub segment: bool,
     #[prost(message, optional, tag = "22")]
     pub part: ::core::option::Option<Part>,
+    /// Name of the controllers' sink that its files are uploaded to when it has ended; empty: none.
+    #[prost(string, tag = "23")]
+    pub sink: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StartRequest {
@@ -489,7 +492,97 @@ pub struct CaptureState {
     /// Told by Get and List.
     #[prost(message, optional, tag = "30")]
     pub hold: ::core::option::Option<LegalHold>,
+    /// Of a finished one with a sink; told by Get and List.
+    #[prost(message, optional, tag = "31")]
+    pub upload: ::core::option::Option<Upload>,
 }
+/// How far a capture's upload is.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Upload {
+    #[prost(string, tag = "1")]
+    pub sink: ::prost::alloc::string::String,
+    #[prost(enumeration = "UploadPhase", tag = "2")]
+    pub phase: i32,
+    #[prost(uint64, tag = "3")]
+    pub files: u64,
+    #[prost(uint64, tag = "4")]
+    pub files_verified: u64,
+    #[prost(uint64, tag = "5")]
+    pub bytes: u64,
+    #[prost(uint64, tag = "6")]
+    pub bytes_verified: u64,
+    /// Tries that failed, and why the last one did.
+    #[prost(uint64, tag = "7")]
+    pub failures: u64,
+    #[prost(string, tag = "8")]
+    pub error: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "9")]
+    pub next_try: ::core::option::Option<::prost_types::Timestamp>,
+    /// Of the manifest in the store, without what was signed.
+    #[prost(string, tag = "10")]
+    pub url: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "11")]
+    pub verified: ::core::option::Option<::prost_types::Timestamp>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OffersRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct OffersResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub offers: ::prost::alloc::vec::Vec<UploadOffer>,
+}
+/// A file that can be uploaded now.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UploadOffer {
+    /// The capture's.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub sink: ::prost::alloc::string::String,
+    /// Without a directory; begins with the id.
+    #[prost(string, tag = "3")]
+    pub file: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "4")]
+    pub bytes: u64,
+    #[prost(bytes = "bytes", tag = "5")]
+    pub sha256: ::prost::bytes::Bytes,
+    #[prost(string, tag = "6")]
+    pub node: ::prost::alloc::string::String,
+    /// If its pod was known.
+    #[prost(string, tag = "7")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(string, tag = "8")]
+    pub pod: ::prost::alloc::string::String,
+    #[prost(string, tag = "9")]
+    pub rule: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SignedRequest {
+    #[prost(string, tag = "1")]
+    pub url: ::prost::alloc::string::String,
+    /// To be sent as they are.
+    #[prost(btree_map = "string, string", tag = "2")]
+    pub headers: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PutRequest {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub file: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "3")]
+    pub put: ::core::option::Option<SignedRequest>,
+    /// A HEAD of the same object.
+    #[prost(message, optional, tag = "4")]
+    pub check: ::core::option::Option<SignedRequest>,
+    #[prost(enumeration = "StoreChecksum", tag = "5")]
+    pub checksum: i32,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PutResponse {}
 /// What keeps a capture from being deleted.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LegalHold {
@@ -509,6 +602,9 @@ pub struct DeleteRequest {
     /// For the tombstone; at most 1024 bytes.
     #[prost(string, tag = "2")]
     pub why: ::prost::alloc::string::String,
+    /// Also if its files are not in the store that it was captured for.
+    #[prost(bool, tag = "3")]
+    pub not_uploaded: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DeleteResponse {
@@ -648,6 +744,8 @@ pub enum Reason {
     CaptureHeld = 18,
     CaptureDeleted = 19,
     CaptureNotHeld = 20,
+    /// Its files are not in the store yet that it was captured for.
+    CaptureNotUploaded = 21,
 }
 impl Reason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -677,6 +775,7 @@ impl Reason {
             Self::CaptureHeld => "REASON_CAPTURE_HELD",
             Self::CaptureDeleted => "REASON_CAPTURE_DELETED",
             Self::CaptureNotHeld => "REASON_CAPTURE_NOT_HELD",
+            Self::CaptureNotUploaded => "REASON_CAPTURE_NOT_UPLOADED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -703,6 +802,7 @@ impl Reason {
             "REASON_CAPTURE_HELD" => Some(Self::CaptureHeld),
             "REASON_CAPTURE_DELETED" => Some(Self::CaptureDeleted),
             "REASON_CAPTURE_NOT_HELD" => Some(Self::CaptureNotHeld),
+            "REASON_CAPTURE_NOT_UPLOADED" => Some(Self::CaptureNotUploaded),
             _ => None,
         }
     }
@@ -965,6 +1065,77 @@ impl LookBackMode {
             "LOOK_BACK_MODE_PAYLOAD" => Some(Self::Payload),
             "LOOK_BACK_MODE_HEADERS" => Some(Self::Headers),
             "LOOK_BACK_MODE_OFF" => Some(Self::Off),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum UploadPhase {
+    Unspecified = 0,
+    /// Waits for a controller that knows the sink, or for its next try.
+    Waiting = 1,
+    Running = 2,
+    /// The store has told the length and checksum of each file.
+    Verified = 3,
+}
+impl UploadPhase {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "UPLOAD_PHASE_UNSPECIFIED",
+            Self::Waiting => "UPLOAD_PHASE_WAITING",
+            Self::Running => "UPLOAD_PHASE_RUNNING",
+            Self::Verified => "UPLOAD_PHASE_VERIFIED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "UPLOAD_PHASE_UNSPECIFIED" => Some(Self::Unspecified),
+            "UPLOAD_PHASE_WAITING" => Some(Self::Waiting),
+            "UPLOAD_PHASE_RUNNING" => Some(Self::Running),
+            "UPLOAD_PHASE_VERIFIED" => Some(Self::Verified),
+            _ => None,
+        }
+    }
+}
+/// How a store tells that it has a file whole, in the answer to a HEAD.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum StoreChecksum {
+    /// refused
+    Unspecified = 0,
+    /// x-amz-checksum-sha256, in base64; the upload's URL is good for this checksum alone.
+    S3Sha256 = 1,
+    /// x-goog-hash: md5=, in base64.
+    GoogleMd5 = 2,
+    /// Content-MD5, in base64.
+    ContentMd5 = 3,
+}
+impl StoreChecksum {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "STORE_CHECKSUM_UNSPECIFIED",
+            Self::S3Sha256 => "STORE_CHECKSUM_S3_SHA256",
+            Self::GoogleMd5 => "STORE_CHECKSUM_GOOGLE_MD5",
+            Self::ContentMd5 => "STORE_CHECKSUM_CONTENT_MD5",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "STORE_CHECKSUM_UNSPECIFIED" => Some(Self::Unspecified),
+            "STORE_CHECKSUM_S3_SHA256" => Some(Self::S3Sha256),
+            "STORE_CHECKSUM_GOOGLE_MD5" => Some(Self::GoogleMd5),
+            "STORE_CHECKSUM_CONTENT_MD5" => Some(Self::ContentMd5),
             _ => None,
         }
     }
@@ -1994,6 +2165,373 @@ pub mod capture_server {
     /// Generated gRPC service name
     pub const SERVICE_NAME: &str = "remora.v1.Capture";
     impl<T> tonic::server::NamedService for CaptureServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+/// Generated client implementations.
+pub mod uploads_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Finished captures on their way to a store of objects. An agent holds no credentials of a store: a controller
+    /// asks what there is to upload, and hands out a signed URL for one object and a short time. The agent keeps
+    /// how far each capture is; controllers keep nothing, and any of them goes on.
+    #[derive(Debug, Clone)]
+    pub struct UploadsClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl UploadsClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> UploadsClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> UploadsClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            UploadsClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Files that can be uploaded now, the oldest captures' first, and few of them: ask again.
+        pub async fn offers(
+            &mut self,
+            request: impl tonic::IntoRequest<super::OffersRequest>,
+        ) -> std::result::Result<tonic::Response<super::OffersResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/remora.v1.Uploads/Offers");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("remora.v1.Uploads", "Offers"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Begins to upload one file; what becomes of it is in the capture's state. NOT_FOUND for a file that does
+        /// not wait, RESOURCE_EXHAUSTED while others are under way, PERMISSION_DENIED for a URL whose host the agent
+        /// was not allowed.
+        pub async fn put(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PutRequest>,
+        ) -> std::result::Result<tonic::Response<super::PutResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/remora.v1.Uploads/Put");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("remora.v1.Uploads", "Put"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod uploads_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with UploadsServer.
+    #[async_trait]
+    pub trait Uploads: std::marker::Send + std::marker::Sync + 'static {
+        /// Files that can be uploaded now, the oldest captures' first, and few of them: ask again.
+        async fn offers(
+            &self,
+            request: tonic::Request<super::OffersRequest>,
+        ) -> std::result::Result<tonic::Response<super::OffersResponse>, tonic::Status>;
+        /// Begins to upload one file; what becomes of it is in the capture's state. NOT_FOUND for a file that does
+        /// not wait, RESOURCE_EXHAUSTED while others are under way, PERMISSION_DENIED for a URL whose host the agent
+        /// was not allowed.
+        async fn put(
+            &self,
+            request: tonic::Request<super::PutRequest>,
+        ) -> std::result::Result<tonic::Response<super::PutResponse>, tonic::Status>;
+    }
+    /// Finished captures on their way to a store of objects. An agent holds no credentials of a store: a controller
+    /// asks what there is to upload, and hands out a signed URL for one object and a short time. The agent keeps
+    /// how far each capture is; controllers keep nothing, and any of them goes on.
+    #[derive(Debug)]
+    pub struct UploadsServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> UploadsServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for UploadsServer<T>
+    where
+        T: Uploads,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/remora.v1.Uploads/Offers" => {
+                    #[allow(non_camel_case_types)]
+                    struct OffersSvc<T: Uploads>(pub Arc<T>);
+                    impl<T: Uploads> tonic::server::UnaryService<super::OffersRequest>
+                    for OffersSvc<T> {
+                        type Response = super::OffersResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::OffersRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Uploads>::offers(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = OffersSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/remora.v1.Uploads/Put" => {
+                    #[allow(non_camel_case_types)]
+                    struct PutSvc<T: Uploads>(pub Arc<T>);
+                    impl<T: Uploads> tonic::server::UnaryService<super::PutRequest>
+                    for PutSvc<T> {
+                        type Response = super::PutResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PutRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Uploads>::put(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PutSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for UploadsServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "remora.v1.Uploads";
+    impl<T> tonic::server::NamedService for UploadsServer<T> {
         const NAME: &'static str = SERVICE_NAME;
     }
 }

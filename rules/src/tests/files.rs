@@ -248,7 +248,8 @@ fn a_wrong_parameter_is_refused_with_line_and_remedy() {
         ),
         (
             "destination: 's3://bucket'",
-            "5: `destination` is `store`, the agent's data directory, not `s3://bucket`",
+            "5: `destination` is `store`, the agent's data directory, or the name of a controller's sink \
+             (lower-case letters, digits, `-`), not `s3://bucket`",
         ),
         (
             "labels: {pod: mine}",

@@ -41,12 +41,14 @@ const SETS: [(&str, &[&str]); 6] = [
             "--set-string=rules.files.mine\\.yaml=- action: x",
             "--set-json=agent.affinity={\"nodeAffinity\":{}}",
             "--set=agent.extraArgs={--attach=tcx}",
+            "--set=controller.sinks={evidence=s3://bucket/prefix}",
+            "--set=controller.sinkSecret=mine",
         ],
     ),
 ];
 
 /// A value that is refused, and a word of the refusal.
-const WRONG: [(&str, &str); 18] = [
+const WRONG: [(&str, &str); 19] = [
     ("agent.pin=maybe", "pin"),
     ("agent.port=0", "port"),
     ("agent.port=65536", "port"),
@@ -61,6 +63,7 @@ const WRONG: [(&str, &str); 18] = [
     ),
     ("controller.replicas=0", "replicas"),
     ("controller.replicas=many", "replicas"),
+    ("controller.sinks={s3://bucket}", "sinks"),
     ("image.digest=sha256:12", "digest"),
     ("image.pullPolicy=Sometimes", "pullPolicy"),
     ("tls.mode=none", "mode"),

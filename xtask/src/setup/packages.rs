@@ -80,6 +80,13 @@ pub(crate) const PEERS: &[Package] = &[
         "openssl",
         "is the time stamp authority of the tests",
     ),
+    Package {
+        name: Cow::Borrowed("python3-boto3"),
+        probe: Probe::File(Cow::Borrowed(
+            "/usr/lib/python3/dist-packages/boto3/__init__.py",
+        )),
+        why: "reads what was uploaded, as an S3 client by other people",
+    },
     program("procps", "kill", "ends our programs as an operator would"),
     program(
         "util-linux",

@@ -35,8 +35,8 @@ use tokio::sync::watch;
 pub use keys::Keys;
 pub(super) use keys::public_files;
 pub use retention::Retention;
-pub(super) use sealer::HEAD;
 pub use sealer::Sealer;
+pub(super) use sealer::{HEAD, read_up_to};
 
 use super::store::StoreError;
 use crate::{custody::CustodyError, session::Growth};
@@ -56,6 +56,8 @@ enum Order {
     /// Its files shall go.
     Delete {
         id: CaptureId,
+        /// Also if it waits to be uploaded.
+        not_uploaded: bool,
         why: String,
         by: String,
         reply: Reply<(Tombstone, Head)>,
@@ -156,10 +158,16 @@ impl Seals {
         &self,
         id: CaptureId,
         by: &str,
-        why: &str,
+        (why, not_uploaded): (&str, bool),
     ) -> Result<(Tombstone, Head), CustodyError> {
         let (by, why) = (by.to_owned(), why.to_owned());
-        self.ask(|reply| Order::Delete { id, why, by, reply })
+        self.ask(|reply| Order::Delete {
+            id,
+            not_uploaded,
+            why,
+            by,
+            reply,
+        })
     }
 
     pub(super) fn hold(&self, id: CaptureId, by: &str, why: &str) -> Result<Hold, CustodyError> {
@@ -196,6 +204,6 @@ fn io_error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) ->
 }
 
 /// Names in a directory are on the disk after this.
-fn sync_directory(directory: &Path) -> std::io::Result<()> {
+pub(super) fn sync_directory(directory: &Path) -> std::io::Result<()> {
     File::open(directory)?.sync_all()
 }

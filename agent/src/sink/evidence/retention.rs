@@ -32,13 +32,15 @@ pub(super) struct Kept {
     pub(super) bytes: u64,
     /// If its pod was known.
     pub(super) namespace: Option<String>,
+    /// It is not in its sink yet, and stays until it is.
+    pub(super) waits: bool,
 }
 
 /// What a namespace's captures take.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::sink) struct Use {
     pub(in crate::sink) bytes: u64,
-    /// Of them those that are held.
+    /// Of them those that are held, or wait for their upload.
     pub(in crate::sink) held: u64,
 }
 
@@ -52,16 +54,19 @@ pub(in crate::sink) struct Inventory {
     stuck: BTreeSet<CaptureId>,
     namespaces: HashMap<String, Use>,
     bytes: u64,
+    /// Of those that wait for their upload.
+    waiting: BTreeMap<CaptureId, u64>,
     deleted: BTreeMap<Cause, (u64, u64)>,
 }
 
 impl Kept {
-    pub(super) fn of(manifest: &Manifest) -> Self {
+    pub(super) fn of(manifest: &Manifest, waits: bool) -> Self {
         let files = manifest.files.iter();
         Self {
             finished: manifest.finished.unwrap_or(manifest.started),
             bytes: files.filter_map(|file| Some(file.digest?.bytes)).sum(),
             namespace: manifest.pod.as_ref().map(|pod| pod.namespace.clone()),
+            waits,
         }
     }
 }
@@ -73,9 +78,12 @@ impl Inventory {
         if let Some(namespace) = &kept.namespace {
             let taken = self.namespaces.entry(namespace.clone()).or_default();
             taken.bytes += kept.bytes;
-            if self.held.contains(&id) {
+            if kept.waits || self.held.contains(&id) {
                 taken.held += kept.bytes;
             }
+        }
+        if kept.waits {
+            self.waiting.insert(id, kept.bytes);
         }
         self.finished.insert(id, kept.finished);
         self.kept.insert((kept.finished, id), kept);
@@ -85,7 +93,8 @@ impl Inventory {
         let finished = self.finished.remove(&id)?;
         let kept = self.kept.remove(&(finished, id))?;
         self.bytes -= kept.bytes;
-        let is_held = self.held.contains(&id);
+        self.waiting.remove(&id);
+        let is_held = kept.waits || self.held.contains(&id);
         if let Some(namespace) = &kept.namespace
             && let Some(taken) = self.namespaces.get_mut(namespace)
         {
@@ -121,6 +130,28 @@ impl Inventory {
         if let Some(kept) = kept {
             self.put(id, kept);
         }
+    }
+
+    /// Its sink has it.
+    pub(in crate::sink) fn uploaded(&mut self, id: CaptureId) {
+        if let Some(kept) = self.take(id) {
+            let waits = false;
+            self.put(id, Kept { waits, ..kept });
+        }
+    }
+
+    /// Those that wait for their upload, oldest first: ids sort by time.
+    pub(in crate::sink) fn waiting(&self) -> Vec<CaptureId> {
+        self.waiting.keys().copied().collect()
+    }
+
+    pub(in crate::sink) fn is_waiting(&self, id: CaptureId) -> bool {
+        self.waiting.contains_key(&id)
+    }
+
+    /// Their number and bytes.
+    pub(in crate::sink) fn waiting_sum(&self) -> (u64, u64) {
+        (self.waiting.len() as u64, self.waiting.values().sum())
     }
 
     /// It could not be deleted, and others go before it until [`Inventory::try_again`].
@@ -179,7 +210,7 @@ impl Inventory {
         self.kept
             .iter()
             .map(|((_, id), kept)| (*id, kept))
-            .filter(|(id, _)| !self.held.contains(id) && !self.stuck.contains(id))
+            .filter(|(id, kept)| !kept.waits && !self.held.contains(id) && !self.stuck.contains(id))
     }
 
     pub(in crate::sink) fn numbers(&self) -> RetentionNumbers {
@@ -214,6 +245,7 @@ mod tests {
                 finished: at(*second),
                 bytes: 10,
                 namespace: Some((*namespace).to_owned()),
+                waits: false,
             };
             inventory.put(id, kept);
             ids.push(id);
@@ -284,6 +316,39 @@ mod tests {
     }
 
     #[test]
+    fn what_waits_for_its_upload_stays_whatever_its_age_and_the_room() {
+        let (mut inventory, ids) = inventory(&[(1, "a"), (2, "a"), (3, "a")]);
+        let kept = Kept {
+            finished: at(1),
+            bytes: 10,
+            namespace: Some("a".to_owned()),
+            waits: true,
+        };
+        inventory.put(ids[0], kept);
+        let limits = Retention {
+            age: Some(Duration::from_secs(10)),
+            bytes: Some(5),
+            namespace: Some(5),
+        };
+        assert_eq!(inventory.waiting(), [ids[0]]);
+        assert_eq!(inventory.waiting_sum(), (1, 10));
+        assert_eq!(inventory.namespace("a").held, 10);
+        let next = inventory.next(limits, 30, at(100));
+        assert_eq!(next, Some((ids[1], Cause::Age)));
+        inventory.deleted(ids[1], Cause::Age);
+        inventory.deleted(ids[2], Cause::Age);
+        assert_eq!(inventory.next(limits, 30, at(100)), None);
+        inventory.hold(ids[0], true);
+        inventory.hold(ids[0], false);
+        assert!(inventory.is_waiting(ids[0]));
+        inventory.uploaded(ids[0]);
+        assert_eq!(inventory.waiting_sum(), (0, 0));
+        assert_eq!(inventory.namespace("a").held, 0);
+        let next = inventory.next(limits, 30, at(100));
+        assert_eq!(next, Some((ids[0], Cause::Age)));
+    }
+
+    #[test]
     fn a_namespace_that_is_full_gives_of_its_own() {
         let (mut inventory, ids) = inventory(&[(1, "a"), (2, "b"), (3, "b"), (4, "a"), (5, "b")]);
         let limits = Retention {
@@ -338,6 +403,7 @@ mod tests {
                     finished: at(second),
                     bytes,
                     namespace,
+                    waits: false,
                 };
                 if random(4) == 0 {
                     inventory.hold(id, true);

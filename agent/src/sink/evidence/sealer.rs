@@ -28,9 +28,12 @@ use super::{
     Keys, Order, Retention, Told, ahead::Ahead, deletion::TOMBSTONE, holds::HOLD, retention::Kept,
     sync_directory,
 };
-use crate::sink::{
-    fail_point::reach,
-    store::{ACCOUNT, SEAL_RESERVE, Store, remove, write_anew},
+use crate::{
+    custody::CustodyError,
+    sink::{
+        fail_point::reach,
+        store::{ACCOUNT, SEAL_RESERVE, Store, remove, write_anew},
+    },
 };
 
 /// File with the signed head.
@@ -105,8 +108,19 @@ impl Sealer {
                 Ok(Order::Forget(id)) => {
                     self.growing.remove(&id);
                 }
-                Ok(Order::Delete { id, why, by, reply }) => {
-                    let deleted = self.delete(id, (Cause::Requested, &why, &by));
+                Ok(Order::Delete {
+                    id,
+                    not_uploaded,
+                    why,
+                    by,
+                    reply,
+                }) => {
+                    let may = not_uploaded || !self.told.inventory().is_waiting(id);
+                    let deleted = if may {
+                        self.delete(id, (Cause::Requested, &why, &by))
+                    } else {
+                        Err(CustodyError::NotUploaded(id))
+                    };
                     let _gone = reply.send(deleted);
                 }
                 Ok(Order::Hold { id, why, by, reply }) => {
@@ -174,7 +188,8 @@ impl Sealer {
             match Manifest::open(&bytes, &self.keys.public) {
                 Ok(manifest) => {
                     if !stones.contains(&id) {
-                        self.told.inventory().put(id, Kept::of(&manifest));
+                        let waits = manifest.sink.is_some() && !self.store.is_uploaded(id);
+                        self.told.inventory().put(id, Kept::of(&manifest, waits));
                     }
                     later(&mut head, said, &manifest.chain, &bytes);
                 }
@@ -310,7 +325,7 @@ impl Sealer {
             self.keys.signing().id(),
             Timestamp::now(),
         );
-        let kept = Kept::of(&manifest);
+        let kept = Kept::of(&manifest, manifest.sink.is_some());
         let signed = manifest.sign(&self.keys.secret).map_err(io::Error::other)?;
         reach("manifest signed");
         remove(&self.store.file(id, SEAL_RESERVE));
@@ -373,7 +388,7 @@ pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
     read_up_to(path, DOCUMENT_BYTES_MAX)
 }
 
-fn read_up_to(path: &Path, most: usize) -> io::Result<Vec<u8>> {
+pub(in crate::sink) fn read_up_to(path: &Path, most: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?
         .take(most as u64 + 1)

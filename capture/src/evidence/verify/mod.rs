@@ -22,7 +22,7 @@ use super::{
     DOCUMENT_BYTES_MAX, Digest, Digester, FileDigest, HOLD_ENDING, Head, MANIFEST_ENDING, Manifest,
     PublicKey, RELEASE_ENDING, STAMP_ENDING, TOMBSTONE_ENDING,
 };
-use crate::text::excerpt;
+use crate::{text::excerpt, upload::UPLOAD_ENDING};
 
 /// Name of the file with the chain's head.
 const HEAD: &str = "chain.head";
@@ -342,6 +342,7 @@ fn strangers(
         let known = accounted.contains(name)
             || (is_document(name) && !is_lone_stamp(name, inventory))
             || name.ends_with(".pub")
+            || name.ends_with(UPLOAD_ENDING)
             || NO_EVIDENCE.contains(&name.as_str());
         if known {
             continue;
@@ -352,6 +353,7 @@ fn strangers(
             ".tombstone.part",
             ".hold.part",
             ".release.part",
+            ".upload.part",
         ];
         let is_part = parts.iter().any(|part| name.ends_with(part));
         if name.strip_suffix(".part") == Some(HEAD) || is_part {

@@ -65,6 +65,7 @@ impl Wish {
             } else {
                 Destination::Stream
             },
+            sink: args.destination.clone(),
             writing: spec::writing(&args.options, args.write.as_deref(), args.compress),
             writer,
         };
