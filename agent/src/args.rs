@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use remora_capture::session::LookBackMode;
+use remora_settings::{ConfigCommand, Settings};
 
 #[cfg(feature = "kubernetes")]
 use crate::target::{kubernetes::Access, pods::word};
@@ -13,6 +14,12 @@ use crate::{
     session::{Rate, RateError, Rates},
     target::ModeRule,
     telemetry::AdminAddress,
+};
+
+/// Settings of `run` by a file.
+pub const SETTINGS: Settings = Settings {
+    command: "run",
+    file: "/etc/remora/agent.toml",
 };
 
 /// Remora's node agent: captures packets in the kernel, for `remora` and the controller.
@@ -42,6 +49,28 @@ pub enum Command {
     Prepare(PrepareArgs),
     /// Say what this kernel and these rights allow, and what to do about the rest
     Doctor(DoctorArgs),
+    /// Work with the settings file of `run`
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+impl Cli {
+    /// What is wrong with flags that are right one by one.
+    ///
+    /// # Errors
+    /// In words for a person.
+    pub fn judge(self) -> Result<(), String> {
+        match self.command {
+            Command::Run(args) => {
+                let RunArgs {
+                    retention, quota, ..
+                } = *args;
+                let checked = retention.checked(quota).map(drop);
+                checked.map_err(|error| error.to_string())
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 const RUN_HELP: &str = "\
@@ -56,6 +85,11 @@ asks it how it is.";
 
 #[derive(Debug, Args)]
 pub struct RunArgs {
+    /// Settings in TOML, a key for each flag here; flags and the environment go before it (default:
+    /// /etc/remora/agent.toml, if it is there). `remora-agent config show` prints one
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
     /// Unix socket to serve on (mode 0660)
     #[arg(long, value_name = "PATH", default_value = "/run/remora/agent.sock")]
     pub socket: PathBuf,
@@ -393,6 +427,27 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_of_run_has_a_key_and_the_template_is_right() {
+        let mut program = Cli::command();
+        program.build();
+        let run = program.find_subcommand("run").unwrap();
+        let flags = run.get_arguments().filter_map(clap::Arg::get_long);
+        let flags: Vec<_> = flags
+            .filter(|flag| !["config", "help"].contains(flag))
+            .collect();
+        assert!(flags.len() > 20 && flags.contains(&"log-json"), "{flags:?}");
+        assert_eq!(SETTINGS.names(Cli::command()), flags);
+        let shown = SETTINGS.show::<Cli>();
+        for flag in flags {
+            assert!(shown.contains(&format!("# {flag} = ")), "{flag}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.toml");
+        std::fs::write(&path, shown).unwrap();
+        SETTINGS.check::<Cli>(Some(&path), |_| Ok(())).unwrap();
     }
 
     #[test]

@@ -1,14 +1,17 @@
 //! `remora-agent`.
 #![forbid(unsafe_code)]
 
-use std::{io::IsTerminal as _, process::ExitCode};
+use std::{
+    io::{IsTerminal as _, Write as _},
+    process::ExitCode,
+};
 
-use clap::Parser as _;
 use remora_agent::{
     app,
-    args::{Cli, Command},
+    args::{Cli, Command, SETTINGS},
     cleanup, doctor, prepare,
 };
+use remora_settings::ConfigCommand;
 use tracing_subscriber::EnvFilter;
 
 /// Bytes. Pages of look-back rings (147 584 bytes) pass by value, which a build without optimisation does
@@ -20,7 +23,10 @@ fn main() -> ExitCode {
         command,
         log,
         log_json,
-    } = Cli::parse();
+    } = match SETTINGS.parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(fault) => fault.exit("remora-agent"),
+    };
     let filter = match EnvFilter::try_new(&log) {
         Ok(filter) => filter,
         Err(error) => {
@@ -48,9 +54,19 @@ fn main() -> ExitCode {
         Command::Cleanup(args) => cleanup::run(&args),
         Command::Prepare(args) => prepare::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Config(command) => config(command),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("remora-agent: {error:#}");
         ExitCode::FAILURE
     })
+}
+
+fn config(command: ConfigCommand) -> anyhow::Result<ExitCode> {
+    let text = match command {
+        ConfigCommand::Check { file } => SETTINGS.check::<Cli>(file.as_deref(), Cli::judge)?,
+        ConfigCommand::Show => SETTINGS.show::<Cli>(),
+    };
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
 }

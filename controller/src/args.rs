@@ -5,12 +5,19 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use axum::http::{HeaderName, header};
 use clap::{Parser, Subcommand, ValueEnum};
 use remora_proto::client::AgentAddress;
+use remora_settings::{ConfigCommand, Settings};
 
 use crate::{
     api::listen::GrpcAddress,
     audit::Rotation,
     cluster::index::{MEMBERS_DEFAULT, MEMBERS_MAX},
     http::listen::{LambdaParts, ListenParts, TlsParts},
+};
+
+/// Settings of `run` by a file.
+pub const SETTINGS: Settings = Settings {
+    command: "run",
+    file: "/etc/remora/controller.toml",
 };
 
 /// Takes Falco's alerts, decides by rules, and starts packet captures on the agent.
@@ -28,10 +35,33 @@ pub enum Command {
     /// Work with rule files
     #[command(subcommand)]
     Rules(RulesCommand),
+    /// Work with the settings file of `run`
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+impl Args {
+    /// What is wrong with flags that are right one by one.
+    ///
+    /// # Errors
+    /// In words for a person.
+    pub fn judge(self) -> Result<(), String> {
+        match self.command {
+            Command::Run(args) => args
+                .listen_parts()
+                .check()
+                .map_err(|error| error.to_string()),
+            _ => Ok(()),
+        }
+    }
 }
 
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
+    /// Settings in TOML, a key for each flag here; flags and the environment go before it (default:
+    /// /etc/remora/controller.toml, if it is there). `remora-controller config show` prints one
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// The agent that captures
     #[arg(long, env = "REMORA_AGENT", default_value_t, value_name = "unix:PATH")]
     pub agent: AgentAddress,
@@ -53,7 +83,7 @@ pub struct RunArgs {
     #[command(flatten)]
     pub access: AccessArgs,
     /// Rule file; give it again for more
-    #[arg(long, required = true, value_name = "FILE")]
+    #[arg(long, env = "REMORA_RULES", required = true, value_name = "FILE")]
     pub rules: Vec<PathBuf>,
     /// How log lines look; RUST_LOG says which are written
     #[arg(
@@ -334,6 +364,27 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_of_run_has_a_key_and_the_template_is_right() {
+        let mut program = Args::command();
+        program.build();
+        let run = program.find_subcommand("run").unwrap();
+        let flags = run.get_arguments().filter_map(clap::Arg::get_long);
+        let flags: Vec<_> = flags
+            .filter(|flag| !["config", "help"].contains(flag))
+            .collect();
+        assert!(flags.len() > 20, "{flags:?}");
+        assert_eq!(SETTINGS.names(Args::command()), flags);
+        let shown = SETTINGS.show::<Args>();
+        for flag in &flags {
+            assert!(shown.contains(&format!("# {flag} = ")), "{flag}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("controller.toml");
+        std::fs::write(&path, shown + "rules = ['r.yaml']").unwrap();
+        SETTINGS.check(Some(&path), Args::judge).unwrap();
     }
 
     #[test]

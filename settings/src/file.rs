@@ -1,12 +1,6 @@
 //! A settings file: TOML, of keys alone.
 
-use std::{
-    ffi::OsString,
-    fs,
-    io::Read as _,
-    ops::Range,
-    path::Path,
-};
+use std::{ffi::OsString, fs, io::Read as _, ops::Range, path::Path};
 
 use toml_edit::{Document, Item, Value};
 
@@ -129,7 +123,11 @@ fn words(key: &Key, item: &Item) -> Result<Vec<Word>, Wrong> {
             Value::String(text) => text.value().clone(),
             Value::Integer(integer) if number => integer.value().to_string(),
             other => {
-                let expected = if number { "a string or a whole number" } else { "a string" };
+                let expected = if number {
+                    "a string or a whole number"
+                } else {
+                    "a string"
+                };
                 return Err(wrong(expected_but(expected, other), other.span()));
             }
         };
@@ -142,11 +140,10 @@ fn words(key: &Key, item: &Item) -> Result<Vec<Word>, Wrong> {
         (Kind::Switch | Kind::SwitchOrValue, Value::Boolean(on)) => {
             Ok(on.value().then_some(Word::Alone).into_iter().collect())
         }
-        (Kind::Switch, other) => Err(wrong(
-            expected_but("true or false", other),
-            other.span(),
-        )),
-        (Kind::List, Value::Array(values)) => values.iter().map(|value| one(value, false)).collect(),
+        (Kind::Switch, other) => Err(wrong(expected_but("true or false", other), other.span())),
+        (Kind::List, Value::Array(values)) => {
+            values.iter().map(|value| one(value, false)).collect()
+        }
         (Kind::Value { number }, value) => Ok(vec![one(value, number)?]),
         (Kind::SwitchOrValue | Kind::List, value) => Ok(vec![one(value, false)?]),
     }

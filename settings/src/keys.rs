@@ -112,8 +112,8 @@ impl Keys {
     /// it. `None` if they are of another command, or no words of this one.
     pub(crate) fn given(&self, words: &[OsString]) -> Option<Given> {
         let ours = self.root.find_subcommand(self.command)?;
-        let root = Command::new("program").args(self.root.get_arguments().map(bare));
-        let command = Command::new(self.command).args(ours.get_arguments().map(bare));
+        let root = Command::new("program").args(bare_all(&self.root));
+        let command = Command::new(self.command).args(bare_all(ours));
         let root = root.disable_help_flag(true).disable_version_flag(true);
         let command = command.disable_help_flag(true).disable_version_flag(true);
         let matches = root.subcommand(command).try_get_matches_from(words).ok()?;
@@ -126,6 +126,17 @@ impl Keys {
             ids: ids.map(str::to_owned).collect(),
         })
     }
+}
+
+/// All flags but help and version.
+fn bare_all(command: &Command) -> Vec<Arg> {
+    let does_else = |arg: &&Arg| !arg.get_action().takes_values() && !is_switch(arg);
+    let flags = command.get_arguments().filter(|arg| !does_else(arg));
+    flags.map(bare).collect()
+}
+
+fn is_switch(arg: &Arg) -> bool {
+    matches!(arg.get_action(), ArgAction::SetTrue)
 }
 
 /// The flag without what it says of its value and of other flags.

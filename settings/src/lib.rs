@@ -135,7 +135,10 @@ fn is_given(given: &Given, key: &keys::Key) -> bool {
 
 /// Said by somebody, and no default.
 fn is_said(matches: &ArgMatches, id: &str) -> bool {
-    let source = matches.try_contains_id(id).is_ok().then(|| matches.value_source(id));
+    let source = matches
+        .try_contains_id(id)
+        .is_ok()
+        .then(|| matches.value_source(id));
     matches!(
         source.flatten(),
         Some(ValueSource::CommandLine | ValueSource::EnvVariable)

@@ -11,7 +11,11 @@ use crate::keys::{Key, Keys, Kind};
 const COLUMNS: usize = 100;
 
 /// What holds: settings of the file as they are, others commented with where they are from.
-pub(crate) fn effective(keys: &Keys, matches: &ArgMatches, in_file: impl Fn(&Key) -> bool) -> String {
+pub(crate) fn effective(
+    keys: &Keys,
+    matches: &ArgMatches,
+    in_file: impl Fn(&Key) -> bool,
+) -> String {
     let mut text = String::new();
     for key in keys.iter() {
         let id = key.arg.get_id().as_str();
@@ -67,7 +71,13 @@ pub(crate) fn template(keys: &Keys) -> String {
             let names: Vec<_> = possible.iter().map(|value| value.get_name()).collect();
             let _infallible = write!(help, ": {}", names.join(", "));
         }
-        let _infallible = writeln!(text, "\n{}# {} = {}", comment(&help), key.name, example(key));
+        let _infallible = writeln!(
+            text,
+            "\n{}# {} = {}",
+            comment(&help),
+            key.name,
+            example(key)
+        );
     }
     text.trim_start().to_owned()
 }

@@ -7,7 +7,7 @@ use clap::{Args, Parser, ValueEnum};
 use super::*;
 
 #[derive(Debug, Parser)]
-#[command(name = "p")]
+#[command(name = "p", version = "1")]
 struct Program {
     #[command(subcommand)]
     command: Do,
@@ -133,16 +133,34 @@ fn flags_go_before_the_environment_and_that_before_the_file() {
 fn what_is_wrong_is_told_with_its_place() {
     let far = "unknown key `zzzzzzzz`; `config show` lists all";
     for (text, expected) in [
-        ("rules = 'r'\nquotta = 1", "2:1: unknown key `quotta`; did you mean `quota`?"),
-        ("Quota = 1", "1:1: unknown key `Quota`; did you mean `quota`?"),
+        (
+            "rules = 'r'\nquotta = 1",
+            "2:1: unknown key `quotta`; did you mean `quota`?",
+        ),
+        (
+            "Quota = 1",
+            "1:1: unknown key `Quota`; did you mean `quota`?",
+        ),
         ("config = 'x'", "1:1: unknown key `config`;"),
         ("zzzzzzzz = 1", &format!("1:1: {far}")),
         ("\n  quota = '1MB'", "2:11: quota: use a number with KiB"),
-        ("quota = 1.5", "1:9: quota: expected a string or a whole number, found a number with a point"),
+        (
+            "quota = 1.5",
+            "1:9: quota: expected a string or a whole number, found a number with a point",
+        ),
         ("quota = -1", "1:9: quota: use a number with KiB"),
-        ("rules = ['a', 5]", "1:15: rules: expected a string, found a whole number"),
-        ("json = 'yes'", "1:8: json: expected true or false, found a string"),
-        ("cert = true", "1:8: cert: expected a string, found true or false"),
+        (
+            "rules = ['a', 5]",
+            "1:15: rules: expected a string, found a whole number",
+        ),
+        (
+            "json = 'yes'",
+            "1:8: json: expected true or false, found a string",
+        ),
+        (
+            "cert = true",
+            "1:8: cert: expected a string, found true or false",
+        ),
         ("colour = 'blue'", "1:10: colour: use one of: red, green"),
         ("quota = 1\nquota = 2", "2:1: "),
         ("quota = ", "1:9: "),
@@ -155,7 +173,10 @@ fn what_is_wrong_is_told_with_its_place() {
     }
     // Right by themselves, wrong together; on a line, with the file's name.
     let error = with("rules = 'r'\ncert = 'c'", "").unwrap_err();
-    assert!(error.contains("--key <KEY>") && !error.contains('\n'), "{error}");
+    assert!(
+        error.contains("--key <KEY>") && !error.contains('\n'),
+        "{error}"
+    );
     let error = with("quota = 1", "").unwrap_err();
     assert!(error.contains("--rules <FILE>"), "{error}");
 }
@@ -163,14 +184,35 @@ fn what_is_wrong_is_told_with_its_place() {
 #[test]
 fn without_a_file_and_for_other_commands_nothing_is_different() {
     let parse = |line: &str| NOWHERE.parse::<Program>(line.split_whitespace().map(Into::into));
-    assert!(matches!(parse("p run --rules r"), Ok(Program { command: Do::Run(_), .. })));
-    assert!(matches!(parse("p other f"), Ok(Program { command: Do::Other { .. }, .. })));
+    assert!(matches!(
+        parse("p run --rules r"),
+        Ok(Program {
+            command: Do::Run(_),
+            ..
+        })
+    ));
+    assert!(matches!(
+        parse("p other f"),
+        Ok(Program {
+            command: Do::Other { .. },
+            ..
+        })
+    ));
     for (line, kind) in [
         ("p run", clap::error::ErrorKind::MissingRequiredArgument),
-        ("p run --rules r --quotta 1", clap::error::ErrorKind::UnknownArgument),
-        ("p run --rules r --quota", clap::error::ErrorKind::InvalidValue),
+        (
+            "p run --rules r --quotta 1",
+            clap::error::ErrorKind::UnknownArgument,
+        ),
+        (
+            "p run --rules r --quota",
+            clap::error::ErrorKind::InvalidValue,
+        ),
         ("p run --help", clap::error::ErrorKind::DisplayHelp),
-        ("p", clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand),
+        (
+            "p",
+            clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand,
+        ),
     ] {
         match parse(line) {
             Err(Fault::CommandLine(error)) => assert_eq!(error.kind(), kind, "{line}"),
@@ -178,7 +220,12 @@ fn without_a_file_and_for_other_commands_nothing_is_different() {
         }
     }
     let missing = parse("p run --config /nonexistent/p.toml").unwrap_err();
-    assert!(missing.to_string().contains("/nonexistent/p.toml: cannot be read"), "{missing}");
+    assert!(
+        missing
+            .to_string()
+            .contains("/nonexistent/p.toml: cannot be read"),
+        "{missing}"
+    );
 }
 
 #[test]
@@ -203,7 +250,10 @@ fn what_holds_can_be_read_again() {
     fs::write(&path, &text).unwrap();
     assert_eq!(NOWHERE.check(Some(&path), fine).unwrap(), text);
     let judged = NOWHERE.check::<Program>(Some(&path), |_| Err("no".to_owned()));
-    assert_eq!(judged.unwrap_err().to_string(), format!("{}: no", path.display()));
+    assert_eq!(
+        judged.unwrap_err().to_string(),
+        format!("{}: no", path.display())
+    );
 }
 
 #[test]
@@ -213,7 +263,10 @@ fn the_template_has_every_key_and_is_right_without_its_comments() {
         let line = format!("# {name} = ");
         assert_eq!(text.matches(&line).count(), 1, "{name}: {text}");
     }
-    assert!(text.contains("# Most bytes\n# quota = \"4KiB\"\n"), "{text}");
+    assert!(
+        text.contains("# Most bytes\n# quota = \"4KiB\"\n"),
+        "{text}"
+    );
     let settings: String = text
         .lines()
         .filter_map(|line| line.strip_prefix("# ").filter(|line| line.contains(" = ")))
