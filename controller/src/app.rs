@@ -23,12 +23,14 @@ use crate::{
     audit::{Audit, OpenError},
     cluster_side::{ClusterError, ClusterSide},
     dispatch::Dispatch,
+    fleet::roster::Roster,
     http::{
         self, BODY_TIMEOUT,
         listen::{ListenError, Listener},
     },
     ingest::Ingest,
     metrics::Metrics,
+    notify::{Agents, Notifier, ReceiverError},
     reload::{Knows, LoadError, RuleFiles},
 };
 
@@ -49,6 +51,8 @@ pub enum BuildError {
     Audit(#[from] OpenError),
     #[error(transparent)]
     Cluster(#[from] ClusterError),
+    #[error(transparent)]
+    Notify(#[from] ReceiverError),
 }
 
 /// How the end went.
@@ -69,6 +73,7 @@ pub struct App {
     metrics: Arc<Metrics>,
     audit: Audit,
     rules: RuleFiles,
+    notifier: Option<Notifier>,
     cluster: Option<ClusterSide>,
 }
 
@@ -97,6 +102,11 @@ impl App {
                 (Dispatch::Cluster(side.dispatch.clone()), Some(side))
             }
         };
+        let agents = match &cluster {
+            Some(side) => Agents::Fleet(side.dispatch.fleet.clone()),
+            None => Agents::One(Roster::from_iter([("host".into(), args.agent.clone())])),
+        };
+        let notifier = Notifier::build(&args.notify, agents, &metrics)?;
         let listener = Listener::bind(args.listen_parts()).await?;
         if let Some(counts) = listener.counts() {
             metrics.follow_tls("alerts", Arc::clone(counts));
@@ -122,6 +132,7 @@ impl App {
             metrics,
             audit,
             rules: files,
+            notifier,
             cluster,
         })
     }
@@ -140,6 +151,7 @@ impl App {
             metrics,
             audit,
             rules,
+            notifier,
             cluster,
             ..
         } = self;
@@ -162,6 +174,12 @@ impl App {
                 None => drop(cluster_stopped.await),
             }
         };
+        let notify = async {
+            match &notifier {
+                Some(notifier) => notifier.run().await,
+                None => std::future::pending().await,
+            }
+        };
         let ending = async {
             shutdown.await;
             draining.store(true, Ordering::Relaxed);
@@ -174,6 +192,7 @@ impl App {
             // A sender that left may have an alert in work still: the outcome is to be counted.
             () = async { tokio::join!(async { serving.await; ingest.drain().await }, cluster); } => Drained::Whole,
             () = ending => Drained::CutOff,
+            () = notify => unreachable!("receivers are told as long as the controller runs"),
             never = rules.follow(metrics) => match never {},
         }
     }

@@ -12,6 +12,7 @@ use crate::{
     audit::Rotation,
     cluster::index::{MEMBERS_DEFAULT, MEMBERS_MAX},
     http::listen::{LambdaParts, ListenParts, TlsParts},
+    notify::ReceiverUrl,
 };
 
 /// Settings of `run` by a file.
@@ -94,7 +95,27 @@ pub struct RunArgs {
     )]
     pub log_format: LogFormat,
     #[command(flatten)]
+    pub notify: NotifyArgs,
+    #[command(flatten)]
     pub cluster: ClusterArgs,
+}
+
+/// Who is told of captures that have ended: by an alert in Falco's JSON, with counts and digests and
+/// without packets.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Notifications")]
+pub struct NotifyArgs {
+    /// A webhook, or Falcosidekick (http://HOST:2801/), that is told of each stored capture that has ended;
+    /// give it again for more. Each controller tells its receivers
+    #[arg(long, value_name = "URL")]
+    pub notify: Vec<ReceiverUrl>,
+    /// File with a secret that notifications are signed with: header X-Remora-Signature-256, HMAC-SHA-256
+    /// of the body; read again each time
+    #[arg(long, value_name = "FILE", requires = "notify")]
+    pub notify_secret: Option<PathBuf>,
+    /// CA certificates that sign the receivers' (PEM), for https
+    #[arg(long, value_name = "FILE", requires = "notify")]
+    pub notify_ca: Option<PathBuf>,
 }
 
 /// What makes it a cluster's controller; without `--kubernetes` and `--agents` it is a host's.

@@ -18,6 +18,7 @@ use remora_proto::{
 };
 
 use crate::{
+    notify::Notified,
     outcome::{Decision, Outcome, RefusalCode},
     reload::Reload,
 };
@@ -99,6 +100,7 @@ pub struct Metrics {
     rules_stale: Gauge,
     access: Family<AccessLabels, Counter>,
     talon: Family<TalonLabels, Counter>,
+    notifications: Family<ResultLabel, Counter>,
     tls: Tls,
 }
 
@@ -117,6 +119,7 @@ impl Metrics {
             rules_stale: Gauge::default(),
             access: Family::default(),
             talon: Family::default(),
+            notifications: Family::default(),
             tls: Tls::default(),
         };
         // A counter that is not there cannot be told from one that nobody asked for.
@@ -132,6 +135,13 @@ impl Metrics {
             let result = result.as_str();
             metrics
                 .reloads
+                .get_or_create(&ResultLabel { result })
+                .inc_by(0);
+        }
+        for result in Notified::ALL {
+            let result = result.as_str();
+            metrics
+                .notifications
                 .get_or_create(&ResultLabel { result })
                 .inc_by(0);
         }
@@ -200,6 +210,11 @@ impl Metrics {
             "Calls of Falco Talon's aws:lambda by what became of them",
             self.talon.clone(),
         );
+        registry.register(
+            "notifications",
+            "Notifications of captures that ended, by what became of them at a receiver",
+            self.notifications.clone(),
+        );
         self.tls.register(registry);
         self
     }
@@ -228,6 +243,13 @@ impl Metrics {
         self.talon
             .get_or_create(&TalonLabels { call, result })
             .inc();
+    }
+
+    pub(crate) fn notified(&self, result: Notified) {
+        let label = ResultLabel {
+            result: result.as_str(),
+        };
+        self.notifications.get_or_create(&label).inc();
     }
 
     /// Tells what `counts` has, as of `listener`.

@@ -68,7 +68,11 @@ impl<'a> TestController<'a> {
         Self::start_with(agent, rules, &args)
     }
 
-    fn start_with(agent: &TestAgent<'a>, rules: &str, args: &[String]) -> Result<Self> {
+    /// With more of its command line.
+    ///
+    /// # Errors
+    /// It does not; with its log.
+    pub fn start_with(agent: &TestAgent<'a>, rules: &str, args: &[String]) -> Result<Self> {
         let node = agent.node();
         let address: SocketAddr = ([127, 0, 0, 1], 2803).into();
         let file = node.directory().join("rules.yaml");

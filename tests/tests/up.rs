@@ -95,7 +95,8 @@ fn an_alert_about_a_process_of_the_host_becomes_a_capture_and_ctrl_c_leaves_that
     assert_eq!(programs.len(), 2, "{}", up.tail());
 
     let _sink = traffic::sink(9000, directory.path(), |tool| place.command(tool))?;
-    let pid = *tools.pids()?.first().context("a process")?;
+    let pids = fs::read_to_string(tools.directory().join("cgroup.procs"))?;
+    let pid = pids.lines().next().context("a process")?.parse()?;
     let id = post(&node, &of_process(pid))?;
     let stream = Stream::new(Ipv4Addr::LOCALHOST, 9000, PACKETS);
     let sent = stream.send(|tool| place.command(tool))?;

@@ -95,6 +95,7 @@ impl TestController {
             access: AccessArgs::default(),
             rules: vec![file],
             log_format: LogFormat::Text,
+            notify: Default::default(),
             cluster: Default::default(),
         };
         set(dir.path(), &mut args);

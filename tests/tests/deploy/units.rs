@@ -99,7 +99,11 @@ fn units_are_as_closed_as_they_were() -> Result<()> {
 fn the_settings_that_are_shipped_are_right() -> Result<()> {
     for (program, file, holds) in [
         ("remora-agent", "agent.toml", "quota = \"4GiB\""),
-        ("remora-controller", "controller.toml", "rules = [\"/etc/remora/rules.yaml\"]"),
+        (
+            "remora-controller",
+            "controller.toml",
+            "rules = [\"/etc/remora/rules.yaml\"]",
+        ),
     ] {
         let mut command = run::command(run::remora_program(program)?);
         let path = root().join("deploy/systemd").join(file);
@@ -120,7 +124,10 @@ fn a_settings_file_that_is_wrong_is_told_in_a_line() -> Result<()> {
         let checked = run::finish(run::command(&path).args(["config", "check"]).arg(&file))?;
         let said = String::from_utf8_lossy(&checked.stderr);
         ensure!(checked.status.code() == Some(1), "{said}");
-        ensure!(said.lines().count() == 1 && said.contains("s.toml:1:1: unknown key"), "{said}");
+        ensure!(
+            said.lines().count() == 1 && said.contains("s.toml:1:1: unknown key"),
+            "{said}"
+        );
         let begun = run::finish(run::command(&path).args(["run", "--config"]).arg(&file))?;
         ensure!(begun.status.code() == Some(2), "{begun:?}");
 
