@@ -37,7 +37,9 @@ fn main() -> ExitCode {
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
+        .with_ansi(std::io::stderr().is_terminal())
+        // It would tell them where log lines just failed to go, and panic.
+        .log_internal_errors(false);
     if log_json {
         subscriber.json().init();
     } else {

@@ -7,6 +7,7 @@
 //! Draining ends at the latest after [`DRAIN_DEADLINE`].
 
 use std::{
+    convert::Infallible,
     net::SocketAddr,
     sync::{
         Arc,
@@ -175,10 +176,11 @@ impl App {
             }
         };
         let notify = async {
-            match &notifier {
-                Some(notifier) => notifier.run().await,
-                None => std::future::pending().await,
+            if let Some(notifier) = &notifier {
+                // It ends with the agents' list, which is when all ends.
+                notifier.run().await;
             }
+            std::future::pending::<Infallible>().await
         };
         let ending = async {
             shutdown.await;
@@ -192,7 +194,7 @@ impl App {
             // A sender that left may have an alert in work still: the outcome is to be counted.
             () = async { tokio::join!(async { serving.await; ingest.drain().await }, cluster); } => Drained::Whole,
             () = ending => Drained::CutOff,
-            () = notify => unreachable!("receivers are told as long as the controller runs"),
+            never = notify => match never {},
             never = rules.follow(metrics) => match never {},
         }
     }
