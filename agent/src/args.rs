@@ -4,16 +4,19 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use remora_agent_common::SESSION_SLOTS;
 use remora_capture::session::LookBackMode;
 use remora_settings::{ConfigCommand, Settings};
 
 #[cfg(feature = "kubernetes")]
 use crate::target::{kubernetes::Access, pods::word};
 use crate::{
+    budget::{Sizes, TooSmall},
     kernel::{InterfaceHook, pins::PIN_DIRECTORY},
     session::{Rate, RateError, Rates},
     target::ModeRule,
     telemetry::AdminAddress,
+    writer::memory::COMMON_BATCHES,
 };
 
 /// Settings of `run` by a file.
@@ -62,6 +65,7 @@ impl Cli {
     pub fn judge(self) -> Result<(), String> {
         match self.command {
             Command::Run(args) => {
+                args.sizes().map_err(|error| error.to_string())?;
                 let RunArgs {
                     retention, quota, ..
                 } = *args;
@@ -109,6 +113,14 @@ pub struct RunArgs {
     /// directory, made at the first start). A key that lies elsewhere than the captures proves more
     #[arg(long, value_name = "FILE")]
     pub key: Option<PathBuf>,
+
+    /// Memory for all of it, like 32MiB on a small device: the sizes of the ring and of look-back, and how
+    /// many captures run at a time, follow from it
+    #[arg(
+        long, value_name = "SIZE", value_parser = parse_size,
+        conflicts_with_all = ["ring_size", "look_back_memory", "look_back_pod"]
+    )]
+    pub memory: Option<u64>,
 
     /// Size of the kernel's ring, a power of two from 256KiB to 1GiB
     #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = parse_size)]
@@ -193,6 +205,25 @@ pub struct RunArgs {
     #[cfg(feature = "kubernetes")]
     #[arg(long, value_name = "LEVEL", default_value = "none", value_parser = parse_level)]
     pub privacy_unlisted: LookBackMode,
+}
+
+impl RunArgs {
+    /// The sizes of what takes memory: of one budget, or each as its flag says.
+    ///
+    /// # Errors
+    /// The budget is too small.
+    pub fn sizes(&self) -> Result<Sizes, TooSmall> {
+        match self.memory {
+            Some(budget) => Sizes::of(budget),
+            None => Ok(Sizes {
+                ring_bytes: self.ring_size,
+                look_back_bytes: self.look_back_memory,
+                look_back_pod_bytes: self.look_back_pod,
+                sessions: SESSION_SLOTS,
+                common_batches: COMMON_BATCHES,
+            }),
+        }
+    }
 }
 
 /// What is kept, and how long. What goes leaves its manifest and a signed tombstone; what is held
