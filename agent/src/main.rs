@@ -1,14 +1,17 @@
 //! `remora-agent`.
 #![forbid(unsafe_code)]
 
-use std::{io::IsTerminal as _, process::ExitCode};
+use std::{
+    io::{IsTerminal as _, Write as _},
+    process::ExitCode,
+};
 
-use clap::Parser as _;
 use remora_agent::{
     app,
-    args::{Cli, Command},
+    args::{Cli, Command, SETTINGS},
     cleanup, doctor, kernel, prepare,
 };
+use remora_settings::ConfigCommand;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -16,7 +19,10 @@ fn main() -> ExitCode {
         command,
         log,
         log_json,
-    } = Cli::parse();
+    } = match SETTINGS.parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(fault) => fault.exit("remora-agent"),
+    };
     let filter = match EnvFilter::try_new(&log) {
         Ok(filter) => filter,
         Err(error) => {
@@ -27,7 +33,9 @@ fn main() -> ExitCode {
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
+        .with_ansi(std::io::stderr().is_terminal())
+        // It would tell them where log lines just failed to go, and panic.
+        .log_internal_errors(false);
     if log_json {
         subscriber.json().init();
     } else {
@@ -44,9 +52,19 @@ fn main() -> ExitCode {
         Command::Cleanup(args) => cleanup::run(&args),
         Command::Prepare(args) => prepare::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Config(command) => config(command),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("remora-agent: {error:#}");
         ExitCode::FAILURE
     })
+}
+
+fn config(command: ConfigCommand) -> anyhow::Result<ExitCode> {
+    let text = match command {
+        ConfigCommand::Check { file } => SETTINGS.check::<Cli>(file.as_deref(), Cli::judge)?,
+        ConfigCommand::Show => SETTINGS.show::<Cli>(),
+    };
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -68,6 +68,14 @@ For a Falco that posts to nobody; in falco.yaml:
 Each line has one answer on standard output: `accepted ID`, `existing ID`, `ignored REASON`, `refused CODE:
 REASON`. Exit code 1: some were refused.";
 
+const UP_HELP: &str = "\
+Both run as you do, with the rules for Falco's own lists. It needs root, or CAP_BPF and CAP_NET_ADMIN. Ctrl-C
+ends both in order, a second one at once. For good: the units in deploy/systemd.
+
+Example:
+  sudo remora up --data-dir /tmp/remora-try
+  curl -d @alert.json http://127.0.0.1:2803/";
+
 const VERIFY_AUDIT_HELP: &str = "\
 Exit code 0: all is proved; 3: nothing is wrong, but not all is proved (the output says what); 1:
 something was changed, is missing or was added.
@@ -99,6 +107,27 @@ pub(crate) struct TriggerArgs {
     /// File with the secret that it asks senders for (--alerts-secret).
     #[arg(long, value_name = "FILE")]
     pub(crate) secret: Option<PathBuf>,
+}
+
+/// What is tried.
+#[derive(Debug, clap::Args)]
+pub(crate) struct UpArgs {
+    /// Where captures, the socket and the rules are (default: a new directory in /tmp, which stays if
+    /// there was a capture).
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Where alerts come in; loopback alone.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:2803")]
+    pub(crate) listen: SocketAddr,
+    /// Rule file instead of those for Falco's own lists; give it again for more.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) rules: Vec<PathBuf>,
+    /// Settings of the agent (default: none; not those of /etc/remora).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) agent_config: Option<PathBuf>,
+    /// Settings of the controller (default: none; not those of /etc/remora).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) controller_config: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -190,6 +219,21 @@ pub(crate) enum Command {
     /// Give Falco's alerts to this host's controller.
     #[command(after_help = TRIGGER_HELP)]
     Trigger(TriggerArgs),
+    /// Run an agent and a controller in the foreground: a try on one host, without Kubernetes.
+    #[command(after_help = UP_HELP)]
+    Up(UpArgs),
+    /// Run a program that ends with the process that asks for it.
+    #[command(hide = true)]
+    WithParent {
+        parent: u32,
+        #[arg(
+            required = true,
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "WORDS"
+        )]
+        words: Vec<OsString>,
+    },
     /// Be Wireshark's external capture program, remoradump.
     #[command(disable_help_flag = true)]
     Extcap {

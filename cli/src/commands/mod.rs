@@ -10,6 +10,7 @@ mod rules;
 mod store;
 mod timestamp;
 mod trigger;
+mod up;
 mod verify;
 
 use anyhow::Context as _;
@@ -105,6 +106,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Outcome> {
         Command::Audit(command) => audit::run(&command),
         Command::Rules(command) => rules::run(&command),
         Command::Trigger(args) => trigger::run(&args),
+        Command::Up(args) => up::run(&args).await,
+        Command::WithParent { parent, words } => up::run_with_parent(parent, &words),
         Command::Completions { shell } => crate::shell::completions(Args::command(), shell),
         Command::Manual { directory } => crate::shell::manual(&directory),
         Command::Extcap { .. } => unreachable!("`crate::run` answers Wireshark"),
