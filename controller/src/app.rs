@@ -55,6 +55,7 @@ pub enum BuildError {
     Cluster(#[from] ClusterError),
     #[error(transparent)]
     Sink(#[from] sinks::BuildError),
+    #[error(transparent)]
     Notify(#[from] ReceiverError),
 }
 

@@ -122,7 +122,7 @@ fn a_capture_can_be_held_again_and_what_is_no_hold_of_ours_is_released_too() {
             assert_eq!(has(path, RELEASE_ENDING), n);
         }
         fs::write(path.join(format!("{id}{HOLD_ENDING}")), "somebody's").expect("written");
-        assert!(keeping.store.delete(id, "uid=0", "").is_err());
+        assert!(keeping.store.delete(id, "uid=0", "", false).is_err());
         keeping.store.release(id, "uid=1").expect("released");
         let paths = keeping.store.evidence(id).expect("evidence");
         let releases = paths.iter().filter(|path| {
@@ -130,7 +130,7 @@ fn a_capture_can_be_held_again_and_what_is_no_hold_of_ours_is_released_too() {
             name.ends_with(RELEASE_ENDING)
         });
         assert_eq!(releases.count(), 4);
-        keeping.store.delete(id, "uid=0", "").expect("deleted");
+        keeping.store.delete(id, "uid=0", "", false).expect("deleted");
     }
     let (key, head) = start_again(path);
     let report = verify(&inventory(path), &[key], head.as_ref(), Scope::Directory);
