@@ -11,6 +11,7 @@ use remora_agent_common::{
         CAPLEN_MAX, ETHERNET_HEADER, HOOK_CGROUP_INGRESS, HOOK_TCX_INGRESS, KIND_GAP, KIND_LIMIT,
     },
     session::{Budget, DIRECTION_EGRESS, DIRECTION_INGRESS, Session, block_cost},
+    stage::{WORK_HOOK, WORK_TAP},
     tap::{TAP_FLIP, TAP_HEADERS_ONLY, Tap},
 };
 
@@ -21,7 +22,6 @@ use crate::{
     ring::Outcome,
     scratch::{self, Scratch},
     skb::{Skb, VLAN_TAG},
-    stage::Work,
     table,
 };
 
@@ -37,15 +37,14 @@ pub(crate) enum Payload {
 /// no payload; the other takes no packet of a tap that wants that one.
 #[inline(always)]
 pub(crate) fn packet<const L3: bool, const HEADERS_ONLY: bool>(skb: Skb) -> Payload {
-    let work = Work::of(skb);
     match scratch::take::<L3>() {
         Some(scratch) => {
-            let payload = take_packet::<L3, HEADERS_ONLY>(&skb, scratch, &work);
+            let payload = take_packet::<L3, HEADERS_ONLY>(skb, scratch);
             scratch::give_back::<L3>(scratch);
             payload
         }
         None => {
-            scratch::none_left(work.sessions);
+            scratch::none_left(skb.sessions());
             Payload::Allowed
         }
     }
@@ -53,14 +52,12 @@ pub(crate) fn packet<const L3: bool, const HEADERS_ONLY: bool>(skb: Skb) -> Payl
 
 #[inline(always)]
 fn take_packet<const L3: bool, const HEADERS_ONLY: bool>(
-    skb: &Skb,
+    skb: Skb,
     scratch: *mut Scratch,
-    work: &Work,
 ) -> Payload {
-    let skb = *skb;
     let Some(&Tap {
         generation, flags, ..
-    }) = table::array(&maps::TAPS, work.tap)
+    }) = table::array(&maps::TAPS, skb.cb(WORK_TAP))
     else {
         return Payload::Allowed;
     };
@@ -69,17 +66,18 @@ fn take_packet<const L3: bool, const HEADERS_ONLY: bool>(
     }
     // SAFETY: it points into a map value that nobody else uses meanwhile.
     let s = unsafe { &mut *scratch };
-    let ingress = (work.hook == HOOK_TCX_INGRESS as u32 || work.hook == HOOK_CGROUP_INGRESS as u32)
+    let hook = skb.cb(WORK_HOOK);
+    let ingress = (hook == HOOK_TCX_INGRESS as u32 || hook == HOOK_CGROUP_INGRESS as u32)
         != (flags & TAP_FLIP != 0);
     s.direction = u32::from(if ingress {
         DIRECTION_INGRESS
     } else {
         DIRECTION_EGRESS
     });
-    s.tap = work.tap;
+    s.tap = skb.cb(WORK_TAP);
     s.generation = generation;
-    s.hook = work.hook;
-    s.left = work.sessions;
+    s.hook = hook;
+    s.left = skb.sessions();
     // Volatile: zeroes side by side would become a loop, which takes CAP_PERFMON.
     // SAFETY: both are fields of a live reference.
     unsafe {
@@ -95,7 +93,7 @@ fn take_packet<const L3: bool, const HEADERS_ONLY: bool>(
     // SAFETY: no preconditions.
     s.time_ns = unsafe { bpf_ktime_get_ns() };
 
-    scratch::each(s, admit_next::<L3>);
+    scratch::each(scratch, admit::<L3>, admit_next::<L3>);
     if s.taken == 0 {
         return Payload::Allowed;
     }
@@ -120,29 +118,38 @@ fn take_packet<const L3: bool, const HEADERS_ONLY: bool>(
     }
     s.left = s.taken;
     s.is_lost = u32::from(outcome == Outcome::Lost);
-    scratch::each(s, give_up_next::<L3>);
+    scratch::each(scratch, give_up::<L3>, give_up_next::<L3>);
     Payload::Allowed
 }
 
 extern "C" fn admit_next<const ATOMIC: bool>(_: u64, scratch: *mut *mut Scratch) -> c_long {
     // SAFETY: as `scratch::Step` promises.
-    let s = unsafe { &mut **scratch };
-    let Some(slot) = s.next() else { return 1 };
-    admit::<ATOMIC>(s, slot);
+    let scratch = unsafe { *scratch };
+    // SAFETY: as above.
+    let Some(slot) = (unsafe { (*scratch).next() }) else {
+        return 1;
+    };
+    admit::<ATOMIC>(scratch, slot);
     0
 }
 
 extern "C" fn give_up_next<const ATOMIC: bool>(_: u64, scratch: *mut *mut Scratch) -> c_long {
     // SAFETY: as `scratch::Step` promises.
-    let s = unsafe { &mut **scratch };
-    let Some(slot) = s.next() else { return 1 };
-    give_up::<ATOMIC>(s, slot);
+    let scratch = unsafe { *scratch };
+    // SAFETY: as above.
+    let Some(slot) = (unsafe { (*scratch).next() }) else {
+        return 1;
+    };
+    give_up::<ATOMIC>(scratch, slot);
     0
 }
 
-/// Does the session's state let it have the packet?
-#[inline(always)]
-fn admit<const ATOMIC: bool>(s: &mut Scratch, slot: u32) {
+/// Does the session's state let it have the packet? A function of its own, for it has registers of its own
+/// then, and needs no stack.
+#[inline(never)]
+fn admit<const ATOMIC: bool>(scratch: *mut Scratch, slot: u32) {
+    // SAFETY: the scratch is the caller's.
+    let s = unsafe { &mut *scratch };
     let Some(session) = table::array(&maps::SESSIONS, slot) else {
         return;
     };
@@ -172,8 +179,10 @@ fn admit<const ATOMIC: bool>(s: &mut Scratch, slot: u32) {
 }
 
 /// The record was not to be had, for each session that took the packet.
-#[inline(always)]
-fn give_up<const ATOMIC: bool>(s: &Scratch, slot: u32) {
+#[inline(never)]
+fn give_up<const ATOMIC: bool>(scratch: *mut Scratch, slot: u32) {
+    // SAFETY: the scratch is the caller's.
+    let s = unsafe { &*scratch };
     let Some(counters) = table::per_cpu(&maps::COUNTERS, slot) else {
         return;
     };
@@ -213,7 +222,7 @@ fn cost(s: &Scratch, session: &Session) -> u64 {
 
 /// Takes the packet from the session's budget, or leaves it as it is. Exact on any number of CPUs:
 /// what was taken never exceeds a limit.
-#[inline(always)]
+#[inline(never)]
 fn take(s: &Scratch, slot: u32, session: &Session) -> bool {
     let Some(budget): Option<*mut Budget> = table::array_mut(&maps::BUDGETS, slot) else {
         return false;
@@ -239,7 +248,7 @@ fn take(s: &Scratch, slot: u32, session: &Session) -> bool {
 }
 
 /// Tells how many packets were lost on this CPU since the last record, before the next one.
-#[inline(always)]
+#[inline(never)]
 fn tell_gap(slot: u32, session: &Session, untold: *mut u64) {
     // SAFETY: `untold` points into a map value. Swapped, so that a program that interrupts this
     // one does not tell the same loss again.

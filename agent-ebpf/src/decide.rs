@@ -40,7 +40,7 @@ pub(crate) fn takers<const L3: bool>(skb: &Skb) -> u64 {
         let packet = InScratch::of::<L3>(skb, scratch);
         (*scratch).flow.decode_into(ethertype, &packet, zero(&skb));
     }
-    scratch::each(scratch, ask);
+    scratch::each(scratch, ask, ask_next);
     interpret::each::<L3>(skb, scratch);
     // SAFETY: as above.
     let takers = unsafe { (*scratch).taken };
@@ -48,17 +48,27 @@ pub(crate) fn takers<const L3: bool>(skb: &Skb) -> u64 {
     takers
 }
 
-/// Asks the typed filter of the lowest session that is left.
-extern "C" fn ask(_: u64, scratch: *mut *mut Scratch) -> c_long {
+extern "C" fn ask_next(_: u64, scratch: *mut *mut Scratch) -> c_long {
     // SAFETY: as `scratch::Step` promises.
-    let s = unsafe { &mut **scratch };
-    let Some(slot) = s.next() else { return 1 };
-    let Some(session) = table::array(&maps::SESSIONS, slot) else {
+    let scratch = unsafe { *scratch };
+    // SAFETY: as above.
+    let Some(slot) = (unsafe { (*scratch).next() }) else {
         return 1;
+    };
+    ask(scratch, slot);
+    0
+}
+
+/// Asks the session's typed filter.
+#[inline(never)]
+fn ask(scratch: *mut Scratch, slot: u32) {
+    // SAFETY: the scratch is the caller's.
+    let s = unsafe { &mut *scratch };
+    let Some(session) = table::array(&maps::SESSIONS, slot) else {
+        return;
     };
     // A session with a program has no terms, which take every packet; its program decides then. Both
     // are written: one of two chosen addresses would be arithmetic on a pointer, as in `give_up`.
     s.taken |= u64::from(session.filter.matches(&s.flow)) << slot;
     s.programs |= u64::from(session.filter_kind == FILTER_PROGRAM) << slot;
-    0
 }

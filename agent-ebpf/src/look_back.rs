@@ -1,8 +1,6 @@
 //! The last packets of a tap, for captures that begin later: see `remora_agent_common::look_back`.
 
-use core::ffi::c_void;
-
-use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
 use remora_agent_common::{
     filter::ETHERTYPE_IPV6,
     headers::headers_len,
@@ -30,23 +28,35 @@ const CHECK: usize = 3;
 /// Writes a packet, or its headers, into its tap's ring, if the flow cutoff lets it.
 #[inline(always)]
 pub(crate) fn record<const L3: bool, const HEADERS_ONLY: bool>(skb: Skb) {
-    let slot = skb.cb(WORK_RING) & (RING_SLOTS - 1);
-    let Some(ring) = table::map(&maps::LOOK_BACK, slot) else {
-        return;
-    };
-    let Some(head) = table::inner::<RingHead>(ring, 0) else {
-        return;
-    };
     let Some(scratch) = scratch::take::<L3>() else {
         return;
     };
     // SAFETY: the scratch is this program's until it is given back.
     let s = unsafe { &mut *scratch };
     describe(skb, s);
-    if is_kept::<L3>(skb, head, s) {
-        write::<L3, HEADERS_ONLY>(skb, ring, head, s);
+    if let Some(head) = head(skb)
+        && is_kept::<L3>(skb, head, s)
+    {
+        write::<L3, HEADERS_ONLY>(skb, head, s);
     }
     scratch::give_back::<L3>(scratch);
+}
+
+/// A page of the packet's ring. The ring is looked up each time, as a pointer to
+/// it would be one too many for the registers: it stays in its slot while a program that found it there
+/// runs.
+#[inline(always)]
+fn page<T>(skb: Skb, page: u32) -> Option<*mut T> {
+    let slot = skb.cb(WORK_RING) & (RING_SLOTS - 1);
+    let ring = table::map(&maps::LOOK_BACK, slot)?;
+    table::inner(ring, page)
+}
+
+/// The ring's first page.
+#[inline(always)]
+fn head(skb: Skb) -> Option<*mut RingHead> {
+    let slot = skb.cb(WORK_RING) & (RING_SLOTS - 1);
+    table::inner_first(table::map(&maps::LOOK_BACK, slot)?)
 }
 
 /// The work is read where it is needed: kept, it would be spilled to the stack, which is slow (see
@@ -74,44 +84,53 @@ fn describe(skb: Skb, s: &mut Scratch) {
     // there did not get this packet, and one whose bit is there was armed before that time.
     s.taken = skb.sessions();
     s.gso_size = skb.gso_size();
+    // Enough to tell a flow's silence, and a third of what the exact time takes (10 of 30 ns).
     // SAFETY: no preconditions.
-    s.time_ns = unsafe { bpf_ktime_get_ns() };
+    s.time_ns = unsafe { bpf_ktime_get_coarse_ns() };
 }
 
 /// The flow's hash, by way of the scratch; 0 of a packet that is too short to tell.
 #[inline(always)]
-fn hash<const L3: bool>(skb: Skb, s: &mut Scratch, key: u64) -> u32 {
+fn hash<const L3: bool>(skb: Skb, s: &mut Scratch, head: *const RingHead) -> u32 {
     // SAFETY: the scratch is the caller's.
     let packet = unsafe { InScratch::of::<L3>(skb, s) };
-    let ethertype = skb.ethertype();
-    if ethertype == ETHERTYPE_IPV6 {
+    if skb.ethertype() == ETHERTYPE_IPV6 {
         // The last word is half a word: ports.
         if !packet.fill::<{ FLOW_BYTES_IPV6 - 4 }>(0) {
             return 0;
         }
-        return flow_hash_ipv6(&s.network, key);
+        return flow_hash_ipv6(&s.network, key(head));
     }
     if !packet.fill::<FLOW_BYTES>(0) {
         return 0;
     }
     let [first, second, third, ..] = s.network;
-    flow_hash(ethertype, &[first, second, third], key)
+    flow_hash(skb.ethertype(), &[first, second, third], key(head))
+}
+
+/// The ring's random number. Read where it is needed, see [`describe`].
+#[inline(always)]
+fn key(head: *const RingHead) -> u64 {
+    // SAFETY: it points into a map value.
+    unsafe { (&raw const (*head).cookie).read_volatile() }
 }
 
 /// Counts the packet for its flow. Two CPUs that do so for the same flow at the same time may both
 /// count for one: then more is kept than the cutoff says.
 #[inline(always)]
 fn is_kept<const L3: bool>(skb: Skb, head: *mut RingHead, s: &mut Scratch) -> bool {
-    // SAFETY: it points into a map value.
-    let hash = hash::<L3>(skb, s, unsafe { (*head).cookie });
-    let tag = flow_tag(hash, s.tap, s.generation, s.direction);
+    let hash = hash::<L3>(skb, s, head);
     let index = flow_index(hash, s.tap, s.direction);
+    // SAFETY: a field of a live reference.
+    unsafe { (&raw mut s.hash).write_volatile(hash) };
     let Some(flow) = table::array_mut::<FlowState>(&maps::LOOK_BACK_FLOWS, index) else {
         return false;
     };
     let len = u64::from(skb.len());
     // SAFETY: all point into map values.
     unsafe {
+        let hash = (&raw const s.hash).read_volatile();
+        let tag = flow_tag(hash, s.tap, s.generation, s.direction);
         s.tap = hash;
         if (*flow).tag != tag {
             (*flow).tag = tag;
@@ -149,13 +168,11 @@ pub(crate) fn headers<const L3: bool>(skb: Skb, s: &mut Scratch) -> u32 {
     link + headers_len(skb.ethertype(), &packet)
 }
 
-#[inline(always)]
-fn write<const L3: bool, const HEADERS_ONLY: bool>(
-    skb: Skb,
-    ring: *mut c_void,
-    head: *mut RingHead,
-    s: &mut Scratch,
-) {
+/// A function of its own, for it has registers of its own then.
+#[inline(never)]
+fn write<const L3: bool, const HEADERS_ONLY: bool>(skb: Skb, head: *mut RingHead, s: &mut Scratch) {
+    // SAFETY: no preconditions.
+    s.time_ns = unsafe { bpf_ktime_get_ns() };
     // SAFETY: `head` points into a map value, as do all pointers below.
     let snaplen = unsafe { (*head).snaplen };
     let mut caplen = skb.len();
@@ -168,17 +185,8 @@ fn write<const L3: bool, const HEADERS_ONLY: bool>(
     if caplen > snaplen {
         caplen = snaplen;
     }
-    // Both bounds where the verifier sees them last, see `ring::record`.
     s.caplen = caplen;
-    // SAFETY: a field of a live reference.
-    let mut caplen = unsafe { (&raw const s.caplen).read_volatile() };
-    if caplen < 2 {
-        caplen = 1;
-    }
-    if caplen > LOOK_BACK_CAPLEN_MAX {
-        caplen = LOOK_BACK_CAPLEN_MAX;
-    }
-    let size = (u64::from(caplen) + HEADER_LEN as u64 + 7) & !7;
+    let size = (u64::from(bounded(s)) + HEADER_LEN as u64 + 7) & !7;
     // SAFETY: as above.
     let position = unsafe {
         // Before the record, whose memory is cold: a locked addition waits for all writes before it.
@@ -194,23 +202,21 @@ fn write<const L3: bool, const HEADERS_ONLY: bool>(
     };
     // Division by 0 gives 0 in eBPF; user space never writes it.
     let page = (position >> PAGE_SHIFT) % (pages | u64::from(pages == 0));
-    let Some(page) = table::inner::<u8>(ring, page as u32) else {
+    let Some(page) = self::page::<u8>(skb, page as u32) else {
         return;
     };
-    let offset = position as u32 & (PAGE_BYTES - 1);
     s.parity = 0;
-    // SAFETY: the page has HEAD_BYTES, PAGE_BYTES and RECORD_MAX bytes; `offset` is below PAGE_BYTES
-    // and a multiple of 8, and header and bytes are at most RECORD_MAX.
+    // SAFETY: header and bytes are at most RECORD_MAX.
     unsafe {
-        let to = page.add((HEAD_BYTES + offset) as usize);
-        ring::write_header::<L3>(skb, s, KIND_LOOK_BACK, caplen, to.cast());
-        if !skb.copy_to(to.add(HEADER_LEN).cast(), caplen) {
+        ring::write_header::<L3>(skb, s, KIND_LOOK_BACK, bounded(s), place(page, s).cast());
+        if !skb.copy_to(place(page, s).add(HEADER_LEN).cast(), bounded(s)) {
             fetch_add(&raw mut (*head).copy_errors, 1);
             return;
         }
         let position = (&raw const s.position).read_volatile();
-        let cookie = (&raw const (*head).cookie).read_volatile();
-        to.cast::<u64>()
+        let cookie = key(head);
+        place(page, s)
+            .cast::<u64>()
             .add(CHECK)
             .write_volatile(position ^ cookie);
         // Whoever is held up for a whole round of the ring has written over newer records.
@@ -220,4 +226,28 @@ fn write<const L3: bool, const HEADERS_ONLY: bool>(
             (*head).overrun = now;
         }
     }
+}
+
+/// The record's number of bytes. Both bounds where the verifier sees them last, see `ring::record`.
+#[inline(always)]
+fn bounded(s: &Scratch) -> u32 {
+    // SAFETY: a field of a live reference.
+    let mut caplen = unsafe { (&raw const s.caplen).read_volatile() };
+    if caplen < 2 {
+        caplen = 1;
+    }
+    if caplen > LOOK_BACK_CAPLEN_MAX {
+        caplen = LOOK_BACK_CAPLEN_MAX;
+    }
+    caplen
+}
+
+/// Where in its page the record lies: RECORD_MAX bytes, at a multiple of 8. Found anew each time, for a pointer
+/// that is kept is copied, see `table::lookup`.
+#[inline(always)]
+fn place(page: *mut u8, s: &Scratch) -> *mut u8 {
+    // SAFETY: a field of a live reference.
+    let position = unsafe { (&raw const s.position).read_volatile() };
+    // SAFETY: the page has HEAD_BYTES, PAGE_BYTES and RECORD_MAX bytes, and positions are multiples of 8.
+    unsafe { page.add((HEAD_BYTES + (position as u32 & (PAGE_BYTES - 1))) as usize) }
 }

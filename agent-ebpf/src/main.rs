@@ -132,7 +132,7 @@ pub(crate) fn cgroup_capture_headers(ctx: SkBuffContext) -> i32 {
 #[inline(always)]
 fn tcx<const HOOK: u8>(ctx: &TcContext) {
     let skb = Skb::of(ctx);
-    let Some(gate) = table::array(&maps::GATE, 0) else {
+    let Some(gate) = table::first(&maps::GATE) else {
         return;
     };
     if gate.in_use == 0 {
@@ -145,11 +145,10 @@ fn tcx<const HOOK: u8>(ctx: &TcContext) {
     // ring that is frozen for it right afterwards.
     let ring = taps::ring(tap);
     let sessions = taps::sessions(tap);
-    let hook = u32::from(HOOK);
     let work = Work {
         sessions,
-        tap,
-        hook,
+        tap: tap as u32,
+        hook: u32::from(HOOK),
     };
     if sessions != 0 {
         taps::seen(tap);

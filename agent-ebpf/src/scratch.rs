@@ -21,6 +21,9 @@ const TC_SCRATCH: u32 = 0;
 /// What is known of the packet in work.
 #[repr(C)]
 pub(crate) struct Scratch {
+    /// The first bytes from the network header on, as they lie in the packet. In the first place, so that
+    /// its address takes no register of its own.
+    pub(crate) network: [u64; FLOW_BYTES_IPV6 / 8],
     /// 1 while a cgroup program uses it.
     busy: u64,
     pub(crate) time_ns: u64,
@@ -43,12 +46,13 @@ pub(crate) struct Scratch {
     pub(crate) is_lost: u32,
     /// Bytes of records since it was last asked how much is waiting in the ring.
     pub(crate) unasked: u32,
+    /// Of the packet's flow.
+    pub(crate) hash: u32,
+    reserved: u32,
     /// Of a look-back record.
     pub(crate) position: u64,
     /// Sessions whose filters are programs.
     pub(crate) programs: u64,
-    /// The first bytes from the network header on, as they lie in the packet.
-    pub(crate) network: [u64; FLOW_BYTES_IPV6 / 8],
     /// What typed filters look at.
     pub(crate) flow: Flow,
     /// What runs a program.
@@ -69,20 +73,28 @@ impl Scratch {
     }
 }
 
+/// What is done for a session: its slot is the second argument.
+pub(crate) type Visit = fn(*mut Scratch, u32);
 /// A step of [`each`]: the second argument points to a live stack slot, which points to the scratch
 /// that the caller has taken. 1 ends the loop.
 pub(crate) type Step = extern "C" fn(u64, *mut *mut Scratch) -> c_long;
 
-/// Calls `step` for each session that is left. The first is called directly: most packets are one
-/// session's, and a loop's steps are indirect calls.
+/// Calls `visit` for the first session that is left, and `step`, which does the same, for each other: most
+/// packets are one session's, and a loop wants the stack, and its steps are indirect calls.
 #[inline(always)]
-pub(crate) fn each(scratch: *mut Scratch, step: Step) {
-    let mut scratch = scratch;
-    step(0, &raw mut scratch);
-    // SAFETY: the scratch is the caller's.
-    if unsafe { (*scratch).left } == 0 {
-        return;
+pub(crate) fn each(scratch: *mut Scratch, visit: Visit, step: Step) {
+    // SAFETY (both): the scratch is the caller's.
+    if let Some(slot) = unsafe { (*scratch).next() } {
+        visit(scratch, slot);
     }
+    if unsafe { (*scratch).left } != 0 {
+        rest(scratch, step);
+    }
+}
+
+#[inline(always)]
+fn rest(scratch: *mut Scratch, step: Step) {
+    let mut scratch = scratch;
     // SAFETY: the callback has the type that bpf_loop calls (kernel/bpf/bpf_iter.c, v5.17), and
     // the slot outlives the call.
     unsafe {
@@ -99,7 +111,7 @@ pub(crate) fn each(scratch: *mut Scratch, step: Step) {
 #[inline(always)]
 pub(crate) fn take<const L3: bool>() -> Option<*mut Scratch> {
     if !L3 {
-        return table::per_cpu(&maps::SCRATCH, TC_SCRATCH);
+        return table::per_cpu_first(&maps::SCRATCH);
     }
     let mut i = TC_SCRATCH + 1;
     while i < SCRATCHES {

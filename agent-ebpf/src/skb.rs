@@ -20,8 +20,9 @@ macro_rules! fields {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
         $($(#[$doc])* #[inline(always)] pub(crate) fn $name(&self) -> u32 {
             // SAFETY: the context pointer is valid for the whole run of the program, and the
-            // verifier turns an access of a permitted field into one of the sk_buff.
-            unsafe { (*self.0).$name }
+            // verifier turns an access of a permitted field into one of the sk_buff. Volatile: it is read
+            // again rather than kept in a register, or on the stack.
+            unsafe { (&raw const (*self.0).$name).read_volatile() }
         })*
     };
 }

@@ -9,14 +9,14 @@
 //!
 //! Of cgroups within each other each may be a tap: a packet passes the programs of all.
 
-use core::mem::MaybeUninit;
+use core::{arch::asm, mem::MaybeUninit};
 
 use aya_ebpf::{
     bindings::bpf_sock_tuple,
     helpers::{bpf_sk_ancestor_cgroup_id, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release},
 };
 use remora_agent_common::{
-    IFINDEX_ARRAY,
+    IFINDEX_ARRAY, TAP_SLOTS,
     filter::{FAMILY_IPV4, FAMILY_IPV6, Flow, PORTS_BOTH, PROTOCOL_TCP, PROTOCOL_UDP},
     tap::CGROUP_LOOPBACK_ONLY,
 };
@@ -35,19 +35,43 @@ const CURRENT_NETNS: u64 = u64::MAX;
 
 /// The tap of an interface, if it is one.
 #[inline(always)]
-pub(crate) fn of_interface(ifindex: u32) -> Option<u32> {
+pub(crate) fn of_interface(ifindex: u32) -> Option<u64> {
     let tap = if ifindex < IFINDEX_ARRAY {
-        *table::array(&maps::IFINDEX_TAPS, ifindex)?
+        match table::array(&maps::IFINDEX_TAPS, ifindex) {
+            Some(&tap) => tap,
+            None => 0,
+        }
     } else {
-        // SAFETY: a torn u32 does not exist; the map's values are only ever written whole.
-        *unsafe { maps::IFINDEX_TAPS_HIGH.get(&ifindex) }?
+        of_high_interface(ifindex)
     };
-    if tap == 0 { None } else { Some(tap) }
+    if tap == 0 { None } else { Some(opaque(tap)) }
+}
+
+/// The same number, in one register: the compiler keeps a 32-bit number that it uses as an index, too, in
+/// two, and has to put one on the stack then, which is slow (see [`crate::table`]).
+#[inline(always)]
+fn opaque(tap: u32) -> u64 {
+    let mut tap = u64::from(tap);
+    // SAFETY: no more than an AND.
+    unsafe {
+        asm!("{0} &= {mask}", inout(reg) tap, mask = const TAP_SLOTS - 1, options(nomem, nostack))
+    };
+    tap
+}
+
+/// The same of a large index; 0 for none. A function of its own, for its key is on the stack.
+#[inline(never)]
+fn of_high_interface(ifindex: u32) -> u32 {
+    // SAFETY: a torn u32 does not exist; the map's values are only ever written whole.
+    match unsafe { maps::IFINDEX_TAPS_HIGH.get(&ifindex) } {
+        Some(&tap) => tap,
+        None => 0,
+    }
 }
 
 /// The slot of a tap's look-back ring, with `look_back::HEADERS_ONLY`, or 0.
 #[inline(always)]
-pub(crate) fn ring(tap: u32) -> u32 {
+pub(crate) fn ring(tap: impl Into<u64>) -> u32 {
     match table::array_mut(&maps::LOOK_BACK_TAPS, tap) {
         // SAFETY: it points into a map value.
         Some(slot) => unsafe { slot.read_volatile() },
@@ -57,7 +81,7 @@ pub(crate) fn ring(tap: u32) -> u32 {
 
 /// The sessions armed on a tap.
 #[inline(always)]
-pub(crate) fn sessions(tap: u32) -> u64 {
+pub(crate) fn sessions(tap: impl Into<u64>) -> u64 {
     match table::array_mut(&maps::TAP_SESSIONS, tap) {
         // SAFETY: it points into a map value.
         Some(sessions) => unsafe { sessions.read_volatile() },
@@ -67,7 +91,7 @@ pub(crate) fn sessions(tap: u32) -> u64 {
 
 /// Counts a packet that is looked at for the tap's sessions.
 #[inline(always)]
-pub(crate) fn seen(tap: u32) {
+pub(crate) fn seen(tap: impl Into<u64>) {
     if let Some(seen) = table::per_cpu(&maps::TAP_SEEN, tap) {
         // SAFETY: it points into a map value of this CPU.
         unsafe { add::<false>(seen, 1) };
@@ -93,7 +117,7 @@ pub(crate) fn senders_sessions(skb: &Skb, tap: u32, sessions: u64) -> u64 {
     if skb.ifindex() != LOOPBACK {
         return sessions;
     }
-    let at_receiver = match table::array(&maps::GATE, 0) {
+    let at_receiver = match table::first(&maps::GATE) {
         Some(gate) => sessions & gate.ingress_sessions,
         None => 0,
     };

@@ -65,6 +65,7 @@ const PODS_KEPT: Duration = Duration::from_secs(30);
 /// # Errors
 /// It cannot start, or a part of it ended by itself.
 pub async fn run(args: RunArgs) -> anyhow::Result<()> {
+    let sizes = args.sizes()?;
     let node = NodeFacts::of_this_machine(args.node)?;
     let peers = PeerPolicy::new(args.group.as_deref())?;
     let network = match network(args.network) {
@@ -85,7 +86,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let keys = store.keys(args.key.as_deref())?;
     let (pins, standing) = left(args.pin.as_deref(), &store)?;
 
-    let ring_bytes = u32::try_from(args.ring_size).context("--ring-size is too large")?;
+    let ring_bytes = u32::try_from(sizes.ring_bytes).context("--ring-size is too large")?;
     let loaded = kernel::load(LoadOptions {
         ring_bytes,
         log: log::LevelFilter::Debug,
@@ -109,7 +110,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     };
     let cgroups = programs.cgroup_hooks(root.mount())?;
     let look_back = LookBackOptions {
-        budget: Budget::new(args.look_back_memory, args.look_back_pod)
+        budget: Budget::new(sizes.look_back_bytes, sizes.look_back_pod_bytes)
             .context("--look-back-memory, --look-back-pod")?,
         flow_cutoff: args.flow_cutoff,
         keep: Duration::from_secs(args.look_back_keep),
@@ -171,7 +172,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let outputs = SessionOutputs {
         store: Arc::clone(&store),
         consumer,
-        memory: Memory::default(),
+        memory: Memory::new(sizes.common_batches),
         signals: signal_sender,
         node: node.clone(),
         runtime: Handle::current(),
@@ -187,6 +188,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         known: store.finished()?,
         standing,
         signals,
+        sessions: sizes.sessions,
         rates: args.rates.rates(),
     });
     // Only now, for what goes on is read from where it was left.
@@ -229,6 +231,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let uploader = Arc::new(uploads.clone());
 
     let numbers: AskNumbers = Arc::new(move || NodeNumbers {
+        sessions_limit: sizes.sessions,
         ring_bytes: ring_bytes.into(),
         store_bytes: store.used_bytes(),
         store_quota_bytes: store.quota_bytes(),

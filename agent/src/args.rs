@@ -4,16 +4,26 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use remora_agent_common::SESSION_SLOTS;
 use remora_capture::session::LookBackMode;
+use remora_settings::{ConfigCommand, Settings};
 
 #[cfg(feature = "kubernetes")]
 use crate::target::{kubernetes::Access, pods::word};
 use crate::{
+    budget::{Sizes, TooSmall},
     kernel::{InterfaceHook, pins::PIN_DIRECTORY},
     session::{Rate, RateError, Rates},
     target::ModeRule,
     telemetry::AdminAddress,
     upload::SinkHost,
+    writer::memory::COMMON_BATCHES,
+};
+
+/// Settings of `run` by a file.
+pub const SETTINGS: Settings = Settings {
+    command: "run",
+    file: "/etc/remora/agent.toml",
 };
 
 /// Remora's node agent: captures packets in the kernel, for `remora` and the controller.
@@ -43,6 +53,29 @@ pub enum Command {
     Prepare(PrepareArgs),
     /// Say what this kernel and these rights allow, and what to do about the rest
     Doctor(DoctorArgs),
+    /// Work with the settings file of `run`
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+impl Cli {
+    /// What is wrong with flags that are right one by one.
+    ///
+    /// # Errors
+    /// In words for a person.
+    pub fn judge(self) -> Result<(), String> {
+        match self.command {
+            Command::Run(args) => {
+                args.sizes().map_err(|error| error.to_string())?;
+                let RunArgs {
+                    retention, quota, ..
+                } = *args;
+                let checked = retention.checked(quota).map(drop);
+                checked.map_err(|error| error.to_string())
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 const RUN_HELP: &str = "\
@@ -57,6 +90,11 @@ asks it how it is.";
 
 #[derive(Debug, Args)]
 pub struct RunArgs {
+    /// Settings in TOML, a key for each flag here; flags and the environment go before it (default:
+    /// /etc/remora/agent.toml, if it is there). `remora-agent config show` prints one
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
     /// Unix socket to serve on (mode 0660)
     #[arg(long, value_name = "PATH", default_value = "/run/remora/agent.sock")]
     pub socket: PathBuf,
@@ -76,6 +114,14 @@ pub struct RunArgs {
     /// directory, made at the first start). A key that lies elsewhere than the captures proves more
     #[arg(long, value_name = "FILE")]
     pub key: Option<PathBuf>,
+
+    /// Memory for all of it, like 32MiB on a small device: the sizes of the ring and of look-back, and how
+    /// many captures run at a time, follow from it
+    #[arg(
+        long, value_name = "SIZE", value_parser = parse_size,
+        conflicts_with_all = ["ring_size", "look_back_memory", "look_back_pod"]
+    )]
+    pub memory: Option<u64>,
 
     /// Size of the kernel's ring, a power of two from 256KiB to 1GiB
     #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = parse_size)]
@@ -163,6 +209,25 @@ pub struct RunArgs {
     #[cfg(feature = "kubernetes")]
     #[arg(long, value_name = "LEVEL", default_value = "none", value_parser = parse_level)]
     pub privacy_unlisted: LookBackMode,
+}
+
+impl RunArgs {
+    /// The sizes of what takes memory: of one budget, or each as its flag says.
+    ///
+    /// # Errors
+    /// The budget is too small.
+    pub fn sizes(&self) -> Result<Sizes, TooSmall> {
+        match self.memory {
+            Some(budget) => Sizes::of(budget),
+            None => Ok(Sizes {
+                ring_bytes: self.ring_size,
+                look_back_bytes: self.look_back_memory,
+                look_back_pod_bytes: self.look_back_pod,
+                sessions: SESSION_SLOTS,
+                common_batches: COMMON_BATCHES,
+            }),
+        }
+    }
 }
 
 /// Where captures may be uploaded to, by URLs that controllers hand out; the agent has no credentials of a store.
@@ -411,6 +476,27 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_of_run_has_a_key_and_the_template_is_right() {
+        let mut program = Cli::command();
+        program.build();
+        let run = program.find_subcommand("run").unwrap();
+        let flags = run.get_arguments().filter_map(clap::Arg::get_long);
+        let flags: Vec<_> = flags
+            .filter(|flag| !["config", "help"].contains(flag))
+            .collect();
+        assert!(flags.len() > 20 && flags.contains(&"log-json"), "{flags:?}");
+        assert_eq!(SETTINGS.names(Cli::command()), flags);
+        let shown = SETTINGS.show::<Cli>();
+        for flag in flags {
+            assert!(shown.contains(&format!("# {flag} = ")), "{flag}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.toml");
+        std::fs::write(&path, shown).unwrap();
+        SETTINGS.check::<Cli>(Some(&path), |_| Ok(())).unwrap();
     }
 
     #[test]

@@ -13,12 +13,14 @@
 //! - [`api`]: the gRPC services. [`telemetry`]: metrics and health.
 //! - [`watch`]: the node's interfaces, and who is behind them.
 //! - [`app`], [`supervisor`], [`args`], [`doctor`], [`cleanup`], [`prepare`], [`clock`], [`node`],
-//!   [`custody`] (what is done with captures that are kept), [`upload`] (how they are sent on): the program around them.
+//!   [`budget`] (memory), [`custody`] (what is done with captures that are kept), [`upload`] (how they are sent on):
+//!   the program around them.
 #![deny(unsafe_code)]
 
 pub mod api;
 pub mod app;
 pub mod args;
+pub mod budget;
 pub mod cleanup;
 pub mod clock;
 pub mod custody;

@@ -12,6 +12,8 @@ use remora_capture::{
 /// What changes while the agent runs.
 #[derive(Clone, Debug, Default)]
 pub struct NodeNumbers {
+    /// Captures that can run at a time.
+    pub sessions_limit: u32,
     pub ring_bytes: u64,
     pub store_bytes: u64,
     pub store_quota_bytes: u64,

@@ -4,10 +4,11 @@ use std::{ffi::OsString, net::SocketAddr, num::NonZeroU64, path::PathBuf};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use jiff::Timestamp;
 use remora_capture::{audit::Head, session::CaptureId, upload::SinkName};
 use remora_proto::client::AgentAddress;
 
-use crate::options::CaptureOptions;
+use crate::{commands::redact::Numbers, options::CaptureOptions, timestamp::Url};
 
 const ABOUT: &str = "Captures packets of pods, cgroups and interfaces through a node's agent";
 
@@ -47,7 +48,17 @@ Exit code 0: all is proved; 3: nothing is wrong, but not all is proved (the outp
 something was changed, is missing or was added.
 
 The key: keys/*.pub in the agent's data directory, from a copy that you trust. The head: `remora status`
-or the agent's log, kept elsewhere than the captures.";
+or the agent's log, kept elsewhere than the captures. Of a redacted file who redacted it has signed what it was
+made from (--redactor-key); all is proved with the original at hand.";
+
+const REDACT_HELP: &str = "\
+All conditions hold together. Names of addresses, the alert and the account are left out, and the file's first
+comment says that it is redacted. What is left out cannot be had back from it; the manifest, which the
+redaction has in it, still has the alert.
+
+Example:
+  remora redact 01J9ZQ3C7M8N4R5T6V7W8X9YZA.pcapng -w dns.pcapng --keep 'port 53' --headers-only --sign-key me.pem
+  remora verify dns.pcapng --key node.pub --redactor-key me.pub --original 01J9ZQ3C7M8N4R5T6V7W8X9YZA.pcapng";
 
 const TRIGGER_HELP: &str = "\
 For a Falco that posts to nobody; in falco.yaml:
@@ -56,6 +67,14 @@ For a Falco that posts to nobody; in falco.yaml:
 
 Each line has one answer on standard output: `accepted ID`, `existing ID`, `ignored REASON`, `refused CODE:
 REASON`. Exit code 1: some were refused.";
+
+const UP_HELP: &str = "\
+Both run as you do, with the rules for Falco's own lists. It needs root, or CAP_BPF and CAP_NET_ADMIN. Ctrl-C
+ends both in order, a second one at once. For good: the units in deploy/systemd.
+
+Example:
+  sudo remora up --data-dir /tmp/remora-try
+  curl -d @alert.json http://127.0.0.1:2803/";
 
 const VERIFY_AUDIT_HELP: &str = "\
 Exit code 0: all is proved; 3: nothing is wrong, but not all is proved (the output says what); 1:
@@ -90,6 +109,27 @@ pub(crate) struct TriggerArgs {
     pub(crate) secret: Option<PathBuf>,
 }
 
+/// What is tried.
+#[derive(Debug, clap::Args)]
+pub(crate) struct UpArgs {
+    /// Where captures, the socket and the rules are (default: a new directory in /tmp, which stays if
+    /// there was a capture).
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Where alerts come in; loopback alone.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:2803")]
+    pub(crate) listen: SocketAddr,
+    /// Rule file instead of those for Falco's own lists; give it again for more.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) rules: Vec<PathBuf>,
+    /// Settings of the agent (default: none; not those of /etc/remora).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) agent_config: Option<PathBuf>,
+    /// Settings of the controller (default: none; not those of /etc/remora).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) controller_config: Option<PathBuf>,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Capture packets, much as tcpdump does.
@@ -115,18 +155,13 @@ pub(crate) enum Command {
     },
     /// Say what evidence proves, with a public key alone: no agent, and no network but to a store that is named.
     #[command(after_help = VERIFY_HELP)]
-    Verify {
-        /// An agent's data directory or a copy of it, a capture's file or manifest, or an archive; or
-        /// s3://BUCKET/PREFIX/ID (gs://, az://) in a store, with the usual variables of the environment.
-        path: PathBuf,
-        /// Public key of the node (PEM); several if it changed.
-        #[arg(long, value_name = "PUB", required = true)]
-        key: Vec<PathBuf>,
-        /// The chain's head as it was published, CHAIN:NUMBER:SHA256, or a file with it: finds out
-        /// whether later captures were cut off.
-        #[arg(long, value_name = "HEAD")]
-        head: Option<String>,
-    },
+    Verify(VerifyArgs),
+    /// Keep chosen packets of a capture's file, or cut their payloads, and prove what it was made from:
+    /// no agent, no network.
+    #[command(after_help = REDACT_HELP)]
+    Redact(Box<RedactArgs>),
+    /// Have an authority stamp a manifest with its time (RFC 3161). Needs no agent.
+    Timestamp(TimestampArgs),
     /// Write captures with all that proves them into one archive.
     Export {
         #[arg(required = true, value_name = "ID")]
@@ -184,6 +219,21 @@ pub(crate) enum Command {
     /// Give Falco's alerts to this host's controller.
     #[command(after_help = TRIGGER_HELP)]
     Trigger(TriggerArgs),
+    /// Run an agent and a controller in the foreground: a try on one host, without Kubernetes.
+    #[command(after_help = UP_HELP)]
+    Up(UpArgs),
+    /// Run a program that ends with the process that asks for it.
+    #[command(hide = true)]
+    WithParent {
+        parent: u32,
+        #[arg(
+            required = true,
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "WORDS"
+        )]
+        words: Vec<OsString>,
+    },
     /// Be Wireshark's external capture program, remoradump.
     #[command(disable_help_flag = true)]
     Extcap {
@@ -206,6 +256,93 @@ pub(crate) enum Command {
         #[arg(long, short, value_enum, default_value_t)]
         output: Format,
     },
+}
+
+/// What is verified, and by which keys.
+#[derive(Debug, clap::Args)]
+pub(crate) struct VerifyArgs {
+    /// An agent's data directory or a copy of it, a capture's file or manifest, an archive, or a redacted
+    /// file; or s3://BUCKET/PREFIX/ID (gs://, az://) in a store, with the usual variables of the environment.
+    pub(crate) path: PathBuf,
+    /// Public key of the node (PEM); several if it changed.
+    #[arg(long, value_name = "PUB", required = true)]
+    pub(crate) key: Vec<PathBuf>,
+    /// The chain's head as it was published, CHAIN:NUMBER:SHA256, or a file with it: finds out
+    /// whether later captures were cut off.
+    #[arg(long, value_name = "HEAD")]
+    pub(crate) head: Option<String>,
+    /// Public key of who redacted (PEM), for a redacted file.
+    #[arg(long, value_name = "PUB", conflicts_with = "head")]
+    pub(crate) redactor_key: Vec<PathBuf>,
+    /// The file that a redacted one was made from: each kept packet is compared with it.
+    #[arg(long, value_name = "FILE", requires = "redactor_key")]
+    pub(crate) original: Option<PathBuf>,
+    /// Certificates (PEM) of authorities whose time stamps are believed.
+    #[arg(long, value_name = "FILE", conflicts_with = "redactor_key")]
+    pub(crate) tsa_ca: Option<PathBuf>,
+}
+
+/// Whose manifest is stamped, and how the authority is asked.
+#[derive(Debug, clap::Args)]
+pub(crate) struct TimestampArgs {
+    /// The manifest, or a file of its capture beside it; the stamp is kept as ID.manifest.json.tsr.
+    pub(crate) path: PathBuf,
+    /// The authority, http://HOST[:PORT]/PATH
+    #[arg(long, value_name = "URL", required_unless_present_any = ["request", "response"])]
+    pub(crate) tsa: Option<Url>,
+    /// Write the query alone, to be sent by other means.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["tsa", "response"])]
+    pub(crate) request: Option<PathBuf>,
+    /// Take an answer that came by other means.
+    #[arg(long, value_name = "FILE", conflicts_with = "tsa")]
+    pub(crate) response: Option<PathBuf>,
+}
+
+/// What is kept of a capture's file.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RedactArgs {
+    /// The capture's file as the agent made it, not compressed.
+    pub(crate) file: PathBuf,
+    /// The file to make, FILE.pcapng; FILE.pcapng.redaction.json comes beside it.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) write: PathBuf,
+    /// Your private key (PEM), which signs the redaction: `openssl genpkey -algorithm ed25519`.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) sign_key: PathBuf,
+    /// The capture's manifest [default: ID.manifest.json beside the file]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) manifest: Option<PathBuf>,
+    /// Keep packets that match, in tcpdump's language.
+    #[arg(
+        long,
+        value_name = "FILTER",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub(crate) keep: String,
+    /// Keep packets by Wireshark's numbers: 1-100,205,300-
+    #[arg(long, value_name = "NUMBERS")]
+    pub(crate) packets: Option<Numbers>,
+    /// Keep packets from this time on (RFC 3339: 2026-11-24T03:00:00Z).
+    #[arg(long, value_name = "TIME")]
+    pub(crate) from: Option<Timestamp>,
+    /// Keep packets up to this time.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) to: Option<Timestamp>,
+    /// Cut each packet after its transport header.
+    #[arg(long, conflicts_with = "snaplen")]
+    pub(crate) headers_only: bool,
+    /// Cut each packet after so many bytes.
+    #[arg(short, long, value_name = "BYTES")]
+    pub(crate) snaplen: Option<u32>,
+    /// Why, for whoever verifies it.
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub(crate) reason: String,
 }
 
 #[derive(Debug, Subcommand)]

@@ -33,6 +33,9 @@ mod shell;
 mod signals;
 mod spec;
 mod terminal;
+mod timestamp;
+
+pub use evidence::read_archive;
 
 use std::{ffi::OsString, process::ExitCode};
 

@@ -7,6 +7,7 @@
 //! Draining ends at the latest after [`DRAIN_DEADLINE`].
 
 use std::{
+    convert::Infallible,
     net::SocketAddr,
     sync::{
         Arc,
@@ -23,12 +24,14 @@ use crate::{
     audit::{Audit, OpenError},
     cluster_side::{ClusterError, ClusterSide},
     dispatch::Dispatch,
+    fleet::roster::Roster,
     http::{
         self, BODY_TIMEOUT,
         listen::{ListenError, Listener},
     },
     ingest::Ingest,
     metrics::Metrics,
+    notify::{self, Notifier, ReceiverError},
     reload::{Knows, LoadError, RuleFiles},
     sinks::{self, Agents, Courier, Sinks},
 };
@@ -52,6 +55,7 @@ pub enum BuildError {
     Cluster(#[from] ClusterError),
     #[error(transparent)]
     Sink(#[from] sinks::BuildError),
+    Notify(#[from] ReceiverError),
 }
 
 /// How the end went.
@@ -72,6 +76,7 @@ pub struct App {
     metrics: Arc<Metrics>,
     audit: Audit,
     rules: RuleFiles,
+    notifier: Option<Notifier>,
     cluster: Option<ClusterSide>,
     /// If there is a sink.
     courier: Option<Courier>,
@@ -117,6 +122,11 @@ impl App {
                 metrics: Arc::clone(&metrics),
             })
         };
+        let agents = match &cluster {
+            Some(side) => notify::Agents::Fleet(side.dispatch.fleet.clone()),
+            None => notify::Agents::One(Roster::from_iter([("host".into(), args.agent.clone())])),
+        };
+        let notifier = Notifier::build(&args.notify, agents, &metrics)?;
         let listener = Listener::bind(args.listen_parts()).await?;
         if let Some(counts) = listener.counts() {
             metrics.follow_tls("alerts", Arc::clone(counts));
@@ -142,6 +152,7 @@ impl App {
             metrics,
             audit,
             rules: files,
+            notifier,
             cluster,
             courier,
         })
@@ -161,6 +172,7 @@ impl App {
             metrics,
             audit,
             rules,
+            notifier,
             cluster,
             courier,
             ..
@@ -190,6 +202,13 @@ impl App {
                 None => std::future::pending().await,
             }
         };
+        let notify = async {
+            if let Some(notifier) = &notifier {
+                // It ends with the agents' list, which is when all ends.
+                notifier.run().await;
+            }
+            std::future::pending::<Infallible>().await
+        };
         let ending = async {
             shutdown.await;
             draining.store(true, Ordering::Relaxed);
@@ -202,6 +221,7 @@ impl App {
             // A sender that left may have an alert in work still: the outcome is to be counted.
             () = async { tokio::join!(async { serving.await; ingest.drain().await }, cluster); } => Drained::Whole,
             () = ending => Drained::CutOff,
+            never = notify => match never {},
             never = rules.follow(metrics) => match never {},
             never = carry => match never {},
         }

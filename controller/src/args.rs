@@ -5,13 +5,21 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use axum::http::{HeaderName, header};
 use clap::{Parser, Subcommand, ValueEnum};
 use remora_proto::client::AgentAddress;
+use remora_settings::{ConfigCommand, Settings};
 
 use crate::{
     api::listen::GrpcAddress,
     audit::Rotation,
     cluster::index::{MEMBERS_DEFAULT, MEMBERS_MAX},
     http::listen::{LambdaParts, ListenParts, TlsParts},
+    notify::ReceiverUrl,
     sinks::SinkSpec,
+};
+
+/// Settings of `run` by a file.
+pub const SETTINGS: Settings = Settings {
+    command: "run",
+    file: "/etc/remora/controller.toml",
 };
 
 /// Takes Falco's alerts, decides by rules, and starts packet captures on the agent.
@@ -29,10 +37,33 @@ pub enum Command {
     /// Work with rule files
     #[command(subcommand)]
     Rules(RulesCommand),
+    /// Work with the settings file of `run`
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+impl Args {
+    /// What is wrong with flags that are right one by one.
+    ///
+    /// # Errors
+    /// In words for a person.
+    pub fn judge(self) -> Result<(), String> {
+        match self.command {
+            Command::Run(args) => args
+                .listen_parts()
+                .check()
+                .map_err(|error| error.to_string()),
+            _ => Ok(()),
+        }
+    }
 }
 
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
+    /// Settings in TOML, a key for each flag here; flags and the environment go before it (default:
+    /// /etc/remora/controller.toml, if it is there). `remora-controller config show` prints one
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// The agent that captures
     #[arg(long, env = "REMORA_AGENT", default_value_t, value_name = "unix:PATH")]
     pub agent: AgentAddress,
@@ -54,7 +85,7 @@ pub struct RunArgs {
     #[command(flatten)]
     pub access: AccessArgs,
     /// Rule file; give it again for more
-    #[arg(long, required = true, value_name = "FILE")]
+    #[arg(long, env = "REMORA_RULES", required = true, value_name = "FILE")]
     pub rules: Vec<PathBuf>,
     /// A store that finished captures can be uploaded to, by its name in rules (`destination: NAME`) and
     /// `--destination`: s3://BUCKET[/PREFIX], gs://… or az://CONTAINER…, with ?endpoint=URL, region=, retain=30d,
@@ -71,7 +102,27 @@ pub struct RunArgs {
     )]
     pub log_format: LogFormat,
     #[command(flatten)]
+    pub notify: NotifyArgs,
+    #[command(flatten)]
     pub cluster: ClusterArgs,
+}
+
+/// Who is told of captures that have ended: by an alert in Falco's JSON, with counts and digests and
+/// without packets.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Notifications")]
+pub struct NotifyArgs {
+    /// A webhook, or Falcosidekick (http://HOST:2801/), that is told of each stored capture that has ended;
+    /// give it again for more. Each controller tells its receivers
+    #[arg(long, value_name = "URL")]
+    pub notify: Vec<ReceiverUrl>,
+    /// File with a secret that notifications are signed with: header X-Remora-Signature-256, HMAC-SHA-256
+    /// of the body; read again each time
+    #[arg(long, value_name = "FILE", requires = "notify")]
+    pub notify_secret: Option<PathBuf>,
+    /// CA certificates that sign the receivers' (PEM), for https
+    #[arg(long, value_name = "FILE", requires = "notify")]
+    pub notify_ca: Option<PathBuf>,
 }
 
 /// What makes it a cluster's controller; without `--kubernetes` and `--agents` it is a host's.
@@ -341,6 +392,27 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_of_run_has_a_key_and_the_template_is_right() {
+        let mut program = Args::command();
+        program.build();
+        let run = program.find_subcommand("run").unwrap();
+        let flags = run.get_arguments().filter_map(clap::Arg::get_long);
+        let flags: Vec<_> = flags
+            .filter(|flag| !["config", "help"].contains(flag))
+            .collect();
+        assert!(flags.len() > 20, "{flags:?}");
+        assert_eq!(SETTINGS.names(Args::command()), flags);
+        let shown = SETTINGS.show::<Args>();
+        for flag in &flags {
+            assert!(shown.contains(&format!("# {flag} = ")), "{flag}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("controller.toml");
+        std::fs::write(&path, shown + "rules = ['r.yaml']").unwrap();
+        SETTINGS.check(Some(&path), Args::judge).unwrap();
     }
 
     #[test]

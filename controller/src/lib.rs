@@ -35,6 +35,7 @@ pub mod http;
 pub mod ingest;
 pub mod metrics;
 pub mod network;
+pub mod notify;
 pub mod outcome;
 pub mod reload;
 pub mod sigv4;

@@ -8,17 +8,22 @@ use std::{
 };
 
 use anyhow::Context as _;
-use clap::{CommandFactory as _, Parser as _};
+use clap::CommandFactory as _;
 use remora_controller::{
     app::{App, DRAIN_DEADLINE, Drained},
-    args::{Args, Command, LogFormat, RulesCommand, RunArgs},
+    args::{Args, Command, LogFormat, RulesCommand, RunArgs, SETTINGS},
 };
 use remora_rules::Rules;
+use remora_settings::ConfigCommand;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let result = match Args::parse().command {
+    let args: Args = match SETTINGS.parse(std::env::args_os()) {
+        Ok(args) => args,
+        Err(fault) => fault.exit("remora-controller"),
+    };
+    let result = match args.command {
         Command::Run(args) => {
             if let Err(error) = args.listen_parts().check() {
                 let kind = clap::error::ErrorKind::ValueValidation;
@@ -27,6 +32,7 @@ fn main() -> ExitCode {
             run(*args)
         }
         Command::Rules(RulesCommand::Check { files }) => check(&files),
+        Command::Config(command) => config(command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -40,6 +46,16 @@ fn main() -> ExitCode {
 fn check(files: &[PathBuf]) -> anyhow::Result<()> {
     let rules = Rules::load(files)?;
     write!(std::io::stdout(), "{rules}").context("cannot write the result")
+}
+
+fn config(command: ConfigCommand) -> anyhow::Result<()> {
+    let text = match command {
+        ConfigCommand::Check { file } => SETTINGS.check(file.as_deref(), Args::judge)?,
+        ConfigCommand::Show => SETTINGS.show::<Args>(),
+    };
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .context("cannot write the result")
 }
 
 #[tokio::main]
@@ -70,7 +86,9 @@ fn init_log(format: LogFormat) {
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
+        .with_ansi(std::io::stderr().is_terminal())
+        // It would tell them where log lines just failed to go, and panic.
+        .log_internal_errors(false);
     match format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),

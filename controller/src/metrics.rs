@@ -18,6 +18,7 @@ use remora_proto::{
 };
 
 use crate::{
+    notify::Notified,
     outcome::{Decision, Outcome, RefusalCode},
     reload::Reload,
 };
@@ -100,6 +101,7 @@ pub struct Metrics {
     access: Family<AccessLabels, Counter>,
     talon: Family<TalonLabels, Counter>,
     sink_urls: Family<ResultLabel, Counter>,
+    notifications: Family<ResultLabel, Counter>,
     tls: Tls,
 }
 
@@ -119,6 +121,7 @@ impl Metrics {
             access: Family::default(),
             talon: Family::default(),
             sink_urls: Family::default(),
+            notifications: Family::default(),
             tls: Tls::default(),
         };
         // A counter that is not there cannot be told from one that nobody asked for.
@@ -134,6 +137,13 @@ impl Metrics {
             let result = result.as_str();
             metrics
                 .reloads
+                .get_or_create(&ResultLabel { result })
+                .inc_by(0);
+        }
+        for result in Notified::ALL {
+            let result = result.as_str();
+            metrics
+                .notifications
                 .get_or_create(&ResultLabel { result })
                 .inc_by(0);
         }
@@ -207,6 +217,11 @@ impl Metrics {
             "Files that agents offered to upload, by whether they got a URL or why not",
             self.sink_urls.clone(),
         );
+        registry.register(
+            "notifications",
+            "Notifications of captures that ended, by what became of them at a receiver",
+            self.notifications.clone(),
+        );
         self.tls.register(registry);
         self
     }
@@ -240,6 +255,13 @@ impl Metrics {
     /// An offered file; `result`: "signed", or why there is no URL.
     pub(crate) fn sink_url(&self, result: &'static str) {
         self.sink_urls.get_or_create(&ResultLabel { result }).inc();
+    }
+
+    pub(crate) fn notified(&self, result: Notified) {
+        let label = ResultLabel {
+            result: result.as_str(),
+        };
+        self.notifications.get_or_create(&label).inc();
     }
 
     /// Tells what `counts` has, as of `listener`.

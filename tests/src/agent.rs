@@ -40,7 +40,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// How an agent is started.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// "16MiB".
+    /// "16MiB"; empty: as the agent has it.
     pub ring_size: String,
     pub rights: Rights,
     /// Puts the data directory on a tmpfs of this size, "64k".
@@ -237,11 +237,13 @@ impl<'a> TestAgent<'a> {
             .arg(self.data_dir())
             .arg("--metrics")
             .arg(format!("unix:{}", self.metrics_socket().display()))
-            .args(["--ring-size", &self.options.ring_size])
             .args(["--node", self.node.name()])
             .args(&self.options.arguments);
         self.starts += 1;
         let name = format!("agent-{}", self.starts);
+        if !self.options.ring_size.is_empty() {
+            command.args(["--ring-size", &self.options.ring_size]);
+        }
         if self.options.pin {
             command.arg("--pin").arg(self.pins());
         }

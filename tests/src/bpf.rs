@@ -151,6 +151,26 @@ impl Objects {
     }
 }
 
+/// How many barriers (`nospec`: `lfence` on x86) the verifier has put into a program, by the program's name.
+///
+/// # Errors
+/// bpftool fails, or prints no program.
+pub fn barriers(program: u32) -> Result<(String, usize)> {
+    let id = program.to_string();
+    let text = run::output(run::command("bpftool").args(["prog", "dump", "xlated", "id", &id]))?;
+    // "i32 tcx_egress(struct __sk_buff * ctx):", then "  19: (c2) nospec".
+    let name = text.lines().find_map(|line| {
+        let (head, _) = line.split_once('(')?;
+        head.rsplit(' ').next()
+    });
+    let name = name.with_context(|| format!("no program in {text}"))?;
+    let is_barrier = |line: &&str| {
+        line.split_once(": ")
+            .is_some_and(|(_, rest)| rest.starts_with("(c2)"))
+    };
+    Ok((name.to_owned(), text.lines().filter(is_barrier).count()))
+}
+
 /// What bpftool lists of a kind.
 fn listed(kind: &str) -> Result<Vec<serde_json::Value>> {
     let ask = || run::output(run::command("bpftool").args(["-j", kind, "list"]));

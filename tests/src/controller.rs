@@ -49,7 +49,7 @@ impl<'a> TestController<'a> {
     /// # Errors
     /// It does not; with its log.
     pub fn start(agent: &TestAgent<'a>, rules: &str) -> Result<Self> {
-        Self::start_with(agent, rules, (&[], &[]))
+        Self::start_with(agent, rules, &[])
     }
 
     /// With sinks, as `NAME=URL`, and the credentials of [`objects`](crate::objects).
@@ -69,7 +69,7 @@ impl<'a> TestController<'a> {
             ("AWS_ACCESS_KEY_ID", key),
             ("AWS_SECRET_ACCESS_KEY", secret),
         ];
-        Self::start_with(agent, rules, (&args, &keys))
+        Self::start_in(agent, rules, (&args, &keys))
     }
 
     /// With a key pair for Falco Talon's `aws:lambda`, `TALON_KEYS`.
@@ -85,10 +85,18 @@ impl<'a> TestController<'a> {
             args.push(format!("--talon-{name}-key-file"));
             args.push(file.display().to_string());
         }
-        Self::start_with(agent, rules, (&args, &[]))
+        Self::start_with(agent, rules, &args)
     }
 
-    fn start_with(
+    /// With more of its command line.
+    ///
+    /// # Errors
+    /// It does not; with its log.
+    pub fn start_with(agent: &TestAgent<'a>, rules: &str, args: &[String]) -> Result<Self> {
+        Self::start_in(agent, rules, (args, &[]))
+    }
+
+    fn start_in(
         agent: &TestAgent<'a>,
         rules: &str,
         (args, environment): (&[String], &[(&str, &str)]),

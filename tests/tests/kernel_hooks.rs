@@ -152,6 +152,40 @@ fn no_program_costs_the_verifier_a_tenth_more_than_its_budget() -> Result<()> {
     Ok(())
 }
 
+/// Barriers that the verifier adds to the programs that most packets meet, at most: those on the way of few
+/// packets (an interface with a large index, a second session, a notice). See `agent-ebpf/src/table.rs`.
+const BARRIERS: [(&str, usize); 6] = [
+    ("tcx_ingress", 1),
+    ("tcx_egress", 1),
+    ("tc_look_back", 1),
+    ("tc_capture", 4),
+    ("cgroup_ingress", 0),
+    ("cgroup_capture", 4),
+];
+
+#[test]
+fn the_verifier_puts_no_barriers_on_the_common_way() -> Result<()> {
+    let node = Node::new()?;
+    let agent = TestAgent::start(&node)?;
+    let objects = bpf::Objects::of_process(agent.pid()?)?;
+    let mut found = 0;
+    for program in objects.programs {
+        let (name, barriers) = bpf::barriers(program)?;
+        println!("{name}: {barriers} barriers");
+        let Some((_, most)) = BARRIERS.iter().find(|(of, _)| *of == name) else {
+            continue;
+        };
+        ensure!(
+            barriers <= *most,
+            "the verifier has put {barriers} barriers into {name}, not {most}: \
+             something is on the stack; `bpftool prog dump xlated` shows where"
+        );
+        found += 1;
+    }
+    ensure!(found == BARRIERS.len(), "only {found} programs were found");
+    Ok(())
+}
+
 /// Numbered packets from a pod to another, both captured: each is in either file once.
 fn every_packet_once(options: Options) -> Result<()> {
     let node = Node::new()?;

@@ -21,6 +21,7 @@ mod kernels;
 mod lint;
 mod manifests;
 mod manual;
+mod miri;
 mod process;
 mod run;
 mod setup;
@@ -145,6 +146,10 @@ enum Task {
         #[arg(long)]
         keep: bool,
     },
+    /// Interpret the tests of agent-common, by Miri
+    ///
+    /// Needs a nightly toolchain of rustup's with the components miri and rust-src.
+    Miri,
     /// Show a capture: two pods, real traffic, a Falco alert, the packets
     Demo(ProgramArgs),
     /// Measure the goals P1 to P9 of the data path beside tcpdump: all, or `bench P1 P5`
@@ -271,6 +276,7 @@ fn perform(task: Task) -> anyhow::Result<()> {
             let finds = if keep { Finds::Kept } else { Finds::Local };
             fuzz::fuzz(&targets, seconds, finds)
         }
+        Task::Miri => miri::miri(),
         Task::Demo(demo) => run::run("demo", &demo.args, demo.install.policy()),
         Task::Bench(bench) => run::run("bench", &bench.args, bench.install.policy()),
         Task::Cluster { task } => cluster::perform(task),

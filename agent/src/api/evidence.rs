@@ -4,7 +4,7 @@ use std::{ffi::OsStr, io, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use remora_capture::{
-    evidence::{HOLD_ENDING, MANIFEST_ENDING, TOMBSTONE_ENDING},
+    evidence::{HOLD_ENDING, MANIFEST_ENDING, RELEASE_ENDING, TOMBSTONE_ENDING},
     session::{CaptureId, CaptureState, Destination},
 };
 use remora_proto::{
@@ -54,7 +54,12 @@ pub(super) async fn paths(
         match paths {
             Ok(mut paths) => {
                 if manifest_only {
-                    let signed = [MANIFEST_ENDING, TOMBSTONE_ENDING, HOLD_ENDING];
+                    let signed = [
+                        MANIFEST_ENDING,
+                        TOMBSTONE_ENDING,
+                        HOLD_ENDING,
+                        RELEASE_ENDING,
+                    ];
                     let is_of = |name: &str| name.starts_with(&id.to_string());
                     let is_signed = |name: &str| signed.iter().any(|end| name.ends_with(end));
                     paths.retain(|path| !is_of(name(path)) || is_signed(name(path)));

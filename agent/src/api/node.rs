@@ -1,6 +1,5 @@
 //! `remora.v1.Node`.
 
-use remora_agent_common::SESSION_SLOTS;
 use remora_proto::v1::{self, node_server::Node};
 use tonic::{Request, Response, Status};
 
@@ -46,6 +45,7 @@ impl Node for NodeService {
             numbers,
         } = &self.source;
         let NodeNumbers {
+            sessions_limit,
             ring_bytes,
             store_bytes,
             store_quota_bytes,
@@ -67,7 +67,7 @@ impl Node for NodeService {
             kernel: node.kernel.clone(),
             started: Some(timestamp(*started)),
             sessions_running: u32::try_from(running).unwrap_or(u32::MAX),
-            sessions_limit: SESSION_SLOTS,
+            sessions_limit,
             ring_bytes,
             store_bytes,
             store_quota_bytes,

@@ -14,9 +14,11 @@
 //! ── signed ──
 //! <id>.manifest.json   the manifest, and the chain's head: see [`evidence`](super::evidence)
 //! <id>.hold.json       nobody deletes it
+//! <id>.N.release.json  it was held, and is not any more
 //! <id>.upload.json     how far it is on its way to its sink: see [`upload`](super::upload)
 //! <id>.tombstone.json  its packets and account are deleted
 //! chain.head
+//! tombstone.reserve    disk space, so that a full disk can be emptied
 //! keys/                what signs, and the public keys of all that have signed
 //! ```
 //! A compressed file's name ends in `.pcapng.zst` instead. Files that rotate have a number and the
@@ -39,7 +41,7 @@ use std::{
 
 use nix::fcntl::{Flock, FlockArg};
 use remora_capture::{
-    evidence::{HOLD_ENDING, Head, Hold, MANIFEST_ENDING, TOMBSTONE_ENDING, Tombstone},
+    evidence::{HOLD_ENDING, Head, Hold, MANIFEST_ENDING, Release, TOMBSTONE_ENDING, Tombstone},
     pcapng::{Finished, Part},
     session::{CaptureId, CaptureState, Durability, Writing},
     sidecar::{CaptureFile, Clock, SIDECAR_BYTES_MAX, Sidecar, Tool},
@@ -48,7 +50,7 @@ use tokio::sync::watch;
 
 use super::{
     amendments::{AMENDMENTS, AmendmentLog, Told, read},
-    evidence::{HEAD, Keys, Retention, Seals, public_files},
+    evidence::{HEAD, Keys, Retention, Seals, public_files, room},
     fail_point::reach,
     file::{FileSink, reserve},
     shelf::{FILE_MODE, PART, StoreShelf, create},
@@ -152,6 +154,7 @@ impl Store {
             .filter_map(|name| fs::metadata(directory.join(name)).ok())
             .map(|file| file.len())
             .sum();
+        room::keep(directory);
         Ok(Self {
             directory: directory.to_owned(),
             usage: Arc::new(Usage {
@@ -214,6 +217,9 @@ impl Store {
         }
         paths.extend(tombstone);
         paths.extend(Some(beside(HOLD_ENDING)).filter(is_there));
+        let releases = self.releases()?.into_iter();
+        let own = releases.filter(|name| Release::capture_of(name) == Some(id));
+        paths.extend(own.map(|name| self.directory.join(name)));
         // It comes a moment after the first manifest.
         paths.extend(Some(self.directory.join(HEAD)).filter(|head| head.exists()));
         paths.extend(public_files(&self.directory)?);
@@ -504,6 +510,14 @@ impl Store {
             .filter(|(_, rest)| *rest == ending)
             .filter_map(|(id, _)| id.parse().ok())
             .collect())
+    }
+
+    /// Names of all releases.
+    pub(super) fn releases(&self) -> io::Result<Vec<String>> {
+        let mut names = names(&self.directory)?;
+        names.retain(|name| Release::capture_of(name).is_some());
+        names.sort_unstable();
+        Ok(names)
     }
 
     /// Captures of which more is there than what is signed.

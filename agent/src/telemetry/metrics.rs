@@ -10,7 +10,6 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
-use remora_agent_common::SESSION_SLOTS;
 use remora_capture::session::{CaptureState, LookBackMode};
 
 use crate::{
@@ -137,7 +136,7 @@ pub(super) fn render(
     gauge(
         "sessions_limit",
         "Captures that can run at a time",
-        SESSION_SLOTS.into(),
+        node.sessions_limit.into(),
     );
     gauge("ring_bytes", "Size of the kernel's ring", node.ring_bytes);
     gauge(
@@ -409,6 +408,7 @@ mod tests {
         let text = render(
             &[],
             &NodeNumbers {
+                sessions_limit: 64,
                 records_stale: 3,
                 ..NodeNumbers::default()
             },

@@ -1,7 +1,7 @@
 //! What all batches together may take, fairly.
 //!
 //! ```text
-//! 256 batches of 256 KiB = 64 slots × 2 of their own + 128 for whoever needs more
+//! 256 batches of 256 KiB = 64 slots × 2 of their own + 128 for whoever needs more (fewer by `--memory`)
 //! ```
 //! A session always gets its own two: one is filled while the other is written. Of the common ones
 //! it gets more as long as it holds fewer of them than are left ("dynamic thresholds", Choudhury
@@ -20,8 +20,8 @@ pub const BATCH_BYTES: usize = 256 << 10;
 pub const BATCHES: usize = 256;
 /// Batches that are a session's alone.
 pub const OWN_BATCHES: usize = 2;
-/// Batches that whoever needs them gets.
-const COMMON_BATCHES: usize = BATCHES - OWN_BATCHES * SESSION_SLOTS as usize;
+/// Batches that whoever needs them gets, usually.
+pub const COMMON_BATCHES: usize = BATCHES - OWN_BATCHES * SESSION_SLOTS as usize;
 /// Empty buffers that are kept for the next batches: 8 MiB.
 const SPARE_BUFFERS: usize = 32;
 
@@ -58,14 +58,20 @@ enum Kind {
 
 impl Default for Memory {
     fn default() -> Self {
-        Self(Arc::new(Pool {
-            common_left: AtomicUsize::new(COMMON_BATCHES),
-            spare: Mutex::default(),
-        }))
+        Self::new(COMMON_BATCHES)
     }
 }
 
 impl Memory {
+    /// With so many batches for whoever needs them.
+    #[must_use]
+    pub fn new(common_batches: usize) -> Self {
+        Self(Arc::new(Pool {
+            common_left: AtomicUsize::new(common_batches),
+            spare: Mutex::default(),
+        }))
+    }
+
     /// For a session; there are no more of them than slots.
     #[must_use]
     pub fn share(&self) -> Share {

@@ -5,6 +5,7 @@
 //! capture as the agent does, and is killed at the point.
 
 mod deletion;
+mod holds;
 
 use std::{
     collections::BTreeSet,
@@ -199,10 +200,15 @@ fn child() {
     let point = POINTS
         .iter()
         .chain(&deletion::POINTS)
+        .chain(&holds::HOLD_POINTS)
+        .chain(&holds::RELEASE_POINTS)
         .find(|known| **known == point)
         .expect("a point");
     if env::var(deletion::DELETES).is_ok() {
         return deletion::delete_oldest(Path::new(&directory), point);
+    }
+    if let Ok(what) = env::var(holds::HOLDS) {
+        return holds::hold_or_release(Path::new(&directory), point, &what);
     }
     let store = open(Path::new(&directory));
     store.recover(&[]).expect("recovered");

@@ -37,8 +37,8 @@ impl Digest {
     }
 
     #[must_use]
-    pub fn bytes(&self) -> [u8; 32] {
-        self.0
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
     }
 
     fn of_parts(tag: u8, parts: [&[u8]; 2]) -> Self {
@@ -49,7 +49,7 @@ impl Digest {
         Self(hash.finalize().into())
     }
 
-    fn node(left: Self, right: Self) -> Self {
+    pub(super) fn node(left: Self, right: Self) -> Self {
         Self::of_parts(1, [&left.0, &right.0])
     }
 }
@@ -128,6 +128,8 @@ pub struct Digester {
     /// Roots of the full subtrees so far, the largest first; their heights fall.
     roots: Vec<(u32, Digest)>,
     chunks: u64,
+    /// Of all chunks, if they are wanted.
+    leaves: Option<Vec<Digest>>,
 }
 
 impl Default for Digester {
@@ -138,6 +140,7 @@ impl Default for Digester {
             chunk: leaf(),
             roots: Vec::new(),
             chunks: 0,
+            leaves: None,
         }
     }
 }
@@ -147,6 +150,15 @@ fn leaf() -> Sha256 {
 }
 
 impl Digester {
+    /// Keeps the digest of each chunk, 32 bytes of memory a MiB, for [`Digester::finish_with_leaves`].
+    #[must_use]
+    pub fn keeping_leaves() -> Self {
+        Self {
+            leaves: Some(Vec::new()),
+            ..Self::default()
+        }
+    }
+
     /// Bytes that went in.
     #[must_use]
     pub fn bytes(&self) -> u64 {
@@ -170,6 +182,9 @@ impl Digester {
     fn end_chunk(&mut self) {
         let leaf = std::mem::replace(&mut self.chunk, leaf());
         let (mut height, mut root) = (0, Digest(leaf.finalize().into()));
+        if let Some(leaves) = &mut self.leaves {
+            leaves.push(root);
+        }
         while let Some((_, left)) = self.roots.pop_if(|(of, _)| *of == height) {
             root = Digest::node(left, root);
             height += 1;
@@ -179,7 +194,13 @@ impl Digester {
     }
 
     #[must_use]
-    pub fn finish(mut self) -> FileDigest {
+    pub fn finish(self) -> FileDigest {
+        self.finish_with_leaves().0
+    }
+
+    /// With the digests of all chunks, if they were kept.
+    #[must_use]
+    pub fn finish_with_leaves(mut self) -> (FileDigest, Vec<Digest>) {
         if !self.bytes.is_multiple_of(CHUNK_BYTES as u64) {
             self.end_chunk();
         }
@@ -190,7 +211,7 @@ impl Digester {
             .rev()
             .reduce(|right, left| Digest::node(left, right))
             .unwrap_or_else(|| Digest::of(&[]));
-        FileDigest {
+        let digest = FileDigest {
             bytes: self.bytes,
             sha256: Digest(self.whole.finalize().into()),
             chunks: ChunkTree {
@@ -198,7 +219,8 @@ impl Digester {
                 count: self.chunks,
                 root,
             },
-        }
+        };
+        (digest, self.leaves.unwrap_or_default())
     }
 }
 

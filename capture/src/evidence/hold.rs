@@ -1,12 +1,12 @@
 //! The hold: that a capture must not be deleted, since when, why and on whose word.
 //!
-//! It is signed, so that a file that somebody put there holds nothing; it is no link of the chain, for
-//! it comes and goes.
+//! It is signed, so that a file that somebody put there holds nothing, and a link of the chain, so that one
+//! that somebody took away is missed. What ends it is a [`Release`](super::Release).
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Envelope, EnvelopeError, ManifestError, PublicKey, SecretKey};
+use super::{Envelope, EnvelopeError, Link, ManifestError, PublicKey, SecretKey};
 use crate::{session::CaptureId, text::shown};
 
 /// Ends the name of a hold's file, after the capture's id.
@@ -19,6 +19,9 @@ const HOLD_TYPE: &str = "application/vnd.remora.hold+json";
 #[serde(deny_unknown_fields)]
 pub struct Hold {
     pub capture_id: CaptureId,
+    /// Its place; none of one that was made before holds had places, or that was only told of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chain: Option<Link>,
     pub since: Timestamp,
     /// As who asked for it says; may be empty.
     pub why: String,
@@ -78,6 +81,7 @@ mod tests {
         let key = key();
         let hold = Hold {
             capture_id: CaptureId::generate(),
+            chain: Some(Link::after(None)),
             since: Timestamp::UNIX_EPOCH,
             why: "case 42".to_owned(),
             by: "uid=0".to_owned(),

@@ -29,6 +29,8 @@ use crate::{
 pub const PREDICATE_TYPE: &str = "https://remora.dev/capture/v1";
 /// Ends the name of a manifest's file, after the capture's id.
 pub const MANIFEST_ENDING: &str = ".manifest.json";
+/// Ends the name of a time stamp of a manifest (RFC 3161), after the capture's id.
+pub const STAMP_ENDING: &str = ".manifest.json.tsr";
 /// Largest signed document that is read, in bytes: the list of the largest set of files in base64.
 pub const DOCUMENT_BYTES_MAX: usize = 16 << 20;
 

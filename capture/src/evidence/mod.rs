@@ -6,13 +6,14 @@
 //!                                    ▼
 //! manifest n-1 ─ SHA-256 ─▶ manifest n ─ SHA-256 ─▶ manifest n+1 … ─ SHA-256 ─▶ head (published)
 //!                           canonical JSON in a signed envelope
-//!                           tombstones of deleted captures are links, too
+//!                           tombstones of deleted captures, holds and releases are links, too
 //! ```
 //! - [`Digest`], [`Digester`]: SHA-256 of a file and of its chunks.
 //! - [`canonical()`]: one form for each JSON value.
 //! - [`SecretKey`], [`PublicKey`], [`Envelope`]: ed25519 signatures (DSSE).
 //! - [`Manifest`]: what is said of a capture. [`Tombstone`]: that its files were deleted. [`Hold`]: that
-//!   they must not be. [`Link`], [`Head`]: the chain of a node's manifests and tombstones.
+//!   they must not be. [`Release`]: that they may again. [`Link`], [`Head`]: the chain of all these.
+//! - [`Redaction`]: what a part of a capture was made from.
 //! - [`verify()`]: what a set of files proves, and what not.
 //!
 //! Files that were cut, changed, left out, put in or put in another place are found by hashes; whole
@@ -26,6 +27,9 @@ mod envelope;
 mod hold;
 mod key;
 mod manifest;
+mod path;
+mod redaction;
+mod release;
 mod statement;
 mod tombstone;
 mod verify;
@@ -38,7 +42,13 @@ pub use hold::{HOLD_ENDING, Hold};
 pub use key::{KeyError, KeyId, PublicKey, SecretKey};
 pub use manifest::{
     ClockRecord, Custody, DOCUMENT_BYTES_MAX, FileRecord, MANIFEST_ENDING, Manifest, ManifestError,
-    Origin, PREDICATE_TYPE, ProgramDigests,
+    Origin, PREDICATE_TYPE, ProgramDigests, STAMP_ENDING,
 };
+pub use path::Paths;
+pub use redaction::{
+    Cut, Made, Order, PacketSeen, REDACTION_ENDING, REDACTION_TYPE, RedactError, Redaction,
+    RedactionKeys, SourceChunk, redact, verify_redaction,
+};
+pub use release::{RELEASE_ENDING, Release};
 pub use tombstone::{Cause, TOMBSTONE_ENDING, TOMBSTONE_TYPE, Tombstone, WHY_BYTES_MAX};
 pub use verify::{Entry, Inventory, Report, Scope, Verdict, verify};

@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail};
 use remora_capture::{
     evidence::{
         DOCUMENT_BYTES_MAX, HOLD_ENDING, Hold, MANIFEST_ENDING, Manifest, PublicKey,
-        TOMBSTONE_ENDING, Tombstone,
+        RELEASE_ENDING, Release, TOMBSTONE_ENDING, Tombstone,
     },
     session::CaptureId,
 };
@@ -74,9 +74,15 @@ pub(super) async fn custody(agent: &AgentAddress, id: CaptureId) -> anyhow::Resu
     let mut files = open(agent, &mut client, id, true).await?;
     let (mut name, mut manifest, mut keys) = (String::new(), Vec::new(), Vec::new());
     let (mut tombstone, mut hold) = (Vec::new(), Vec::new());
+    let mut releases: Vec<Vec<u8>> = Vec::new();
     while let Some(message) = next(agent, &mut files).await? {
         match message {
-            Message::File(file) => name = file.name,
+            Message::File(file) => {
+                name = file.name;
+                if name.ends_with(RELEASE_ENDING) {
+                    releases.push(Vec::new());
+                }
+            }
             Message::Bytes(bytes) if name.ends_with(MANIFEST_ENDING) => {
                 append(&mut manifest, &bytes)?;
             }
@@ -84,6 +90,9 @@ pub(super) async fn custody(agent: &AgentAddress, id: CaptureId) -> anyhow::Resu
                 append(&mut tombstone, &bytes)?;
             }
             Message::Bytes(bytes) if name.ends_with(HOLD_ENDING) => append(&mut hold, &bytes)?,
+            Message::Bytes(bytes) if name.ends_with(RELEASE_ENDING) => {
+                append(releases.last_mut().context("a file has a name")?, &bytes)?;
+            }
             Message::Bytes(bytes) if name.ends_with(".pub") => {
                 let pem = str::from_utf8(&bytes).unwrap_or_default();
                 keys.extend(PublicKey::from_pem(pem));
@@ -93,6 +102,19 @@ pub(super) async fn custody(agent: &AgentAddress, id: CaptureId) -> anyhow::Resu
     }
     let manifest = Manifest::open(&manifest, &keys).context("the agent's manifest")?;
     let mut later = Vec::new();
+    let opened = releases
+        .iter()
+        .map(|bytes| Release::from_signed(bytes, &keys));
+    let mut releases = opened
+        .collect::<Result<Vec<_>, _>>()
+        .context("the agent's release")?;
+    releases.sort_by_key(|release| release.chain.sequence);
+    for release in &releases {
+        if let Some(hold) = release.held(&keys).context("the agent's release")? {
+            later.push(hold.text());
+        }
+        later.push(release.text());
+    }
     if !hold.is_empty() {
         let hold = Hold::from_signed(&hold, &keys).context("the agent's hold")?;
         later.push(hold.text());

@@ -5,9 +5,12 @@ mod capture;
 mod custody;
 mod export;
 mod get;
+pub(crate) mod redact;
 mod rules;
 mod store;
+mod timestamp;
 mod trigger;
+mod up;
 mod verify;
 
 use anyhow::Context as _;
@@ -71,7 +74,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Outcome> {
             Ok(outcome)
         }
         Command::Export { ids, output } => export::run(agent, &ids, &output).await,
-        Command::Verify { path, key, head } => verify::run(&path, &key, head.as_deref()).await,
+        Command::Verify(args) => verify::run(&args).await,
+        Command::Redact(args) => redact::run(*args),
+        Command::Timestamp(args) => timestamp::run(&args),
         Command::Show { id, custody, .. } if custody => export::custody(agent, id).await,
         Command::Show { id, output, .. } => {
             let request = v1::GetRequest { id: id.to_string() };
@@ -101,6 +106,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Outcome> {
         Command::Audit(command) => audit::run(&command),
         Command::Rules(command) => rules::run(&command),
         Command::Trigger(args) => trigger::run(&args),
+        Command::Up(args) => up::run(&args).await,
+        Command::WithParent { parent, words } => up::run_with_parent(parent, &words),
         Command::Completions { shell } => crate::shell::completions(Args::command(), shell),
         Command::Manual { directory } => crate::shell::manual(&directory),
         Command::Extcap { .. } => unreachable!("`crate::run` answers Wireshark"),

@@ -57,10 +57,10 @@ pub(crate) fn gather(path: &Path) -> anyhow::Result<Gathered> {
         };
     }
     let inventory = if name.ends_with(".tar") {
-        archive(File::open(path).with_context(cannot)?)
+        read_archive(File::open(path).with_context(cannot)?)
     } else if name.ends_with(".tar.zst") {
         let file = File::open(path).with_context(cannot)?;
-        archive(zstd::Decoder::new(file).with_context(cannot)?)
+        read_archive(zstd::Decoder::new(file).with_context(cannot)?)
     } else {
         one(path, name)?
     };
@@ -123,8 +123,9 @@ fn directory(path: &Path, wanted: impl Fn(&str) -> bool) -> io::Result<Inventory
     Ok(inventory)
 }
 
-/// What is wrong with an archive is a fault of the evidence in it.
-fn archive(reader: impl Read) -> Inventory {
+/// Reads an archive that is not compressed. What is wrong with it is a fault of the evidence in it.
+#[must_use]
+pub fn read_archive(reader: impl Read) -> Inventory {
     let mut inventory = Inventory::default();
     let mut archive = tar::Archive::new(BufReader::new(reader));
     let listed = match archive.entries() {
@@ -201,7 +202,7 @@ mod tests {
     #[track_caller]
     fn assert_fault(bytes: &[u8], what: &str) {
         let key = SecretKey::from_random(&[1; 32]).public();
-        let report = verify(&archive(bytes), &[key], None, Scope::Selection);
+        let report = verify(&read_archive(bytes), &[key], None, Scope::Selection);
         assert_eq!(report.verdict(), Verdict::Broken, "{report:?}");
         assert!(
             report.broken.iter().any(|text| text.contains(what)),
@@ -214,6 +215,17 @@ mod tests {
         for name in ["../x.pcapng", "/etc/passwd", "a/../b", "./x", "a\u{1b}[31m"] {
             assert_fault(&tar(&[(name, b"x", b'0')]), "is no name that evidence has");
         }
+        let mut text = tar(&[("x.pcapng", b"x", b'0')])[..1024].to_vec();
+        text.extend_from_slice(&[b'\n'; 1024]);
+        let broken = read_archive(text.as_slice());
+        let report = verify(
+            &broken,
+            &[SecretKey::from_random(&[1; 32]).public()],
+            None,
+            Scope::Selection,
+        );
+        let control = |text: &String| text.chars().any(char::is_control);
+        assert!(!report.broken.iter().any(control), "{report:?}");
         assert_fault(&tar(&[("x.pcapng", b"", b'2')]), "no plain file");
         assert_fault(&tar(&[("././@LongLink", b"long", b'L')]), "no plain file");
         let whole = tar(&[

@@ -12,6 +12,7 @@ mod objects;
 
 pub(crate) use archive::Archive;
 pub(crate) use gather::gather;
+pub use gather::read_archive;
 pub(crate) use objects::Place;
 
 /// The archive's list of captures.

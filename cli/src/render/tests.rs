@@ -214,6 +214,7 @@ fn a_held_capture_says_so_in_words_and_in_json() {
     let mut held = kept(state());
     held.hold = Some(Hold {
         capture_id: held.capture.id,
+        chain: None,
         since: "2026-01-02T03:04:05Z".parse().unwrap(),
         why: "case\u{1b} 42".to_owned(),
         by: "uid=0".to_owned(),

@@ -1,24 +1,16 @@
 //! What a part that has ended left: its files, as its signed manifest names them.
 
-use std::time::Duration;
-
-use remora_capture::evidence::{DOCUMENT_BYTES_MAX, MANIFEST_ENDING, Manifest};
 use remora_crd::CaptureFile;
-use remora_proto::v1::{self, evidence_response::Message};
-use tokio::time::timeout;
+use remora_proto::v1;
 
 use crate::fleet::{RemoteAgent, whole::Told};
 
-/// How long an agent may take to tell it.
-const DEADLINE: Duration = Duration::from_secs(5);
 /// Pods that get an Event each.
 pub(super) const EVENTS_MAX: usize = 100;
 
 /// `None`: it is not sealed yet, or the agent is silent.
 pub(super) async fn of(agent: &RemoteAgent, told: &Told) -> Option<Vec<CaptureFile>> {
-    let manifest = timeout(DEADLINE, manifest(agent, &told.state.id))
-        .await
-        .ok()??;
+    let manifest = agent.manifest(&told.state.id).await?;
     let file = |file: &remora_capture::evidence::FileRecord| {
         let digest = file.digest.as_ref();
         CaptureFile {
@@ -31,25 +23,6 @@ pub(super) async fn of(agent: &RemoteAgent, told: &Told) -> Option<Vec<CaptureFi
         }
     };
     Some(manifest.files.iter().map(file).collect())
-}
-
-async fn manifest(agent: &RemoteAgent, id: &str) -> Option<Manifest> {
-    let mut messages = agent.evidence(id).await.ok()?;
-    let (mut is_manifest, mut bytes) = (false, Vec::new());
-    while let Some(message) = messages.message().await.ok()? {
-        match message.message? {
-            Message::File(file) => is_manifest = file.name.ends_with(MANIFEST_ENDING),
-            Message::Bytes(some) if is_manifest => {
-                if bytes.len() + some.len() > DOCUMENT_BYTES_MAX {
-                    return None;
-                }
-                bytes.extend_from_slice(&some);
-            }
-            Message::Bytes(_) => {}
-        }
-    }
-    // Who verifies it has the node's key; here its agent is asked, and its certificate was checked.
-    Manifest::unverified(&bytes).ok()
 }
 
 /// What an Event says of a part.

@@ -106,6 +106,12 @@ impl Fleet {
         self.roster.borrow().clone()
     }
 
+    /// Which agents there are, now and later.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Roster>> {
+        self.roster.clone()
+    }
+
     /// The agent of a node; it is not called yet.
     ///
     /// # Errors

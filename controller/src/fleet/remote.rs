@@ -3,19 +3,26 @@
 
 use std::{sync::Arc, time::Duration};
 
-use remora_capture::{merge::NodeClock, session::CaptureId, text::excerpt};
+use remora_capture::{
+    evidence::{DOCUMENT_BYTES_MAX, MANIFEST_ENDING, Manifest},
+    merge::NodeClock,
+    session::CaptureId,
+    text::excerpt,
+};
 use remora_proto::{
     client::{self, AgentAddress, ConnectError},
     reason::{Reason, reason_of},
-    v1,
+    v1::{self, evidence_response::Message},
 };
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Code, Request, Status, Streaming, transport::Channel};
 
 /// How long an agent may take to answer.
 pub const CALL_DEADLINE: Duration = Duration::from_secs(1);
 /// How long it may take to end a capture: its counts are final then.
 pub const STOP_DEADLINE: Duration = Duration::from_secs(10);
+/// How long it may take to tell a manifest: the capture's end may have been a moment ago.
+const MANIFEST_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Longest message of an agent's that is told on, in characters.
 const MESSAGE_MAX: usize = 500;
@@ -249,6 +256,46 @@ impl RemoteAgent {
                     .evidence(request)
                     .await
                     .map(tonic::Response::into_inner)
+            }
+        };
+        self.answered(deadline, call).await
+    }
+
+    /// A finished capture's manifest, believed as its agent tells it: who verifies it has the node's key.
+    /// `None`: it is not sealed yet, or the agent is silent.
+    pub async fn manifest(&self, id: &str) -> Option<Manifest> {
+        let asked = async {
+            let mut messages = self.evidence(id).await.ok()?;
+            let (mut is_manifest, mut bytes) = (false, Vec::new());
+            while let Some(message) = messages.message().await.ok()? {
+                match message.message? {
+                    Message::File(file) => is_manifest = file.name.ends_with(MANIFEST_ENDING),
+                    Message::Bytes(some) if is_manifest => {
+                        if bytes.len() + some.len() > DOCUMENT_BYTES_MAX {
+                            return None;
+                        }
+                        bytes.extend_from_slice(&some);
+                    }
+                    Message::Bytes(_) => {}
+                }
+            }
+            Manifest::unverified(&bytes).ok()
+        };
+        timeout(MANIFEST_DEADLINE, asked).await.ok()?
+    }
+
+    /// Events of all its captures from now on, and those that run first.
+    ///
+    /// # Errors
+    /// [`AgentError`], at the latest after [`CALL_DEADLINE`]; the stream has no deadline.
+    pub async fn watch(&self) -> Result<Streaming<v1::WatchResponse>, AgentError> {
+        let deadline = Instant::now() + CALL_DEADLINE;
+        let client = client::capture_client(self.channel.clone());
+        let call = || {
+            let mut client = client.clone();
+            async move {
+                let answer = client.watch(v1::WatchRequest::default()).await;
+                answer.map(tonic::Response::into_inner)
             }
         };
         self.answered(deadline, call).await

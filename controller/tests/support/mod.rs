@@ -86,6 +86,7 @@ impl TestController {
         let file = dir.path().join("rules.yaml");
         std::fs::write(&file, rules).unwrap();
         let mut args = RunArgs {
+            config: None,
             agent: AgentAddress::Unix(dir.path().join("agent.sock")),
             listen: "127.0.0.1:0".parse().unwrap(),
             alerts: AlertsArgs::default(),
@@ -95,6 +96,7 @@ impl TestController {
             rules: vec![file],
             sinks: Vec::new(),
             log_format: LogFormat::Text,
+            notify: Default::default(),
             cluster: Default::default(),
         };
         set(dir.path(), &mut args);

@@ -114,6 +114,7 @@ impl From<&Hold> for v1::LegalHold {
             by,
             why,
             capture_id: _,
+            chain: _,
         } = hold;
         Self {
             since: Some(time::timestamp_out(*since)),
@@ -145,6 +146,7 @@ pub fn hold_of(state: &v1::CaptureState) -> Result<Option<Hold>, ConvertError> {
     };
     Ok(Some(Hold {
         capture_id: state.id.parse()?,
+        chain: None,
         since: time::timestamp("hold.since", required("hold.since", since)?)?,
         by,
         why,

@@ -7,6 +7,7 @@ use std::{
 };
 
 use rustls::{
+    RootCertStore,
     crypto::{CryptoProvider, ring},
     pki_types::{
         CertificateDer, PrivateKeyDer, TrustAnchor,
@@ -68,6 +69,16 @@ pub enum TlsError {
 
 pub(super) fn provider() -> CryptoProvider {
     ring::default_provider()
+}
+
+/// Those of a file of CA certificates (PEM), for a connection to a server that is none of ours.
+///
+/// # Errors
+/// [`TlsError`].
+pub fn root_store(ca: &Path) -> Result<RootCertStore, TlsError> {
+    Ok(RootCertStore {
+        roots: anchors(ca)?,
+    })
 }
 
 /// Reads a file of CA certificates.

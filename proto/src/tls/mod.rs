@@ -34,7 +34,7 @@ mod tests;
 
 pub use client::TlsIdentity;
 pub(crate) use client::{Connector, failure};
-pub use files::{TlsError, TlsFiles};
+pub use files::{TlsError, TlsFiles, root_store};
 pub use listener::{
     ANONYMOUS_MAX, CONNECTIONS_MAX, HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, Peer, TlsIo, TlsListener,
 };

@@ -3,6 +3,8 @@
 //! | target | bytes | come from |
 //! |---|---|---|
 //! | [`alert`] | a Falco alert, and what it maps to | whoever reaches the webhook |
+//! | [`envelope`] | CloudEvents, Falco Talon's calls, and the alerts in them | whoever reaches the webhook |
+//! | [`sigv4`] | a request that says to be signed | the same |
 //! | [`rules`] | a rule file | an operator |
 //! | [`filter_text`] | filter text, to terms or programs | users, rules |
 //! | [`filter_program`] | a classic BPF program and a frame | API clients |
@@ -10,22 +12,32 @@
 //! | [`look_back`] | a copy of a look-back ring | the same, torn where it was written over |
 //! | [`repair`] | a capture file after a crash | the disk |
 //! | [`compressed`] | the same, of zstd frames | the disk |
+//! | [`manifest`] | a manifest, to what it proves | whoever hands in evidence |
+//! | [`archive`] | an archive of evidence, likewise | the same |
+//! | [`redaction`] | a redacted file, its document, what it was made from | the same |
 //!
 //! Each is a function `check` that panics where a promise is broken: the reader is total, bounded,
 //! and what it answers is so. [`target`] makes it a program; `cargo xtask fuzz` builds it with
 //! libFuzzer. Without that (`cargo build -p remora-fuzz`) the program checks the files that it is
-//! given, which shows what a crash was. `corpus/` is what libFuzzer has found worth keeping; the
+//! given, which shows what a crash was. The corpora of `sigv4` and `envelope` began with the recorded requests
+//! of the real programs. `corpus/` is what libFuzzer has found worth keeping; the
 //! tests here run all of it.
 #![forbid(unsafe_code)]
 
 pub mod alert;
+pub mod archive;
 pub mod compressed;
+pub mod envelope;
+mod evidence;
 pub mod filter_program;
 pub mod filter_text;
 pub mod look_back;
+pub mod manifest;
 pub mod record;
+pub mod redaction;
 pub mod repair;
 pub mod rules;
+pub mod sigv4;
 
 #[cfg(fuzzing)]
 pub use libfuzzer_sys;
@@ -104,10 +116,12 @@ mod tests {
 
     kept_inputs_pass!(
         alert,
+        archive,
         compressed,
         filter_program,
         filter_text,
         look_back,
+        manifest,
         record,
         repair,
         rules

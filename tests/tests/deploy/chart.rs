@@ -43,12 +43,17 @@ const SETS: [(&str, &[&str]); 6] = [
             "--set=agent.extraArgs={--attach=tcx}",
             "--set=controller.sinks={evidence=s3://bucket/prefix}",
             "--set=controller.sinkSecret=mine",
+            "--set=agent.retention.keepAge=30d",
+            "--set=agent.retention.keepBytes=3GiB",
+            "--set=agent.retention.namespaceQuota=1GiB",
+            "--set=agent.rates.rule=off",
+            "--set=controller.notify={http://falcosidekick.falco:2801/}",
         ],
     ),
 ];
 
 /// A value that is refused, and a word of the refusal.
-const WRONG: [(&str, &str); 19] = [
+const WRONG: [(&str, &str); 23] = [
     ("agent.pin=maybe", "pin"),
     ("agent.port=0", "port"),
     ("agent.port=65536", "port"),
@@ -56,6 +61,10 @@ const WRONG: [(&str, &str); 19] = [
     ("agent.dataDir=captures", "dataDir"),
     ("agent.quota=4GB", "quota"),
     ("agent.lookBack.mode=all", "mode"),
+    ("agent.retention.keepAge=soon", "keepAge"),
+    ("agent.retention.keepBytes=most", "keepBytes"),
+    ("agent.rates.node=0/60s", "node"),
+    ("controller.notify={falcosidekick:2801}", "notify"),
     ("agent.hostPID=false", "hostPID"),
     (
         "agent.terminationGracePeriodSeconds=5",

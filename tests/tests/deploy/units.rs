@@ -94,6 +94,54 @@ fn units_are_as_closed_as_they_were() -> Result<()> {
     Ok(())
 }
 
+/// What is shipped is right, and what the programs show of it.
+#[test]
+fn the_settings_that_are_shipped_are_right() -> Result<()> {
+    for (program, file, holds) in [
+        ("remora-agent", "agent.toml", "quota = \"4GiB\""),
+        (
+            "remora-controller",
+            "controller.toml",
+            "rules = [\"/etc/remora/rules.yaml\"]",
+        ),
+    ] {
+        let mut command = run::command(run::remora_program(program)?);
+        let path = root().join("deploy/systemd").join(file);
+        let said = run::output(command.args(["config", "check"]).arg(path))?;
+        ensure!(said.lines().any(|line| line == holds), "{said}");
+    }
+    Ok(())
+}
+
+/// A fault is one line with its place, and exit code 1; what is right is read again.
+#[test]
+fn a_settings_file_that_is_wrong_is_told_in_a_line() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    for program in ["remora-agent", "remora-controller"] {
+        let path = run::remora_program(program)?;
+        let file = directory.path().join("s.toml");
+        fs::write(&file, "metricz = 1")?;
+        let checked = run::finish(run::command(&path).args(["config", "check"]).arg(&file))?;
+        let said = String::from_utf8_lossy(&checked.stderr);
+        ensure!(checked.status.code() == Some(1), "{said}");
+        ensure!(
+            said.lines().count() == 1 && said.contains("s.toml:1:1: unknown key"),
+            "{said}"
+        );
+        let begun = run::finish(run::command(&path).args(["run", "--config"]).arg(&file))?;
+        ensure!(begun.status.code() == Some(2), "{begun:?}");
+
+        let shown = run::output(run::command(&path).args(["config", "show"]))?;
+        let needed = match program {
+            "remora-controller" => "rules = ['r.yaml']",
+            _ => "",
+        };
+        fs::write(&file, shown + needed)?;
+        run::output(run::command(&path).args(["config", "check"]).arg(&file))?;
+    }
+    Ok(())
+}
+
 /// Flags in units and settings are ones that the programs have.
 #[test]
 fn the_programs_know_the_flags_of_their_units() -> Result<()> {

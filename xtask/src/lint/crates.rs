@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use serde_json::Value;
 
 /// A crate, and the crates of the workspace that it may depend on.
-const ARROWS: [(&str, &[&str]); 13] = [
+const ARROWS: [(&str, &[&str]); 14] = [
     ("remora-agent-common", &[]),
     ("remora-agent-ebpf", &["remora-agent-common"]),
     ("remora-capture", &[]),
@@ -15,7 +15,12 @@ const ARROWS: [(&str, &[&str]); 13] = [
     ("remora-rules", &["remora-capture"]),
     (
         "remora-agent",
-        &["remora-agent-common", "remora-capture", "remora-proto"],
+        &[
+            "remora-agent-common",
+            "remora-capture",
+            "remora-proto",
+            "remora-settings",
+        ],
     ),
     (
         "remora-controller",
@@ -24,8 +29,10 @@ const ARROWS: [(&str, &[&str]); 13] = [
             "remora-crd",
             "remora-proto",
             "remora-rules",
+            "remora-settings",
         ],
     ),
+    ("remora-settings", &[]),
     (
         "remora-cli",
         &["remora-capture", "remora-proto", "remora-rules"],
@@ -36,6 +43,8 @@ const ARROWS: [(&str, &[&str]); 13] = [
             "remora-agent",
             "remora-agent-common",
             "remora-capture",
+            "remora-cli",
+            "remora-controller",
             "remora-rules",
         ],
     ),

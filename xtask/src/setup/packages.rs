@@ -75,6 +75,11 @@ pub(crate) const PEERS: &[Package] = &[
         "strace",
         "injects errors and delays into the agent's writes",
     ),
+    program(
+        "openssl",
+        "openssl",
+        "is the time stamp authority of the tests",
+    ),
     Package {
         name: Cow::Borrowed("python3-boto3"),
         probe: Probe::File(Cow::Borrowed(

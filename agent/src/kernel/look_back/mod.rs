@@ -47,6 +47,10 @@ use budget::SPARES;
 use kept::Kept;
 use ring::{Frozen, Ring, RingMap, empty};
 
+/// Bytes of stack of a thread that reads or writes rings: their pages (147 584 bytes) pass by value, which a
+/// build without optimisation does several times over.
+pub const STACK: usize = 8 << 20;
+
 /// How rings are made.
 #[derive(Clone, Copy, Debug)]
 pub struct LookBackOptions {
@@ -174,6 +178,7 @@ impl LookBack {
         let theirs = Arc::clone(&shared);
         let worker = thread::Builder::new()
             .name("look-back".to_owned())
+            .stack_size(STACK)
             .spawn(move || theirs.run())
             .map_err(|error| KernelError::Io("start a thread", error))?;
         Ok(Self {

@@ -53,6 +53,8 @@ pub struct DriverParts {
     /// Sessions that outlived their agent: their taps are bound, their slots filled.
     pub standing: Vec<Standing>,
     pub signals: mpsc::Receiver<Signal>,
+    /// Captures at a time; at most as many as there are slots.
+    pub sessions: u32,
     /// How many captures alerts may begin in a time.
     pub rates: Rates,
 }
@@ -70,6 +72,7 @@ pub struct Driver {
     events: broadcast::Sender<CaptureState>,
     registry: Registry,
     slots: Vec<SlotState>,
+    sessions: u32,
     waiting: HashMap<CaptureId, Vec<Reply<CaptureState>>>,
     draining: Option<Vec<oneshot::Sender<()>>>,
     /// Sessions with files stay for the next agent.
@@ -99,6 +102,7 @@ impl Driver {
             known,
             standing,
             signals,
+            sessions,
             rates,
         } = parts;
         let (sender, requests) = mpsc::channel(REQUESTS);
@@ -127,6 +131,7 @@ impl Driver {
             drained: mpsc::channel(SESSION_SLOTS as usize),
             events,
             registry,
+            sessions,
             slots: (0..SESSION_SLOTS).map(|_| SlotState::default()).collect(),
             waiting: HashMap::new(),
             draining: None,

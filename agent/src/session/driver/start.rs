@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use remora_agent_common::SESSION_SLOTS;
 use remora_capture::session::{CaptureId, CaptureState, Counts, Phase};
 use tokio::time::Instant;
 
@@ -63,11 +62,16 @@ impl Driver {
         if self.draining.is_some() {
             return Err(StartError::Draining);
         }
+        let used = self.slots.iter().filter(|entry| entry.session.is_some());
+        let full = StartError::SessionLimit(self.sessions);
+        if used.count() >= self.sessions as usize {
+            return Err(full);
+        }
         let (slot, entry) = (0..)
             .map(Slot)
             .zip(&mut self.slots)
             .find(|(_, entry)| entry.session.is_none())
-            .ok_or(StartError::SessionLimit(SESSION_SLOTS))?;
+            .ok_or(full)?;
         entry.generation = entry.generation.wrapping_add(1);
         let generation = entry.generation;
 

@@ -1,4 +1,4 @@
-//! How a capture goes, and what keeps it.
+//! How a capture goes.
 //!
 //! ```text
 //! hold? ─▶ <id>.tombstone.json: written aside, synced, renamed ─▶ directory synced ─▶ chain.head
@@ -15,17 +15,21 @@ use std::{
 
 use jiff::Timestamp;
 use remora_capture::{
-    evidence::{
-        Cause, Digest, HOLD_ENDING, Head, Hold, Link, Manifest, TOMBSTONE_ENDING, Tombstone,
-    },
+    evidence::{Cause, Digest, Head, Link, Manifest, Tombstone},
     session::{CaptureId, Destination},
 };
 
-use super::{Sealer, ahead::Ahead, sealer::read, sync_directory};
+use super::{
+    Sealer,
+    ahead::Ahead,
+    holds::{HOLD, HOLD_PART, RELEASE_PART},
+    room,
+    sealer::read,
+    sync_directory,
+};
 use crate::{
     custody::{CustodyError, Mark},
     sink::{
-        Store,
         fail_point::reach,
         store::{ACCOUNT, OPEN, remove_if_there, write_anew},
     },
@@ -33,47 +37,18 @@ use crate::{
 
 pub(super) const TOMBSTONE: &str = "tombstone.json";
 const TOMBSTONE_PART: &str = "tombstone.part";
-const HOLD: &str = "hold.json";
-const HOLD_PART: &str = "hold.part";
 /// Deletions before the next order is looked at: each waits for the disk some times.
 const BATCH: usize = 8;
 /// How often captures that could not be deleted are tried again.
 const STUCK: Duration = Duration::from_secs(60);
 
-impl Store {
-    /// What lies beside a capture, by its own word.
-    pub(in crate::sink) fn read_mark(&self, id: CaptureId) -> Mark {
-        let read = |ending: &str| read(&self.directory.join(format!("{id}{ending}")));
-        if let Ok(bytes) = read(TOMBSTONE_ENDING)
-            && let Ok(tombstone) = Tombstone::unverified(&bytes)
-        {
-            return Mark::Deleted(Box::new(tombstone));
-        }
-        match read(HOLD_ENDING) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Mark::None,
-            // What cannot be read holds all the same.
-            read => Mark::Held(Box::new(hold_of(id, read))),
-        }
-    }
-}
-
-fn hold_of(id: CaptureId, read: io::Result<Vec<u8>>) -> Hold {
-    let hold = read.ok().and_then(|bytes| Hold::unverified(&bytes).ok());
-    hold.unwrap_or_else(|| Hold {
-        capture_id: id,
-        since: Timestamp::UNIX_EPOCH,
-        why: "the file of its hold cannot be read".to_owned(),
-        by: "somebody".to_owned(),
-    })
-}
-
-fn failed(id: CaptureId, what: &'static str) -> impl FnOnce(io::Error) -> CustodyError {
+pub(super) fn failed(id: CaptureId, what: &'static str) -> impl FnOnce(io::Error) -> CustodyError {
     move |source| CustodyError::Io { id, what, source }
 }
 
 impl Sealer {
     /// The capture is here, and neither deleted nor streamed; whether it runs.
-    fn find(&self, id: CaptureId) -> Result<bool, CustodyError> {
+    pub(super) fn find(&self, id: CaptureId) -> Result<bool, CustodyError> {
         if let Mark::Deleted(tombstone) = self.store.read_mark(id) {
             return Err(CustodyError::Deleted(tombstone));
         }
@@ -145,7 +120,12 @@ impl Sealer {
         let signed = signed.map_err(io::Error::other)?;
         reach("tombstone signed");
         let aside = self.store.file(id, TOMBSTONE_PART);
-        let file = write_anew(&aside, &signed)?;
+        let file = match write_anew(&aside, &signed) {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                room::write(&self.store.directory, &aside, &signed)?
+            }
+            written => written?,
+        };
         reach("tombstone written");
         file.sync_all()?;
         reach("tombstone synced");
@@ -162,6 +142,7 @@ impl Sealer {
         match self.try_remove(tombstone) {
             Ok(()) => {
                 self.buried.remove(&id);
+                room::keep(&self.store.directory);
             }
             Err(error) => {
                 tracing::error!(capture = %id, %error, "failed to remove deleted files; tried again later");
@@ -219,7 +200,7 @@ impl Sealer {
 
     /// Takes up what an agent that died had begun.
     pub(super) fn finish_deletions(&mut self) -> io::Result<()> {
-        for ending in [TOMBSTONE_PART, HOLD_PART] {
+        for ending in [TOMBSTONE_PART, HOLD_PART, RELEASE_PART] {
             for id in self.store.ids(ending).map_err(io::Error::other)? {
                 remove_if_there(&self.store.file(id, ending))?;
             }
@@ -252,63 +233,6 @@ impl Sealer {
                 tracing::error!(capture = %id, %error, "a tombstone that is not this node's");
             }
         }
-    }
-
-    /// Takes up what is held.
-    pub(super) fn read_holds(&self) -> io::Result<()> {
-        let ids = self.store.ids(HOLD).map_err(io::Error::other)?;
-        for id in ids {
-            let bytes = read(&self.store.file(id, HOLD))?;
-            if let Err(error) = Hold::from_signed(&bytes, &self.keys.public) {
-                tracing::error!(capture = %id, %error, "a hold that is not this node's; it holds all the same");
-            }
-            self.told.inventory().hold(id, true);
-        }
-        Ok(())
-    }
-
-    pub(super) fn hold(
-        &mut self,
-        id: CaptureId,
-        why: &str,
-        by: &str,
-    ) -> Result<Hold, CustodyError> {
-        self.find(id)?;
-        if let Mark::Held(hold) = self.store.read_mark(id) {
-            return Ok(*hold);
-        }
-        let hold = Hold {
-            capture_id: id,
-            since: Timestamp::now(),
-            why: why.to_owned(),
-            by: by.to_owned(),
-        };
-        let keep = || -> io::Result<()> {
-            let signed = hold
-                .to_signed(&self.keys.secret)
-                .map_err(io::Error::other)?;
-            let aside = self.store.file(id, HOLD_PART);
-            write_anew(&aside, &signed)?.sync_all()?;
-            fs::rename(&aside, self.store.file(id, HOLD))?;
-            sync_directory(&self.store.directory)
-        };
-        keep().map_err(failed(id, "failed to write the hold"))?;
-        self.told.inventory().hold(id, true);
-        tracing::info!(capture = %id, why, by, "held");
-        Ok(hold)
-    }
-
-    pub(super) fn release(&mut self, id: CaptureId, by: &str) -> Result<Hold, CustodyError> {
-        self.find(id)?;
-        let Mark::Held(hold) = self.store.read_mark(id) else {
-            return Err(CustodyError::NotHeld(id));
-        };
-        remove_if_there(&self.store.file(id, HOLD))
-            .and_then(|()| sync_directory(&self.store.directory))
-            .map_err(failed(id, "failed to remove the hold"))?;
-        self.told.inventory().hold(id, false);
-        tracing::info!(capture = %id, by, hold = hold.text(), "released");
-        Ok(*hold)
     }
 
     /// What could not be removed, or deleted, is tried again from time to time.

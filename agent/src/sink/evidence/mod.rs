@@ -11,8 +11,10 @@
 
 mod ahead;
 mod deletion;
+mod holds;
 mod keys;
 mod retention;
+pub(super) mod room;
 mod sealer;
 
 use std::{

@@ -16,8 +16,8 @@ use std::{
 use jiff::Timestamp;
 use remora_capture::{
     evidence::{
-        Cause, DOCUMENT_BYTES_MAX, Digest, Digester, FileRecord, Head, Link, MANIFEST_ENDING,
-        Manifest, Origin, Tombstone,
+        Cause, DOCUMENT_BYTES_MAX, Digest, Digester, FileRecord, Head, Hold, Link, MANIFEST_ENDING,
+        Manifest, Origin, Release, Tombstone,
     },
     filter::{self, Meaning, Names},
     session::{CaptureId, Destination},
@@ -25,7 +25,7 @@ use remora_capture::{
 };
 
 use super::{
-    Keys, Order, Retention, Told, ahead::Ahead, deletion::TOMBSTONE, retention::Kept,
+    Keys, Order, Retention, Told, ahead::Ahead, deletion::TOMBSTONE, holds::HOLD, retention::Kept,
     sync_directory,
 };
 use crate::{
@@ -205,6 +205,22 @@ impl Sealer {
                 Err(error) => {
                     tracing::error!(capture = %id, %error, "a tombstone is not this node's");
                 }
+            }
+        }
+        for id in self.store.ids(HOLD).map_err(io::Error::other)? {
+            let bytes = read(&self.store.file(id, HOLD))?;
+            // What is not ours is told where holds are taken up.
+            if let Ok(hold) = Hold::from_signed(&bytes, &self.keys.public)
+                && let Some(link) = &hold.chain
+            {
+                later(&mut head, said, link, &bytes);
+            }
+        }
+        for name in self.store.releases()? {
+            let bytes = read(&self.store.directory.join(&name))?;
+            match Release::from_signed(&bytes, &self.keys.public) {
+                Ok(release) => later(&mut head, said, &release.chain, &bytes),
+                Err(error) => tracing::error!(name, %error, "a release is not this node's"),
             }
         }
         match head {

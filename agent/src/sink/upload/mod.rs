@@ -207,7 +207,7 @@ impl Uploader for Uploads {
                 sink: upload.sink.to_string(),
                 file: file.name.clone(),
                 bytes: file.bytes,
-                sha256: file.sha256.bytes(),
+                sha256: *file.sha256.as_bytes(),
                 facts,
             });
             free -= 1;

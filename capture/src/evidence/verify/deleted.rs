@@ -1,13 +1,10 @@
-//! Captures that were deleted, and those that must not be.
+//! Captures that were deleted.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Inventory, Place, Report, Scope, shown};
+use super::{Inventory, Place, Report, links::Kind, shown, shown_whole};
 use crate::{
-    evidence::{
-        Digest, HOLD_ENDING, Hold, MANIFEST_ENDING, Manifest, PublicKey, TOMBSTONE_ENDING,
-        Tombstone,
-    },
+    evidence::{Digest, HOLD_ENDING, Manifest, PublicKey, TOMBSTONE_ENDING, Tombstone},
     session::CaptureId,
 };
 
@@ -41,7 +38,7 @@ impl Deleted {
                 file: entry.digest.sha256,
                 link: tombstone.chain.clone(),
                 id: of,
-                is_tombstone: true,
+                kind: Kind::Tombstone,
             };
             deleted.places.push((name.clone(), place));
             if of.to_string() == id {
@@ -133,39 +130,4 @@ pub(super) fn files(
         shown_whole(&tombstone.text()),
         tombstone.files.len()
     ));
-}
-
-/// Holds that were signed, each of a capture that is there.
-pub(super) fn holds(inventory: &Inventory, keys: &[PublicKey], scope: Scope, report: &mut Report) {
-    for (name, entry) in &inventory.entries {
-        let Some(id) = name.strip_suffix(HOLD_ENDING) else {
-            continue;
-        };
-        match Hold::from_signed(&entry.bytes, keys) {
-            Err(error) => report.broken.push(format!("{name}: {error}")),
-            Ok(hold) if hold.capture_id.to_string() != id => {
-                let of = hold.capture_id;
-                report
-                    .broken
-                    .push(format!("{name}: it is the hold of {of}"));
-            }
-            Ok(hold) => {
-                let is_sealed = inventory.contains(&format!("{id}{MANIFEST_ENDING}"));
-                let runs = inventory.contains(&format!("{id}.open.json"));
-                if is_sealed || (runs && scope == Scope::Directory) {
-                    let text = shown_whole(&hold.text());
-                    report.proved.push(format!("{id}: {text}"));
-                } else {
-                    report
-                        .broken
-                        .push(format!("{name}: what it holds is missing"));
-                }
-            }
-        }
-    }
-}
-
-/// All of it: reasons are bounded where they come in.
-fn shown_whole(text: &str) -> String {
-    crate::text::escape(text).to_string()
 }

@@ -16,7 +16,27 @@ pub(super) struct Place {
     pub(super) file: Digest,
     pub(super) link: Link,
     pub(super) id: CaptureId,
-    pub(super) is_tombstone: bool,
+    pub(super) kind: Kind,
+}
+
+/// What a place is taken by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Manifest,
+    Tombstone,
+    Hold,
+    Release,
+}
+
+impl Kind {
+    const fn plural(self) -> &'static str {
+        match self {
+            Self::Manifest => "manifests",
+            Self::Tombstone => "tombstones",
+            Self::Hold => "holds",
+            Self::Release => "releases",
+        }
+    }
 }
 
 /// Documents by their number.
@@ -55,7 +75,7 @@ pub(super) fn follow(
             if scope == Scope::Directory {
                 let until = sequence.saturating_sub(1);
                 report.broken.push(format!(
-                    "chain {chain}: manifests {expected} to {until} are missing, or tombstones"
+                    "chain {chain}: manifests {expected} to {until} are missing, or tombstones, holds or releases"
                 ));
             }
         } else if last.map_or(link.previous.is_some(), |last| !link.follows(&last)) {
@@ -112,14 +132,16 @@ pub(super) fn follow(
         (Some(_), Some(_)) => {}
     }
     if report.broken.len() == before {
-        let tombstones = places.values().filter(|place| place.is_tombstone).count();
-        let manifests = places.len() - tombstones;
-        let tombstones = match tombstones {
-            0 => String::new(),
-            tombstones => format!(" and {tombstones} tombstones"),
-        };
+        let kinds = [Kind::Manifest, Kind::Tombstone, Kind::Hold, Kind::Release];
+        let counted: Vec<_> = kinds
+            .into_iter()
+            .map(|kind| (kind, places.values().filter(|p| p.kind == kind).count()))
+            .filter(|(kind, count)| *count > 0 || *kind == Kind::Manifest)
+            .map(|(kind, count)| format!("{count} {}", kind.plural()))
+            .collect();
+        let counted = counted.join(" and ");
         report.proved.push(format!(
-            "chain {chain}: {manifests} manifests{tombstones} from the first to {last}, none missing, \
+            "chain {chain}: {counted} from the first to {last}, none missing, \
              each in its place"
         ));
     }

@@ -4,6 +4,7 @@
 //! directory and an archive are verified alike, and nothing is unpacked.
 
 mod deleted;
+mod held;
 mod links;
 
 use std::{
@@ -15,22 +16,24 @@ use ulid::Ulid;
 
 use self::{
     deleted::Deleted,
-    links::{Chain, Place},
+    links::{Chain, Kind, Place},
 };
 use super::{
-    DOCUMENT_BYTES_MAX, Digester, FileDigest, HOLD_ENDING, Head, MANIFEST_ENDING, Manifest,
-    PublicKey, TOMBSTONE_ENDING,
+    DOCUMENT_BYTES_MAX, Digest, Digester, FileDigest, HOLD_ENDING, Head, MANIFEST_ENDING, Manifest,
+    PublicKey, RELEASE_ENDING, STAMP_ENDING, TOMBSTONE_ENDING,
 };
 use crate::{text::excerpt, upload::UPLOAD_ENDING};
 
 /// Name of the file with the chain's head.
 const HEAD: &str = "chain.head";
 /// What the agent keeps beside captures, and what a person reads: no evidence.
-const NO_EVIDENCE: [&str; 3] = ["lock", "README.txt", "node.key"];
+const NO_EVIDENCE: [&str; 4] = ["lock", "README.txt", "node.key", "tombstone.reserve"];
 /// Bytes read at a time.
 const PIECE: usize = 1 << 18;
 /// Characters of a name that are told.
 const NAME_MAX: usize = 120;
+/// Characters of a fault that are told: a reader's words may quote what it read.
+const FAULT_MAX: usize = 240;
 
 /// One file as it was read.
 #[derive(Clone, Debug)]
@@ -113,7 +116,13 @@ impl Entry {
 }
 
 fn is_document(name: &str) -> bool {
-    let endings = [MANIFEST_ENDING, TOMBSTONE_ENDING, HOLD_ENDING];
+    let endings = [
+        MANIFEST_ENDING,
+        TOMBSTONE_ENDING,
+        HOLD_ENDING,
+        RELEASE_ENDING,
+        STAMP_ENDING,
+    ];
     name == HEAD || endings.iter().any(|ending| name.ends_with(ending))
 }
 
@@ -135,6 +144,7 @@ impl Inventory {
 
     /// Something is wrong with a file that is there.
     pub fn fault(&mut self, name: &str, what: &str) {
+        let what = excerpt(what, FAULT_MAX);
         self.broken.push(format!("{}: {what}", shown(name)));
     }
 
@@ -144,6 +154,15 @@ impl Inventory {
             .iter()
             .filter(|(name, _)| name.ends_with(MANIFEST_ENDING))
             .map(|(_, entry)| entry.bytes.as_slice())
+    }
+
+    /// Time stamps as they are, by capture, with the digest of the manifest that each should be of.
+    pub fn stamps(&self) -> impl Iterator<Item = (&str, &[u8], Digest)> {
+        self.entries.iter().filter_map(|(name, entry)| {
+            let id = name.strip_suffix(STAMP_ENDING)?;
+            let manifest = self.entries.get(&format!("{id}{MANIFEST_ENDING}"))?;
+            Some((id, entry.bytes.as_slice(), manifest.digest.sha256))
+        })
     }
 
     #[must_use]
@@ -170,6 +189,11 @@ impl Report {
 
 fn shown(name: &str) -> String {
     excerpt(name, NAME_MAX).to_string()
+}
+
+/// All of it: reasons are bounded where they come in.
+fn shown_whole(text: &str) -> String {
+    crate::text::escape(text).to_string()
 }
 
 /// Looks at everything with `keys` alone. `published`: the chain's head as it was told elsewhere.
@@ -214,14 +238,14 @@ pub fn verify(
             file,
             link: manifest.chain,
             id: manifest.capture_id,
-            is_tombstone: false,
+            kind: Kind::Manifest,
         };
         links::put(&mut chains, name, place, &mut report);
     }
-    for (name, place) in deleted.places(&mut report) {
+    let held = held::places(inventory, keys, scope, &mut report);
+    for (name, place) in deleted.places(&mut report).into_iter().chain(held) {
         links::put(&mut chains, &name, place, &mut report);
     }
-    deleted::holds(inventory, keys, scope, &mut report);
     strangers(inventory, &accounted, scope, &mut report);
     let own = own_head(inventory, keys, &mut report);
     for (chain, places) in &chains {
@@ -316,7 +340,7 @@ fn strangers(
 ) {
     for name in inventory.entries.keys() {
         let known = accounted.contains(name)
-            || is_document(name)
+            || (is_document(name) && !is_lone_stamp(name, inventory))
             || name.ends_with(".pub")
             || name.ends_with(UPLOAD_ENDING)
             || NO_EVIDENCE.contains(&name.as_str());
@@ -328,6 +352,7 @@ fn strangers(
             ".manifest.part",
             ".tombstone.part",
             ".hold.part",
+            ".release.part",
             ".upload.part",
         ];
         let is_part = parts.iter().any(|part| name.ends_with(part));
@@ -361,6 +386,12 @@ fn strangers(
                 .push(format!("{name}: no manifest knows this file"));
         }
     }
+}
+
+/// A time stamp without the manifest that it would be of.
+fn is_lone_stamp(name: &str, inventory: &Inventory) -> bool {
+    let of = name.strip_suffix(STAMP_ENDING);
+    of.is_some_and(|id| !inventory.contains(&format!("{id}{MANIFEST_ENDING}")))
 }
 
 fn own_head(inventory: &Inventory, keys: &[PublicKey], report: &mut Report) -> Option<Head> {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::evidence::{
-    Cause, Digest, Hold, Link, SecretKey, Tombstone,
+    Cause, Digest, Hold, Link, Release, SecretKey, Tombstone,
     manifest::tests::{capture, key},
 };
 
@@ -358,6 +358,7 @@ fn with_a_tombstone() -> Evidence {
     let held = held.expect("manifest");
     let hold = Hold {
         capture_id: held.parse().expect("id"),
+        chain: None,
         since: jiff::Timestamp::UNIX_EPOCH,
         why: String::new(),
         by: "uid=0".to_owned(),
@@ -536,6 +537,7 @@ fn a_hold_that_is_forged_of_another_capture_or_of_none_is_found() {
     let of = |n: usize, key: &SecretKey| {
         let hold = Hold {
             capture_id: id(n).parse().expect("id"),
+            chain: None,
             since: jiff::Timestamp::UNIX_EPOCH,
             why: String::new(),
             by: String::new(),
@@ -547,4 +549,98 @@ fn a_hold_that_is_forged_of_another_capture_or_of_none_is_found() {
     let mut files = evidence.files.clone();
     files.insert(format!("{}{HOLD_ENDING}", id(1)), of(1, &key()));
     evidence.assert_broken(&files, "it was deleted, and is held");
+}
+
+/// Of three captures the first was held and released, the second is held.
+fn with_holds() -> Evidence {
+    let mut evidence = evidence(3);
+    let key = key();
+    let id = |name: &String| -> crate::session::CaptureId {
+        let id = name.strip_suffix(MANIFEST_ENDING).expect("manifest");
+        id.parse().expect("id")
+    };
+    let ids: Vec<_> = evidence.manifests.iter().map(id).collect();
+    let hold = |capture_id, head: &Head| Hold {
+        capture_id,
+        chain: Some(Link::after(Some(head))),
+        since: jiff::Timestamp::UNIX_EPOCH,
+        why: "case 42".to_owned(),
+        by: "uid=0".to_owned(),
+    };
+    let follow = |link: Option<Link>, bytes: &[u8]| link.expect("place").head(Digest::of(bytes));
+    let first = hold(ids[0], &evidence.head);
+    let first_file = first.to_signed(&key).expect("signed");
+    let head = follow(first.chain.clone(), &first_file);
+    let second = hold(ids[1], &head);
+    let second_file = second.to_signed(&key).expect("signed");
+    let head = follow(second.chain, &second_file);
+    let release = Release {
+        capture_id: ids[0],
+        chain: Link::after(Some(&head)),
+        released: jiff::Timestamp::UNIX_EPOCH,
+        by: "uid=1".to_owned(),
+        hold: Some(String::from_utf8(first_file).expect("JSON")),
+    };
+    let signed = release.to_signed(&key).expect("signed");
+    evidence.head = follow(Some(release.chain.clone()), &signed);
+    let files = &mut evidence.files;
+    files.insert(release.file_name(), signed);
+    files.insert(format!("{}{HOLD_ENDING}", ids[1]), second_file);
+    files.insert(HEAD.to_owned(), evidence.head.to_signed(&key));
+    evidence
+}
+
+#[test]
+fn holds_and_releases_are_told_and_have_their_places() {
+    let evidence = with_holds();
+    let report = evidence.report(&evidence.files);
+    assert_eq!(report.verdict(), Verdict::Proved, "{report:?}");
+    let told = |what: &str| report.proved.iter().any(|text| text.contains(what));
+    assert!(told(
+        "held since 1970-01-01T00:00:00Z by uid=0: case 42; released on 1970-01-01T00:00:00Z by uid=1"
+    ));
+    assert!(told(
+        "3 manifests and 2 holds and 1 releases from the first"
+    ));
+}
+
+#[test]
+fn a_hold_or_a_release_that_is_taken_away_changed_or_put_back_is_found() {
+    let evidence = with_holds();
+    let named = |end: &str| {
+        let mut names = evidence.files.keys().filter(|name| name.ends_with(end));
+        names.next().expect("there").clone()
+    };
+    let (hold, release) = (named(HOLD_ENDING), named(RELEASE_ENDING));
+    for (name, number) in [(&hold, "5 to 5"), (&release, "cut off after 5")] {
+        let mut files = evidence.files.clone();
+        files.remove(name);
+        evidence.assert_broken(&files, number);
+        let clean = inventory(&evidence.files);
+        for bit in (0..evidence.files[name].len() * 8).step_by(11) {
+            let mut bytes = evidence.files[name].clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            let mut inventory = clean.clone();
+            let entry = Entry::read(name, bytes.as_slice()).expect("memory");
+            inventory.entries.insert(name.clone(), entry);
+            let head = Some(&evidence.head);
+            let report = verify(&inventory, &evidence.keys, head, Scope::Directory);
+            assert_eq!(report.verdict(), Verdict::Broken, "bit {bit} of {name}");
+        }
+    }
+    // Under another name, and of another capture.
+    let mut files = evidence.files.clone();
+    let bytes = files.remove(&release).expect("there");
+    files.insert(release.replace(".6.", ".7."), bytes);
+    evidence.assert_broken(&files, "it is the file");
+    // As an agent leaves it that is killed over it.
+    let mut files = evidence.files.clone();
+    let read = Release::from_signed(&files[&release], &evidence.keys).expect("own");
+    let held = format!("{}{HOLD_ENDING}", read.capture_id);
+    files.insert(held.clone(), read.hold.expect("hold").into_bytes());
+    let report = evidence.report(&files);
+    assert_eq!(report.verdict(), Verdict::Partly, "{report:?}");
+    // What was released is put back by somebody else.
+    files.insert(held, b"{}".to_vec());
+    evidence.assert_broken(&files, "signed envelope");
 }

@@ -62,8 +62,24 @@ A captured packet pays, in this order:
    batch of 256 KiB with the block around it; one `write(2)` a batch, which on tmpfs is mostly the kernel's
    own copy and the new pages. What `write(2)` of 1 MiB gives in P9 is the floor.
 
-Stages are tail calls, and without CAP_PERFMON the verifier puts a barrier behind each first write of a
-stack slot, so what is worked on lies in a per-CPU map.
+Stages are tail calls. Without CAP_PERFMON, which the agent has not, the verifier puts a barrier (`lfence`)
+behind each first write of a stack slot, and before a helper that takes a pointer which was copied after an
+addition: some 13 ns each, for it waits for what is being read. So what is worked on lies in a per-CPU map,
+and the programs of the common way keep no more across a call than the four registers that outlive it.
+
+Where a recorded bystander's packet spends its time, of 64 bytes, into the pod (`perf record -e cpu-clock -C 0
+-g` beside udpgen, uid 65532 with two capabilities, 2026-11-28, samples in each program and what it calls,
+times the time of a packet):
+
+| | with 3 to 7 barriers a program | without |
+|---|--:|--:|
+| tcx_egress | 89 ns | 25 ns |
+| tc_look_back itself | 166 ns | 64 ns |
+| its clock (`bpf_ktime_get_ns`; now the coarse one) | 32 ns | 4 ns |
+| its two look-ups and the packet's 24 bytes (helpers) | 35 ns | 13 ns |
+| **all** | **322 ns** | **106 ns** |
+
+With all capabilities, so without barriers, the programs before took 120 ns.
 ";
 
 /// Why there is one ring. Another measurement's figures, too.

@@ -1,0 +1,3 @@
+#![cfg_attr(fuzzing, no_main)]
+
+remora_fuzz::target!(sigv4);
