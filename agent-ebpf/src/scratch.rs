@@ -48,8 +48,8 @@ pub(crate) struct Scratch {
     pub(crate) unasked: u32,
     /// Of the packet's flow.
     pub(crate) hash: u32,
-    reserved: u32,
-    /// Of a look-back record.
+    /// Of a look-back record, as is the next.
+    pub(crate) page: u32,
     pub(crate) position: u64,
     /// Sessions whose filters are programs.
     pub(crate) programs: u64,

@@ -25,6 +25,8 @@ use tokio::{
     time::timeout,
 };
 
+/// Bytes of stack of the program's threads.
+pub use crate::kernel::look_back::STACK;
 #[cfg(feature = "kubernetes")]
 use crate::target::kubernetes::{Access, Before, Watch};
 use crate::{

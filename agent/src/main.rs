@@ -9,7 +9,7 @@ use std::{
 use remora_agent::{
     app,
     args::{Cli, Command, SETTINGS},
-    cleanup, doctor, kernel, prepare,
+    cleanup, doctor, prepare,
 };
 use remora_settings::ConfigCommand;
 use tracing_subscriber::EnvFilter;
@@ -44,7 +44,7 @@ fn main() -> ExitCode {
     let outcome = match command {
         Command::Run(args) => tokio::runtime::Builder::new_multi_thread()
             .enable_all()
-            .thread_stack_size(kernel::look_back::STACK)
+            .thread_stack_size(app::STACK)
             .build()
             .map_err(anyhow::Error::from)
             .and_then(|runtime| runtime.block_on(app::run(*args)))

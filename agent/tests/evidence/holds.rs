@@ -130,7 +130,10 @@ fn a_capture_can_be_held_again_and_what_is_no_hold_of_ours_is_released_too() {
             name.ends_with(RELEASE_ENDING)
         });
         assert_eq!(releases.count(), 4);
-        keeping.store.delete(id, "uid=0", "", false).expect("deleted");
+        keeping
+            .store
+            .delete(id, "uid=0", "", false)
+            .expect("deleted");
     }
     let (key, head) = start_again(path);
     let report = verify(&inventory(path), &[key], head.as_ref(), Scope::Directory);

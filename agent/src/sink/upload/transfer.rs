@@ -255,7 +255,9 @@ enum Wanted {
 impl Wanted {
     async fn of(transfer: &Transfer) -> Result<Self, Failure> {
         if transfer.checksum == StoreChecksum::S3Sha256 {
-            return Ok(Self::Sha256(STANDARD.encode(transfer.file.sha256.as_bytes())));
+            return Ok(Self::Sha256(
+                STANDARD.encode(transfer.file.sha256.as_bytes()),
+            ));
         }
         let path = transfer.path.clone();
         let md5 = tokio::task::spawn_blocking(move || {
