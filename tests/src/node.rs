@@ -2,10 +2,12 @@
 
 use std::{
     ffi::OsStr,
+    fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::Path,
     process::Command,
     sync::atomic::{AtomicU8, Ordering},
+    time::Duration,
 };
 
 use anyhow::Result;
@@ -17,11 +19,14 @@ use crate::{
     netns::Netns,
     run::{Place, Proc, Rights},
     veth::{self, End},
+    wait,
 };
 
 const BRIDGE: &str = "br0";
 const GATEWAY4: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 1);
+/// How long a pod's process may take to be in its place.
+const STARTED: Duration = Duration::from_secs(10);
 /// First host number of a pod.
 const FIRST_POD: u8 = 10;
 
@@ -149,6 +154,11 @@ impl Node {
             self.directory(),
             &format!("pause-{name}"),
         )?;
+        // It goes into the namespace and the cgroup by itself, and then becomes this.
+        let comm = format!("/proc/{}/comm", pause.pid());
+        wait::until(STARTED, "the pod's process in its place", || {
+            Ok(fs::read_to_string(&comm)?.trim_end() == "sleep")
+        })?;
         Ok(Pod {
             pause,
             container,
