@@ -84,7 +84,7 @@ fn describe(skb: Skb, s: &mut Scratch) {
     // there did not get this packet, and one whose bit is there was armed before that time.
     s.taken = skb.sessions();
     s.gso_size = skb.gso_size();
-    // Enough to tell a flow's silence, and a third of what the exact time takes (10 of 30 ns).
+    // Enough to tell a flow's silence, and an eighth of what the exact time takes (4 of 32 ns).
     // SAFETY: no preconditions.
     s.time_ns = unsafe { bpf_ktime_get_coarse_ns() };
 }
