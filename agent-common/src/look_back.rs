@@ -94,6 +94,7 @@ const _: () = assert!(size_of::<RingHead>() == HEAD_BYTES as usize);
 pub struct FlowState {
     /// Hash, tap, its generation, and direction: whose place it is. 0: nobody's.
     pub tag: u64,
+    /// When its last packet came: CLOCK_MONOTONIC_COARSE, nanoseconds.
     pub last_ns: u64,
     /// Bytes since it began, or since its last silence.
     pub bytes: u64,

@@ -1,5 +1,7 @@
 //! The last packets of a tap, for captures that begin later: see `remora_agent_common::look_back`.
 
+use core::ffi::c_void;
+
 use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
 use remora_agent_common::{
     filter::ETHERTYPE_IPV6,
@@ -42,21 +44,17 @@ pub(crate) fn record<const L3: bool, const HEADERS_ONLY: bool>(skb: Skb) {
     scratch::give_back::<L3>(scratch);
 }
 
-/// A page of the packet's ring. The ring is looked up each time, as a pointer to
-/// it would be one too many for the registers: it stays in its slot while a program that found it there
-/// runs.
+/// The packet's ring. It is looked up each time, as a pointer to it would be one too many for the registers:
+/// it stays in its slot while a program that found it there runs.
 #[inline(always)]
-fn page<T>(skb: Skb, page: u32) -> Option<*mut T> {
-    let slot = skb.cb(WORK_RING) & (RING_SLOTS - 1);
-    let ring = table::map(&maps::LOOK_BACK, slot)?;
-    table::inner(ring, page)
+fn ring_of(skb: Skb) -> Option<*mut c_void> {
+    table::map(&maps::LOOK_BACK, skb.cb(WORK_RING) & (RING_SLOTS - 1))
 }
 
-/// The ring's first page.
+/// The start of its first page.
 #[inline(always)]
 fn head(skb: Skb) -> Option<*mut RingHead> {
-    let slot = skb.cb(WORK_RING) & (RING_SLOTS - 1);
-    table::inner_first(table::map(&maps::LOOK_BACK, slot)?)
+    table::inner_first(ring_of(skb)?)
 }
 
 /// The work is read where it is needed: kept, it would be spilled to the stack, which is slow (see
@@ -80,7 +78,7 @@ fn describe(skb: Skb, s: &mut Scratch) {
     s.hook = hook;
     s.tap = skb.cb(WORK_TAP);
     s.generation = generation;
-    // Read by the program before this one, so before the time below: a session whose bit is not
+    // Read by the program before this one, so before the record's time: a session whose bit is not
     // there did not get this packet, and one whose bit is there was armed before that time.
     s.taken = skb.sessions();
     s.gso_size = skb.gso_size();
@@ -209,7 +207,7 @@ fn write<const L3: bool, const HEADERS_ONLY: bool>(skb: Skb, head: *mut RingHead
         (&raw mut s.page).write_volatile(page as u32);
         (&raw const s.page).read_volatile()
     };
-    let Some(page) = self::page::<u8>(skb, page) else {
+    let Some(page) = ring_of(skb).and_then(|ring| table::inner(ring, page)) else {
         return;
     };
     s.parity = 0;

@@ -5,7 +5,10 @@
 //! zero-width characters, byte order marks, tags). All else is kept, so names in any script stay
 //! readable. Nothing here is reversible, nor meant to be.
 
-use std::fmt::{self, Write as _};
+use std::{
+    error::Error,
+    fmt::{self, Write as _},
+};
 
 /// A character that must not reach a terminal, a log line or a comment as it is.
 #[must_use]
@@ -85,6 +88,18 @@ pub fn one_line(text: &str, max: usize) -> String {
         line.push(c);
     }
     line
+}
+
+/// An error and its causes, as `what: why: why`; not cleaned.
+#[must_use]
+pub fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    text
 }
 
 #[cfg(test)]

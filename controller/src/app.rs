@@ -24,16 +24,16 @@ use crate::{
     audit::{Audit, OpenError},
     cluster_side::{ClusterError, ClusterSide},
     dispatch::Dispatch,
-    fleet::roster::Roster,
+    fleet::Fleet,
     http::{
         self, BODY_TIMEOUT,
         listen::{ListenError, Listener},
     },
     ingest::Ingest,
     metrics::Metrics,
-    notify::{self, Notifier, ReceiverError},
+    notify::{Notifier, ReceiverError},
     reload::{Knows, LoadError, RuleFiles},
-    sinks::{self, Agents, Courier, Sinks},
+    sinks::{self, Courier, Sinks},
 };
 
 /// Longest orderly end: a body that has just begun, and its answer.
@@ -108,26 +108,22 @@ impl App {
                 (Dispatch::Cluster(side.dispatch.clone()), Some(side))
             }
         };
+        let fleet = match &dispatch {
+            Dispatch::One(_) => Arc::new(Fleet::of_host(args.agent.clone())),
+            Dispatch::Cluster(cluster) => Arc::clone(&cluster.fleet),
+        };
         let sinks = Sinks::build(&args.sinks)?;
         let courier = if sinks.is_empty() {
             None
         } else {
-            let agents = match &dispatch {
-                Dispatch::One(_) => Agents::one(&args.agent)?,
-                Dispatch::Cluster(cluster) => Agents::All(Arc::clone(&cluster.fleet)),
-            };
             Some(Courier {
                 sinks,
-                agents,
+                fleet: Arc::clone(&fleet),
                 audit: audit.clone(),
                 metrics: Arc::clone(&metrics),
             })
         };
-        let agents = match &cluster {
-            Some(side) => notify::Agents::Fleet(side.dispatch.fleet.clone()),
-            None => notify::Agents::One(Roster::from_iter([("host".into(), args.agent.clone())])),
-        };
-        let notifier = Notifier::build(&args.notify, agents, &metrics)?;
+        let notifier = Notifier::build(&args.notify, fleet, &metrics)?;
         let listener = Listener::bind(args.listen_parts()).await?;
         if let Some(counts) = listener.counts() {
             metrics.follow_tls("alerts", Arc::clone(counts));

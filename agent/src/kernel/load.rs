@@ -1,6 +1,6 @@
 //! The eBPF object: checked, its maps made and its programs loaded.
 
-use std::{error::Error as StdError, fmt::Write as _, os::fd::AsFd as _, path::PathBuf};
+use std::{error::Error as StdError, os::fd::AsFd as _, path::PathBuf};
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -10,7 +10,7 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use remora_agent_common::ABI_VERSION;
-use remora_capture::evidence::Digest;
+use remora_capture::{evidence::Digest, text::with_causes};
 
 use super::{
     Pins, Programs, Ring, Tables,
@@ -127,13 +127,7 @@ pub enum KernelError {
 
 /// An error with its causes on one line: aya keeps the reason at the end of the chain.
 fn chain(error: &(dyn StdError + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let _ = write!(text, ": {cause}");
-        source = cause.source();
-    }
-    verdict(&text)
+    verdict(&with_causes(error))
 }
 
 /// A verifier's log is long; what it did not like stands at its end, before three lines of figures.

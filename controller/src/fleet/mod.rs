@@ -28,7 +28,7 @@ use connections::{Connections, Dial};
 use futures_util::{StreamExt as _, stream};
 pub use order::{JOIN_LOOK_BACK, Order, Over};
 use remora_capture::{merge::NodeClock, session::CaptureId};
-use remora_proto::v1;
+use remora_proto::{client::AgentAddress, v1};
 pub use remote::{AgentError, CALL_DEADLINE, RemoteAgent, STOP_DEADLINE};
 use roster::Roster;
 use tokio::{sync::watch, time::Instant};
@@ -48,6 +48,8 @@ const PLACES_MAX: usize = 4096;
 /// All agents.
 pub struct Fleet {
     roster: watch::Receiver<Arc<Roster>>,
+    /// Of a host without Kubernetes, whose agent is known for ever.
+    _alone: Option<watch::Sender<Arc<Roster>>>,
     connections: Connections,
     clocks: Mutex<HashMap<Arc<str>, (Instant, NodeClock)>>,
     places: Mutex<Places>,
@@ -95,9 +97,21 @@ impl Fleet {
     pub fn new(roster: watch::Receiver<Arc<Roster>>, dial: Dial) -> Self {
         Self {
             roster,
+            _alone: None,
             connections: Connections::new(dial),
             clocks: Mutex::default(),
             places: Mutex::default(),
+        }
+    }
+
+    /// The one agent of a host without Kubernetes. It is not called yet.
+    #[must_use]
+    pub fn of_host(agent: AgentAddress) -> Self {
+        let roster = Roster::from_iter([("host".into(), agent)]);
+        let (sender, roster) = watch::channel(Arc::new(roster));
+        Self {
+            _alone: Some(sender),
+            ..Self::new(roster, connections::plain())
         }
     }
 

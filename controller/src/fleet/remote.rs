@@ -59,16 +59,6 @@ pub struct RemoteAgent {
 }
 
 impl RemoteAgent {
-    /// One that is called at `address`.
-    #[must_use]
-    pub fn at(address: AgentAddress, channel: Channel) -> Self {
-        Self {
-            node: Arc::default(),
-            address,
-            channel,
-        }
-    }
-
     /// Files that it could upload now.
     ///
     /// # Errors

@@ -21,17 +21,10 @@ mod url;
 use std::sync::Arc;
 
 use futures_util::{StreamExt as _, future::join_all, stream::FuturesUnordered};
-use tokio::{
-    sync::{mpsc, watch},
-    time::sleep,
-};
+use tokio::{sync::mpsc, time::sleep};
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::{
-    args::NotifyArgs,
-    fleet::{Fleet, connections, roster::Roster},
-    metrics::Metrics,
-};
+use crate::{args::NotifyArgs, fleet::Fleet, metrics::Metrics};
 use follow::{Ended, Follower};
 use receiver::{Delivery, Receiver};
 
@@ -83,36 +76,23 @@ pub(crate) struct Notifier {
     receivers: Vec<Receiver>,
     fleet: Arc<Fleet>,
     metrics: Arc<Metrics>,
-    /// Keeps the one agent of a host known.
-    _roster: Option<watch::Sender<Arc<Roster>>>,
 }
 
 impl Notifier {
     /// Calls nobody yet; `None`: there is nobody to tell.
     pub(crate) fn build(
         args: &NotifyArgs,
-        agents: Agents,
+        fleet: Arc<Fleet>,
         metrics: &Arc<Metrics>,
     ) -> Result<Option<Self>, ReceiverError> {
         if args.notify.is_empty() {
             return Ok(None);
         }
         let receivers = Receiver::all(args)?;
-        let (fleet, roster) = match agents {
-            Agents::Fleet(fleet) => (fleet, None),
-            Agents::One(roster) => {
-                let (sender, roster) = watch::channel(Arc::new(roster));
-                (
-                    Arc::new(Fleet::new(roster, connections::plain())),
-                    Some(sender),
-                )
-            }
-        };
         Ok(Some(Self {
             receivers,
             fleet,
             metrics: metrics.clone(),
-            _roster: roster,
         }))
     }
 
@@ -222,17 +202,18 @@ impl Notifier {
     }
 }
 
-/// Whose captures are told.
-pub(crate) enum Agents {
-    One(Roster),
-    Fleet(Arc<Fleet>),
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::{io::AsyncReadExt as _, io::AsyncWriteExt as _, net::TcpListener};
 
     use super::*;
+    use crate::fleet::{connections, roster::Roster};
+
+    /// A fleet without agents.
+    fn nobody() -> Arc<Fleet> {
+        let (_, roster) = tokio::sync::watch::channel(Arc::new(Roster::default()));
+        Arc::new(Fleet::new(roster, connections::plain()))
+    }
 
     fn notifier(urls: &[String]) -> (Notifier, Arc<Metrics>) {
         let metrics = Arc::new(Metrics::new());
@@ -240,8 +221,7 @@ mod tests {
             notify: urls.iter().map(|url| url.parse().unwrap()).collect(),
             ..NotifyArgs::default()
         };
-        let agents = Agents::One(Roster::default());
-        let notifier = Notifier::build(&args, agents, &metrics).unwrap().unwrap();
+        let notifier = Notifier::build(&args, nobody(), &metrics).unwrap().unwrap();
         (notifier, metrics)
     }
 
@@ -315,8 +295,7 @@ mod tests {
             notify: vec!["https://h/".parse().unwrap()],
             ..NotifyArgs::default()
         };
-        let agents = Agents::One(Roster::default());
-        let error = Notifier::build(&args, agents, &Arc::default()).unwrap_err();
+        let error = Notifier::build(&args, nobody(), &Arc::default()).unwrap_err();
         assert!(error.to_string().contains("give --notify-ca"), "{error}");
     }
 }

@@ -8,10 +8,7 @@ use remora_capture::{
     audit::{Decision, Entry},
     text::shown,
 };
-use remora_proto::{
-    client::{self, AgentAddress, ConnectError},
-    v1::UploadOffer,
-};
+use remora_proto::v1::UploadOffer;
 use tokio::time::sleep;
 use tonic::Code;
 
@@ -32,45 +29,11 @@ const AT_ONCE: usize = 32;
 /// Who signs, in the audit log.
 const WHO: &str = "remora-controller";
 
-/// The agents that are asked.
-pub(crate) enum Agents {
-    One(RemoteAgent),
-    All(Arc<Fleet>),
-}
-
-impl Agents {
-    /// The one agent of a host; it is not called yet.
-    ///
-    /// # Errors
-    /// Its address cannot be used.
-    pub(crate) fn one(address: &AgentAddress) -> Result<Self, ConnectError> {
-        let channel = client::connect_lazy(address)?;
-        Ok(Self::One(RemoteAgent::at(address.clone(), channel)))
-    }
-
-    fn now(&self) -> Vec<RemoteAgent> {
-        match self {
-            Self::One(agent) => vec![agent.clone()],
-            Self::All(fleet) => {
-                let roster = fleet.roster();
-                let agents = roster.nodes().map(|node| fleet.agent(node));
-                agents.filter_map(Result::ok).collect()
-            }
-        }
-    }
-}
-
-impl std::fmt::Debug for Agents {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Agents")
-    }
-}
-
 /// Hands out URLs. Holds nothing between two rounds.
 #[derive(Debug)]
 pub(crate) struct Courier {
     pub(crate) sinks: Sinks,
-    pub(crate) agents: Agents,
+    pub(crate) fleet: Arc<Fleet>,
     pub(crate) audit: Audit,
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -79,7 +42,9 @@ impl Courier {
     /// Goes round for ever.
     pub(crate) async fn run(self) -> std::convert::Infallible {
         loop {
-            let agents = self.agents.now();
+            let roster = self.fleet.roster();
+            let agents = roster.nodes().map(|node| self.fleet.agent(node));
+            let agents: Vec<_> = agents.filter_map(Result::ok).collect();
             let least = Duration::from_millis(agents.len() as u64 * 1000 / QUESTIONS);
             let round = stream::iter(agents).map(|agent| self.serve(agent));
             let round = round.buffer_unordered(AT_ONCE);

@@ -21,7 +21,7 @@ use object_store::{
 use remora_capture::upload::SinkName;
 
 use connector::Connector;
-pub(crate) use courier::{Agents, Courier};
+pub(crate) use courier::Courier;
 
 /// How long a URL may be used to begin, if its sink does not say.
 const EXPIRES: Duration = Duration::from_secs(15 * 60);

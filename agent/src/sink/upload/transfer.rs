@@ -20,7 +20,7 @@ use jiff::Timestamp;
 use md5::{Digest as _, Md5};
 use remora_capture::{
     session::CaptureId,
-    text::one_line,
+    text::{one_line, with_causes},
     upload::{StoredObject, UploadFile},
 };
 use reqwest::{
@@ -337,13 +337,7 @@ fn unreachable(error: reqwest::Error) -> Failure {
 
 /// With its causes; a URL that was signed is in none of them.
 fn told(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text += &format!(": {error}");
-        cause = error.source();
-    }
-    one_line(&text, 400)
+    one_line(&with_causes(error), 400)
 }
 
 /// The start of what it says.
