@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use remora_agent_common::SESSION_SLOTS;
-use remora_capture::session::LookBackMode;
+use remora_capture::{session::LookBackMode, text::age};
 use remora_settings::{ConfigCommand, Settings};
 
 #[cfg(feature = "kubernetes")]
@@ -408,22 +408,9 @@ pub struct DoctorArgs {
     pub cgroup_root: Option<PathBuf>,
 }
 
-/// A number of days, hours, minutes or seconds; not 0, at most 100 years.
+/// [`age`], or what it looks like.
 fn parse_age(text: &str) -> Result<Duration, String> {
-    const SECONDS_MAX: u64 = 100 * 366 * 86_400;
-    let (number, factor) = match text.split_at_checked(text.len().saturating_sub(1)) {
-        Some((number, "d")) => (number, 86_400),
-        Some((number, "h")) => (number, 3600),
-        Some((number, "m")) => (number, 60),
-        Some((number, "s")) => (number, 1),
-        _ => ("", 0),
-    };
-    let seconds = number.parse::<u64>().ok();
-    seconds
-        .and_then(|number| number.checked_mul(factor))
-        .filter(|seconds| (1..=SECONDS_MAX).contains(seconds))
-        .map(Duration::from_secs)
-        .ok_or_else(|| "use a number with d, h, m or s, like 30d".to_owned())
+    age(text).ok_or_else(|| "use a number with d, h, m or s, like 30d".to_owned())
 }
 
 /// Seconds, with or without an `s`; at most a day.

@@ -8,6 +8,7 @@
 use std::{
     error::Error,
     fmt::{self, Write as _},
+    time::Duration,
 };
 
 /// A character that must not reach a terminal, a log line or a comment as it is.
@@ -88,6 +89,24 @@ pub fn one_line(text: &str, max: usize) -> String {
         line.push(c);
     }
     line
+}
+
+/// A number of days, hours, minutes or seconds, like `30d`; not 0, at most 100 years.
+#[must_use]
+pub fn age(text: &str) -> Option<Duration> {
+    const SECONDS_MAX: u64 = 100 * 366 * 86_400;
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let factor = match unit {
+        "d" => 86_400,
+        "h" => 3600,
+        "m" => 60,
+        "s" => 1,
+        _ => return None,
+    };
+    let seconds = number.parse::<u64>().ok()?.checked_mul(factor)?;
+    (1..=SECONDS_MAX)
+        .contains(&seconds)
+        .then(|| Duration::from_secs(seconds))
 }
 
 /// An error and its causes, as `what: why: why`; not cleaned.

@@ -18,7 +18,7 @@ use object_store::{
     aws::AmazonS3Builder, azure::MicrosoftAzureBuilder, gcp::GoogleCloudStorageBuilder,
     signer::Signer,
 };
-use remora_capture::upload::SinkName;
+use remora_capture::{text::age, upload::SinkName};
 
 use connector::Connector;
 pub(crate) use courier::Courier;
@@ -140,7 +140,7 @@ impl FromStr for SinkSpec {
                 }
                 "region" if kind == Kind::S3 => spec.region = Some(value.to_owned()),
                 "retain" if kind == Kind::S3 => {
-                    let age = duration(value).filter(|age| *age <= RETAIN_MAX);
+                    let age = age(value).filter(|age| *age <= RETAIN_MAX);
                     retain = Some(age.ok_or_else(|| wrong("retain", "a time like 30d or 12h"))?);
                 }
                 "lock" if kind == Kind::S3 => {
@@ -151,7 +151,7 @@ impl FromStr for SinkSpec {
                     };
                 }
                 "expires" => {
-                    let time = duration(value).filter(|time| *time <= EXPIRES_MAX);
+                    let time = age(value).filter(|time| *time <= EXPIRES_MAX);
                     spec.expires = time.ok_or_else(|| wrong("expires", "1s to 24h"))?;
                 }
                 other => return Err(SinkError::Parameter(other.to_owned())),
@@ -160,21 +160,6 @@ impl FromStr for SinkSpec {
         spec.retain = retain.map(|retain| (retain, lock));
         Ok(spec)
     }
-}
-
-/// `30d`, `12h`, `15m`, `45s`; more than nothing.
-fn duration(text: &str) -> Option<Duration> {
-    let unit = text.chars().last()?;
-    let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
-    let seconds = match unit {
-        's' => 1,
-        'm' => 60,
-        'h' => 3600,
-        'd' => 24 * 3600,
-        _ => return None,
-    };
-    let whole = number.checked_mul(seconds).filter(|whole| *whole > 0);
-    whole.map(Duration::from_secs)
 }
 
 impl fmt::Display for SinkSpec {
