@@ -82,6 +82,30 @@ times the time of a packet):
 With all capabilities, so without barriers, the programs before took 120 ns.
 ";
 
+/// Why records have size classes. Another measurement's figures, too.
+pub(crate) const SIZES: &str = "
+## Sizes of records
+
+A record takes the smallest of six sizes (192 to 66 048 bytes) that holds the packet. What other ways cost, by
+test run (`cargo test -p remora-tests --test kernel_records -- --ignored --nocapture`; 2026-11-29, 2 × AMD EPYC,
+kernel 6.18, other work on the machine, the least and the most of five runs that each told the least of 25
+rounds; ns of a packet, reservation, header, copy and commit; 64 KiB are eight copies of 8 KiB, more than 16 a
+test run does not take):
+
+| | 64 B | 1400 B | 64 KiB |
+|---|--:|--:|--:|
+| a size class: `bpf_ringbuf_reserve`, `bpf_skb_load_bytes` into it | 65 to 67 | 138 to 182 | 1907 to 3043 |
+| `bpf_ringbuf_reserve_dynptr`, `bpf_skb_load_bytes` into slices of at most 1 KiB | 105 to 108 | 245 to 257 | 2753 to 2938 |
+| the same reservation, a scratch, `bpf_dynptr_write` | 126 to 127 | 158 to 164 | 3458 to 4281 |
+| a scratch, `bpf_ringbuf_output` | 86 to 88 | 117 to 127 | 3247 to 4475 |
+| ring, bytes: class / exact | 200 / 136 | 1608 / 1472 | 66 056 / 65 608 |
+
+A dynptr takes no room that it does not need, and is dearer for short and for long packets: a slice of it has a
+constant length, so a packet is put together of many. A scratch must hold 64 KiB for each program that may run at
+a time; that of a cgroup program is written over by the programs that interrupt it, unless each takes one of its own.
+At 1400 bytes it is cheaper than a class all the same, by 20 to 55 ns of the 480 that the packet costs in all.
+";
+
 /// Why there is one ring. Another measurement's figures, too.
 pub(crate) const ONE_RING: &str = "
 ## One ring

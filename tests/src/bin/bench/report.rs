@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     Plan,
-    document::{INTRODUCTION, ONE_RING, WHERE_TIME_GOES},
+    document::{INTRODUCTION, ONE_RING, SIZES, WHERE_TIME_GOES},
     goals::{Goal, Part},
     machine::Machine,
     outcome::Outcome,
@@ -123,6 +123,7 @@ impl Report {
             text += &problem(&measured.part);
         }
         text += WHERE_TIME_GOES;
+        text += SIZES;
         text += ONE_RING;
         text += "\n## Details\n";
         for Measured { goal, part } in &self.measured {
