@@ -172,7 +172,7 @@ fn link_event(kernel: &KernelSide, event: LinkEvent, mode: LookBackMode) {
             kernel.interface_gone(interface.ifindex);
             attach(kernel, &interface, mode);
         }
-        LinkEvent::Gone { ifindex } => kernel.interface_gone(ifindex),
+        LinkEvent::Gone { ifindex } => kernel.device_gone(ifindex),
         // Any of them may be another device now; those that are there are told as up again.
         LinkEvent::Resync => {
             tracing::warn!("events of interfaces were lost; binding all of them anew");

@@ -29,6 +29,7 @@ use super::{
     clsact::{self, Clsact},
     load::{CGROUP_PROGRAMS, KernelError, TCX_PROGRAMS, cgroup_skb, classifier},
     pins::link_name,
+    program::on_tcx_ingress,
     stages::Stages,
 };
 
@@ -268,6 +269,32 @@ impl Programs {
             }
         }
         Ok(())
+    }
+
+    /// The programs are on the device that has this index now; they were attached to one that had it then.
+    /// Takes the kernel's lock over all links. If that cannot be told, nothing speaks against it.
+    pub fn is_on(&mut self, ifindex: u32) -> bool {
+        let on = match self.hook {
+            InterfaceHook::Tcx => self.is_on_tcx(ifindex),
+            InterfaceHook::Clsact => match &mut self.clsact {
+                Some(clsact) => clsact.is_on(ifindex),
+                None => Ok(false),
+            },
+        };
+        match on {
+            Ok(on) => on,
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => false,
+            Err(error) => {
+                tracing::error!(%error, ifindex, "failed to ask what is on an interface");
+                true
+            }
+        }
+    }
+
+    fn is_on_tcx(&mut self, ifindex: u32) -> io::Result<bool> {
+        let program = classifier(&mut self.ebpf, TCX_PROGRAMS[0]).map_err(io::Error::other)?;
+        let id = program.info().map_err(io::Error::other)?.id();
+        Ok(on_tcx_ingress(ifindex)?.contains(&id))
     }
 
     /// Takes the programs off an interface. If it is gone, the kernel has done so already.

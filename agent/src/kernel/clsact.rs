@@ -201,6 +201,17 @@ impl Clsact {
     }
 }
 
+impl Clsact {
+    /// Filters of ours are on the device that has this index now.
+    ///
+    /// # Errors
+    /// rtnetlink does not tell.
+    pub(super) fn is_on(&mut self, ifindex: u32) -> io::Result<bool> {
+        let filters = self.tc.filters(ifindex, Direction::BOTH[0])?;
+        Ok(filters.iter().any(|filter| self.owner.owns(filter)))
+    }
+}
+
 impl Drop for Clsact {
     fn drop(&mut self) {
         let interfaces: Vec<_> = self.attached.keys().copied().collect();

@@ -17,6 +17,12 @@ const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
 const BPF_MAP_DELETE_ELEM: libc::c_int = 3;
 const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_PROG_TEST_RUN: libc::c_int = 10;
+const BPF_PROG_QUERY: libc::c_int = 16;
+
+/// A kind of attachment of bpf(2).
+const BPF_TCX_INGRESS: u32 = 46;
+/// Programs on one hook that are looked at; the kernel allows no more (`BPF_MPROG_MAX`).
+const ON_HOOK_MAX: usize = 64;
 
 /// What the verifier may say at most; of more it keeps the end (since v6.4).
 const LOG_MAX: usize = 64 * 1024;
@@ -104,6 +110,23 @@ struct RunAttr {
     reserved: u32,
 }
 
+/// `union bpf_attr` of BPF_PROG_QUERY.
+#[repr(C)]
+#[derive(Default)]
+struct QueryAttr {
+    target_ifindex: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    count: u32,
+    reserved: u32,
+    prog_attach_flags: u64,
+    link_ids: u64,
+    link_attach_flags: u64,
+    revision: u64,
+}
+
 /// `union bpf_attr` of BPF_MAP_*_ELEM.
 #[repr(C)]
 struct ElementAttr {
@@ -115,7 +138,7 @@ struct ElementAttr {
 }
 
 const _: () = assert!(size_of::<LoadAttr>() == 72 && size_of::<RunAttr>() == 80);
-const _: () = assert!(size_of::<ElementAttr>() == 32);
+const _: () = assert!(size_of::<ElementAttr>() == 32 && size_of::<QueryAttr>() == 64);
 
 /// A loaded program; gone with its last descriptor.
 #[derive(Debug)]
@@ -281,6 +304,26 @@ impl CallTable {
         // read, and outlive the call. A deletion looks at no value.
         unsafe { element(&self.0, command, &raw const index as u64, value) }
     }
+}
+
+/// Ids of the programs that see by TCX what comes in at the device that has this index now. Takes the kernel's
+/// lock over all links.
+///
+/// # Errors
+/// The kernel's; ENODEV if there is no such device.
+pub(super) fn on_tcx_ingress(ifindex: u32) -> io::Result<Vec<u32>> {
+    let mut ids = [0_u32; ON_HOOK_MAX];
+    let mut attr = QueryAttr {
+        target_ifindex: ifindex,
+        attach_type: BPF_TCX_INGRESS,
+        prog_ids: ids.as_mut_ptr() as u64,
+        count: ON_HOOK_MAX as u32,
+        ..QueryAttr::default()
+    };
+    // SAFETY: the kernel writes at most `count` ids to `ids`, which outlives the call.
+    unsafe { bpf(BPF_PROG_QUERY, &mut attr) }?;
+    let count = (attr.count as usize).min(ON_HOOK_MAX);
+    Ok(ids[..count].to_vec())
 }
 
 /// Replaces the value of a key, both given by their addresses.

@@ -185,16 +185,44 @@ impl KernelSide {
         }
     }
 
-    /// An interface is gone, and its number may come back as another's.
+    /// What an interface's tap is bound to is not what has its index now, or leads elsewhere.
     pub fn interface_gone(&self, ifindex: u32) {
+        let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
+        self.let_go(ifindex, &mut programs);
+    }
+
+    /// A device that had this index is gone, of which one may have been told late: another one that has it by
+    /// now keeps its tap.
+    pub fn device_gone(&self, ifindex: u32) {
+        let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
+        if !programs.is_on(ifindex) {
+            self.let_go(ifindex, &mut programs);
+        }
+    }
+
+    fn let_go(&self, ifindex: u32, programs: &mut Programs) {
         let tap = self.tables.interface(ifindex);
         // First, so that its tap's next owner never writes into its ring.
         if let Some((tap, _)) = tap {
             self.look_back.end(tap);
         }
         self.tables.interface_gone(ifindex);
-        let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
         programs.interface_gone(ifindex);
+    }
+
+    /// The tap is of the device that has its interface's index now; lets go of it if it is not.
+    fn is_current(&self, tap: &BoundTap) -> bool {
+        let ifindex = tap.info.ifindex;
+        let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_bound = self
+            .tables
+            .interface(ifindex)
+            .is_some_and(|(id, _)| id == tap.id);
+        if is_bound && !programs.is_on(ifindex) {
+            self.let_go(ifindex, &mut programs);
+            return false;
+        }
+        is_bound
     }
 
     /// Taps that are recorded, or will be, with their ifindexes.
@@ -395,6 +423,11 @@ impl Taps for KernelSide {
 
     fn is_bound(&self, tap: TapId) -> bool {
         self.tables.is_bound(tap)
+    }
+
+    fn are_current(&self, taps: &[BoundTap]) -> bool {
+        let mut interfaces = taps.iter().filter(|tap| tap.hook == TapHook::Tc);
+        interfaces.all(|tap| self.is_current(tap))
     }
 }
 

@@ -206,16 +206,22 @@ fn look_first(targets: &dyn Targets, spec: &SessionSpec) -> Result<FirstLook, St
 /// whole: its interface may be gone.
 fn bind(
     targets: &Arc<dyn Targets>,
-    taps: &dyn Taps,
+    taps: &Arc<dyn Taps>,
     target: Target,
     looked: FirstLook,
 ) -> Result<(Place, Vec<BoundTap>, Confirm), StartError> {
+    let current = |bound: &Vec<BoundTap>, place: &Place| {
+        Confirm::taps(Arc::clone(taps), bound.clone(), place.clone())
+    };
     let place = match looked {
         FirstLook::Certain(place) => place,
         FirstLook::Presumed(place) => match taps.bind(&place) {
             Ok(bound) => {
-                let targets = Arc::clone(targets);
-                let confirm = Confirm::presumption(targets, target, place.clone());
+                let confirm = current(&bound, &place).and_presumption(
+                    Arc::clone(targets),
+                    target,
+                    place.clone(),
+                );
                 return Ok((place, bound, confirm));
             }
             Err(error) => {
@@ -225,7 +231,12 @@ fn bind(
         },
     };
     let bound = taps.bind(&place)?;
-    Ok((place, bound, Confirm::nothing()))
+    let confirm = if place.is_past() {
+        Confirm::nothing()
+    } else {
+        current(&bound, &place)
+    };
+    Ok((place, bound, confirm))
 }
 
 /// Sends requests to the driver.
@@ -369,7 +380,7 @@ impl DriverHandle {
             };
             let found = begun.elapsed();
             let target = order.spec.target.clone();
-            let bound = bind(&self.targets, self.taps.as_ref(), target, looked)?;
+            let bound = bind(&self.targets, &self.taps, target, looked)?;
             tracing::debug!(?found, bound = ?begun.elapsed() - found, "found the target");
             Ok::<_, StartError>(bound)
         })?;

@@ -266,6 +266,11 @@ pub trait Taps: Send + Sync + 'static {
 
     /// False once a tap's interface or cgroup was unbound because it is gone.
     fn is_bound(&self, tap: TapId) -> bool;
+
+    /// The taps of interfaces are of those that have their indexes now. One that is gone may have left its index
+    /// to another before that was told, and its tap is the one's who was behind it: it is let go of. Blocks for
+    /// milliseconds.
+    fn are_current(&self, taps: &[BoundTap]) -> bool;
 }
 
 /// What a first look at a target found.
@@ -346,12 +351,26 @@ impl Confirm {
         Self(Box::new(|| Ok(())))
     }
 
-    /// What is presumed of a target.
+    /// That the taps which were bound for a place are of what is there.
     #[must_use]
-    pub fn presumption(targets: Arc<dyn Targets>, target: Target, presumed: Place) -> Self {
+    pub fn taps(taps: Arc<dyn Taps>, bound: Vec<BoundTap>, place: Place) -> Self {
+        Self(Box::new(move || match taps.are_current(&bound) {
+            true => Ok(()),
+            false => Err(StartError::Elsewhere(Box::new(place))),
+        }))
+    }
+
+    /// First, what is presumed of a target.
+    #[must_use]
+    pub fn and_presumption(
+        self,
+        targets: Arc<dyn Targets>,
+        target: Target,
+        presumed: Place,
+    ) -> Self {
         Self(Box::new(move || {
             match targets.confirm(&target, &presumed)? {
-                None => Ok(()),
+                None => self.now(),
                 Some(place) => Err(StartError::Elsewhere(Box::new(place))),
             }
         }))
