@@ -32,7 +32,7 @@ use nix::{
 };
 
 use super::KernelError;
-use crate::writer::{RecordSource, Waker};
+use crate::writer::{Frontier, RecordSource, Waker};
 
 /// The kernel wakes the reader when one part of this many of the ring is waiting.
 pub const WAKE_PARTS: u32 = 8;
@@ -158,6 +158,11 @@ impl RecordSource for Ring {
     fn waker(&self) -> Waker {
         Waker::new(Arc::clone(&self.wake))
     }
+
+    fn frontier(&self) -> Frontier {
+        let producer = Arc::clone(&self.records.producer);
+        Frontier::new(move || producer.word(0).load(Ordering::Acquire))
+    }
 }
 
 /// The ring in memory.
@@ -165,7 +170,7 @@ struct Records {
     /// Its descriptor is what `epoll` watches.
     _map: RingBuf<MapData>,
     consumer: Pages,
-    producer: Pages,
+    producer: Arc<Pages>,
     /// Bytes of a page, where the data begin in `producer`.
     page: usize,
     /// Bytes of the ring, a power of two.
@@ -185,7 +190,7 @@ impl Records {
         let writable = libc::PROT_READ | libc::PROT_WRITE;
         let consumer = Pages::of(&map, 0, page, writable)?;
         let len = page + 2 * bytes as usize;
-        let producer = Pages::of(&map, page, len, libc::PROT_READ)?;
+        let producer = Arc::new(Pages::of(&map, page, len, libc::PROT_READ)?);
         // What a reader before this one gave back.
         let position = consumer.word(0).load(Ordering::Acquire);
         Ok(Self {
@@ -254,6 +259,8 @@ struct Pages {
 
 // SAFETY: the memory is not bound to a thread.
 unsafe impl Send for Pages {}
+// SAFETY: what changes is read and written as atomics, see `word` and `half`.
+unsafe impl Sync for Pages {}
 
 impl Pages {
     fn of(map: &RingBuf<MapData>, offset: usize, len: usize, access: i32) -> io::Result<Self> {

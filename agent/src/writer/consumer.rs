@@ -16,7 +16,7 @@ use std::{
 use remora_agent_common::{SESSION_SLOTS, checkpoint::Checkpoint};
 
 use super::{
-    RecordSource, Waker,
+    Frontier, RecordSource, Waker,
     lane::Lane,
     progress::{KeepCheckpoint, Progress},
 };
@@ -58,6 +58,7 @@ pub struct RecordTotals {
 pub struct ConsumerHandle {
     commands: SyncSender<Command>,
     waker: Waker,
+    frontier: Frontier,
     pub totals: Arc<RecordTotals>,
 }
 
@@ -67,6 +68,13 @@ pub struct ConsumerHandle {
 pub struct ConsumerGone;
 
 impl ConsumerHandle {
+    /// Where the records of a session that is armed after this call begin: what lies before it is of
+    /// those that had its slot before, however far the reader has come.
+    #[must_use]
+    pub fn frontier(&self) -> u64 {
+        self.frontier.position()
+    }
+
     /// From now on records of the lane's slot are the lane's. To be called before arming.
     ///
     /// # Errors
@@ -126,6 +134,7 @@ impl<S: RecordSource> Consumer<S> {
         let handle = ConsumerHandle {
             commands: sender,
             waker: source.waker(),
+            frontier: source.frontier(),
             totals: Arc::clone(&totals),
         };
         let consumer = Self {
@@ -183,12 +192,10 @@ impl<S: RecordSource> Consumer<S> {
             commands,
             lanes,
             closing,
-            source,
             progress,
             ..
         } = self;
-        let position = source.position();
-        obey(commands, lanes, closing, progress, position) != TryRecvError::Disconnected
+        obey(commands, lanes, closing, progress) != TryRecvError::Disconnected
     }
 
     /// Reads a bounded number of records; true if the ring is empty now.
@@ -206,7 +213,7 @@ impl<S: RecordSource> Consumer<S> {
             let more = source.next(&mut |at, bytes| {
                 if hand_out(at, bytes, lanes, totals, Unknown::Look) {
                     // Its session may have been opened since the commands were last looked at.
-                    obey(commands, lanes, closing, progress, at);
+                    obey(commands, lanes, closing, progress);
                     hand_out(at, bytes, lanes, totals, Unknown::Count);
                 }
             });
@@ -253,18 +260,16 @@ impl<S: RecordSource> Consumer<S> {
     }
 }
 
-/// Carries out the commands that are there; says how the queue ended. The reader is at `position`.
+/// Carries out the commands that are there; says how the queue ended.
 fn obey(
     commands: &Receiver<Command>,
     lanes: &mut [Option<Box<Lane>>],
     closing: &mut Vec<Closing>,
     progress: &mut Option<Progress>,
-    position: u64,
 ) -> TryRecvError {
     loop {
         match commands.try_recv() {
-            Ok(Command::Open(mut lane)) => {
-                lane.begin_at(position);
+            Ok(Command::Open(lane)) => {
                 if let Some(progress) = progress {
                     progress.opened(&lane);
                 }
@@ -440,14 +445,10 @@ mod tests {
                 view: View::Pod,
                 end: LinkEnd::VethHost,
             };
-            let start = LaneStart {
-                from: Some(0),
-                ..LaneStart::default()
-            };
             let lane = Lane::new(LaneParts {
                 slot: Slot(SLOT),
                 generation: GENERATION,
-                ..LaneParts::of_a_tap(tap, start, &meter, to_writer)
+                ..LaneParts::of_a_tap(tap, LaneStart::default(), &meter, to_writer)
             });
             let mut lanes: Vec<_> = (0..SESSION_SLOTS).map(|_| None).collect();
             lanes[SLOT as usize] = Some(Box::new(lane));
