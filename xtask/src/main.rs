@@ -12,6 +12,14 @@
 //! - [`run`]: the demo, the benchmark, the simulation.
 #![forbid(unsafe_code)]
 
+/// `println!`, though its reader may have gone (`| head`): what was begun is done all the same.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _gone = writeln!(std::io::stdout(), $($text)*);
+    }};
+}
+
 mod actionner;
 mod build;
 mod cluster;
@@ -227,7 +235,7 @@ fn perform(task: Task) -> anyhow::Result<()> {
     match task {
         Task::Setup { install } => {
             let tools = setup::setup(Purpose::BuildAndTest, install.policy())?;
-            println!("ready: {tools}");
+            say!("ready: {tools}");
             Ok(())
         }
         Task::Build { debug, install } => {
@@ -249,7 +257,7 @@ fn perform(task: Task) -> anyhow::Result<()> {
             let programs = programs.map_or(Programs::Built(install.policy()), Programs::Taken);
             let output = output.unwrap_or_else(|| workspace::target_dir().join("image"));
             let made = image::image(&programs, &output)?;
-            println!("{} {}", made.digest.as_str(), made.archive.display());
+            say!("{} {}", made.digest.as_str(), made.archive.display());
             Ok(())
         }
         Task::Lint { fix: false } => lint::check().into_result(),
