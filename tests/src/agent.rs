@@ -49,6 +49,8 @@ pub struct Options {
     pub pin: bool,
     /// More command line.
     pub arguments: Vec<String>,
+    /// More of its environment.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Default for Options {
@@ -59,6 +61,7 @@ impl Default for Options {
             data_tmpfs: None,
             pin: false,
             arguments: Vec::new(),
+            environment: Vec::new(),
         }
     }
 }
@@ -238,7 +241,8 @@ impl<'a> TestAgent<'a> {
             .arg("--metrics")
             .arg(format!("unix:{}", self.metrics_socket().display()))
             .args(["--node", self.node.name()])
-            .args(&self.options.arguments);
+            .args(&self.options.arguments)
+            .envs(self.options.environment.iter().cloned());
         self.starts += 1;
         let name = format!("agent-{}", self.starts);
         if !self.options.ring_size.is_empty() {

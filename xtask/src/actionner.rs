@@ -32,7 +32,7 @@ pub(crate) fn test(filter: Option<&str>) -> Result<Tally> {
         Ok(go) => go,
         Err(error) => {
             let skipped = wanted.len() as u64;
-            println!("── {skipped} tests of Talon's actionner are skipped: {error:#}");
+            say!("── {skipped} tests of Talon's actionner are skipped: {error:#}");
             return Ok(Tally {
                 skipped,
                 ..Tally::default()

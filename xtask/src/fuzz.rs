@@ -58,7 +58,7 @@ pub(crate) fn fuzz(names: &[String], seconds: u32, finds: Finds) -> anyhow::Resu
             }
             continue;
         };
-        println!("   {fault:#}");
+        say!("   {fault:#}");
         faults.push(target.as_str());
     }
     if !faults.is_empty() {
@@ -155,7 +155,7 @@ fn keep(target: &str) -> anyhow::Result<()> {
         bytes += fs::copy(entry.path(), kept.join(entry.file_name()))?;
         files += 1;
     }
-    println!("   {files} inputs, {bytes} bytes");
+    say!("   {files} inputs, {bytes} bytes");
     Ok(())
 }
 

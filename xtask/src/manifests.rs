@@ -60,7 +60,7 @@ pub(crate) fn manifests(check: bool) -> anyhow::Result<()> {
     } else if !is_same {
         fs::create_dir_all(path.parent().context("a file is in a directory")?)?;
         fs::write(&path, rendered).with_context(|| MANIFEST.to_owned())?;
-        println!("{MANIFEST} written");
+        say!("{MANIFEST} written");
     }
     Ok(())
 }

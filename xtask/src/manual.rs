@@ -19,6 +19,6 @@ pub(crate) fn manual() -> anyhow::Result<()> {
         cargo.args(["run", "-q", "-p", "remora-cli", "--", "manual"]);
         run(cargo.arg(&folder))
     })?;
-    println!("in {}", folder.display());
+    say!("in {}", folder.display());
     Ok(())
 }

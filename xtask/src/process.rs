@@ -53,12 +53,12 @@ pub(crate) fn output(command: &mut Command) -> anyhow::Result<String> {
 
 /// Says what is about to happen, does it, and says how long it took if that was long.
 pub(crate) fn step<T>(what: &str, work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
-    println!("── {what}");
+    say!("── {what}");
     let started = Instant::now();
     let result = work();
     let took = started.elapsed();
     if result.is_ok() && took >= WORTH_SAYING {
-        println!("   {what}: {:.1} s", took.as_secs_f64());
+        say!("   {what}: {:.1} s", took.as_secs_f64());
     }
     result
 }

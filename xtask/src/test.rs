@@ -145,26 +145,26 @@ pub(crate) fn test(scope: Scope<'_>, installing: Installing) -> anyhow::Result<(
         })?);
     }
 
-    println!("\nset-up and build {:.1} s", prepared.as_secs_f64());
+    say!("\nset-up and build {:.1} s", prepared.as_secs_f64());
     let (table, total) = summary(&layers);
-    println!("{table}");
-    println!("total {:.1} s", started.elapsed().as_secs_f64());
+    say!("{table}");
+    say!("total {:.1} s", started.elapsed().as_secs_f64());
     for left_out in scope.left_out() {
-        println!("{left_out}");
+        say!("{left_out}");
     }
     if filter.is_some() && cluster_built.is_none() {
-        println!("left out: cluster (`cargo xtask cluster build` makes its programs)");
+        say!("left out: cluster (`cargo xtask cluster build` makes its programs)");
     }
-    println!("{total}");
+    say!("{total}");
     verdict(&layers, total, filter)
 }
 
 fn layer(name: &'static str, run: impl FnOnce() -> anyhow::Result<Tally>) -> anyhow::Result<Layer> {
-    println!("\n══ {name}");
+    say!("\n══ {name}");
     let started = Instant::now();
     let tally = run()?;
     let took = started.elapsed();
-    println!("══ {name}: {tally} ({:.1} s)", took.as_secs_f64());
+    say!("══ {name}: {tally} ({:.1} s)", took.as_secs_f64());
     Ok(Layer { name, tally, took })
 }
 
@@ -187,11 +187,11 @@ fn objects(filter: Option<&str>, installing: Installing) -> anyhow::Result<Optio
 fn other_kernels(programs: &[PathBuf]) -> Tally {
     match kernels::run(programs, &kernels::STABLE) {
         Ok(outcomes) => {
-            println!("\n{}", kernels::table(&outcomes));
+            say!("\n{}", kernels::table(&outcomes));
             kernels::total(&outcomes)
         }
         Err(error) => {
-            println!("{error:#}");
+            say!("{error:#}");
             Tally {
                 failed: 1,
                 ..Tally::default()
@@ -313,13 +313,13 @@ fn run_tests(command: &mut Command) -> anyhow::Result<Tally> {
     for said in BufReader::new(child.stdout.take().expect("piped")).split(b'\n') {
         let said = said?;
         let said = String::from_utf8_lossy(&said);
-        println!("{said}");
+        say!("{said}");
         tally = tally.plus(parse_result(&said).unwrap_or_default());
     }
     let status = child.wait()?;
     if !status.success() && tally.failed == 0 {
         // It crashed, was ended, or did not compile: no line says so.
-        println!("`{shown}` failed ({status})");
+        say!("`{shown}` failed ({status})");
         tally.failed += 1;
     }
     Ok(tally)

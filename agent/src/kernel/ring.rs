@@ -44,10 +44,15 @@ const BUSY: u32 = 1 << 31;
 /// It was given up.
 const DISCARDED: u32 = 1 << 30;
 
+/// Each giving back takes the word that the kernel reads for each record from its CPU, so it is done for a
+/// part of the ring at a time.
+const GIVE_BACK_PARTS: u64 = 64;
+
 /// When a record is given back to the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum GiveBack {
-    /// As soon as the next one is asked for.
+    /// When those after it are asked for: a [`GIVE_BACK_PARTS`]th of the ring at a time, and all before the
+    /// reader waits.
     Read,
     /// When [`RecordSource::release`] says so.
     Told,
@@ -112,7 +117,7 @@ impl Ring {
 impl RecordSource for Ring {
     fn next(&mut self, visit: &mut dyn FnMut(u64, &[u8])) -> bool {
         if self.give_back == GiveBack::Read {
-            self.records.release(self.records.position);
+            self.records.release_parts();
         }
         match self.records.next() {
             Some((position, record)) => {
@@ -205,6 +210,14 @@ impl Records {
             self.released = position;
             // The kernel reads it before it writes over what is before it.
             self.consumer.word(0).store(position, Ordering::Release);
+        }
+    }
+
+    /// Gives back what was read, if that is much, or all that was there.
+    fn release_parts(&mut self) {
+        let read = self.position - self.released;
+        if read >= self.bytes / GIVE_BACK_PARTS || self.position >= self.produced {
+            self.release(self.position);
         }
     }
 

@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// How long a record may lie in the ring while a session is open.
-pub const LOOK_AGAIN: Duration = Duration::from_millis(4);
+pub const LOOK_AGAIN: Duration = Duration::from_millis(6);
 /// Records after which lanes are flushed and commands looked at, however many more there are.
 const PASS_RECORDS: usize = 4096;
 /// The same as a part of the ring: those records are given back only when lanes were flushed.
@@ -328,7 +328,9 @@ fn hand_out(
     match Record::parse(bytes) {
         Ok(Record::Packet(packet)) => {
             let sessions = packet.header.sessions;
+            // All or none, for it may come once more.
             if unknown == Unknown::Look
+                && !sessions.is_power_of_two()
                 && slots(sessions).any(|slot| lane_of(lanes, slot, &packet, at).is_none())
             {
                 return true;
@@ -336,6 +338,7 @@ fn hand_out(
             for slot in slots(sessions) {
                 match lane_of(lanes, slot, &packet, at) {
                     Some(lane) => lane.packet(&packet),
+                    None if unknown == Unknown::Look => return true,
                     None => {
                         totals.stale.fetch_add(1, Relaxed);
                     }

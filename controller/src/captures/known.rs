@@ -17,6 +17,41 @@ use crate::cluster::index::Change;
 
 /// Longest sleep.
 const AT_LEAST_EVERY: Duration = Duration::from_secs(60);
+/// First pause after an object could not be written, doubled up to the longest.
+const PAUSE_MIN: Duration = Duration::from_secs(2);
+
+/// Why an object could not be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// The API server would not: somebody has to change something first.
+    Refused,
+    /// It did not answer, or not now: all is written within seconds of its return.
+    Away,
+}
+
+impl Fault {
+    pub(super) fn of(error: &kube::Error) -> Self {
+        match error {
+            kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 429 => {
+                Self::Refused
+            }
+            _ => Self::Away,
+        }
+    }
+
+    const fn pause_max(self) -> Duration {
+        match self {
+            Self::Refused => Duration::from_secs(300),
+            Self::Away => Duration::from_secs(8),
+        }
+    }
+
+    /// After so many failures before this one.
+    fn pause(self, failures: u32) -> Duration {
+        let doubled = 1u32.checked_shl(failures).unwrap_or(u32::MAX);
+        PAUSE_MIN.saturating_mul(doubled).min(self.pause_max())
+    }
+}
 
 /// By namespace and name.
 #[derive(Debug, Default)]
@@ -32,6 +67,8 @@ struct Entry {
     due: Option<Instant>,
     /// It was told by the list that is being read.
     listed: bool,
+    /// How often it could not be written, since it last could.
+    failures: u32,
 }
 
 impl Known {
@@ -40,7 +77,9 @@ impl Known {
         match change {
             Change::ListStart => objects.values_mut().for_each(|entry| entry.listed = false),
             Change::Listed(object) | Change::Applied(object) => {
-                objects.insert(key(&object), Entry::due_now(object));
+                let before = objects.get(&key(&object));
+                let entry = Entry::told(object, before, Instant::now());
+                objects.insert(key(&entry.object), entry);
             }
             Change::ListEnd => objects.retain(|_, entry| entry.listed),
             Change::Deleted(object) => {
@@ -92,13 +131,26 @@ impl Known {
 
     /// `object` was worked on.
     pub(super) fn again(&self, object: &Capture, after: Option<Duration>) {
-        let Some(after) = after else { return };
         let mut objects = self.objects();
-        if let Some(entry) = objects.get_mut(&key(object)) {
-            let at = Instant::now() + after.min(Duration::from_secs(365 * 24 * 3600));
-            // A change meanwhile is due at once.
-            entry.due = Some(entry.due.map_or(at, |due| due.min(at)));
+        let Some(entry) = objects.get_mut(&key(object)) else {
+            return;
+        };
+        entry.failures = 0;
+        if let Some(after) = after {
+            entry.due_in(after);
         }
+    }
+
+    /// `object` could not be written: again after this pause, each longer than the one before.
+    pub(super) fn failed(&self, object: &Capture, fault: Fault) -> Duration {
+        let mut objects = self.objects();
+        let Some(entry) = objects.get_mut(&key(object)) else {
+            return PAUSE_MIN;
+        };
+        let pause = fault.pause(entry.failures);
+        entry.failures = entry.failures.saturating_add(1);
+        entry.due_in(pause);
+        pause
     }
 
     fn objects(&self) -> MutexGuard<'_, HashMap<(String, String), Entry>> {
@@ -107,12 +159,26 @@ impl Known {
 }
 
 impl Entry {
-    fn due_now(object: Capture) -> Self {
+    /// As the watch tells it: due at once, but for one that could not be written and is as it was: what a list
+    /// repeats is no reason to try again sooner.
+    fn told(object: Capture, before: Option<&Self>, now: Instant) -> Self {
+        let waits = before.filter(|before| {
+            before.failures > 0
+                && before.object.uid() == object.uid()
+                && before.object.resource_version() == object.resource_version()
+        });
         Self {
+            due: waits.map_or(Some(now), |before| before.due),
+            failures: waits.map_or(0, |before| before.failures),
             object: Arc::new(object),
-            due: Some(Instant::now()),
             listed: true,
         }
+    }
+
+    fn due_in(&mut self, after: Duration) {
+        let at = Instant::now() + after.min(Duration::from_secs(365 * 24 * 3600));
+        // A change meanwhile is due at once.
+        self.due = Some(self.due.map_or(at, |due| due.min(at)));
     }
 }
 
@@ -142,6 +208,59 @@ mod tests {
         let before = Instant::now();
         assert_eq!(known.due().await.len(), 1);
         assert_eq!(before.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_cannot_be_written_is_tried_ever_more_seldom_until_it_changes() {
+        let known = Known::default();
+        let mut one = object(json!({"selector": {"service": "cart"}}));
+        one.metadata.resource_version = Some("1".into());
+        known.tell(Change::Applied(one.clone()));
+        let mut pauses = Vec::new();
+        for _ in 0..40 {
+            let before = Instant::now();
+            assert_eq!(known.due().await.len(), 1);
+            pauses.push(before.elapsed());
+            let told = known.failed(&one, Fault::Refused);
+            assert!(told <= Fault::Refused.pause_max());
+            // The list that follows a broken watch says nothing new.
+            known.tell(Change::Listed(one.clone()));
+        }
+        assert_eq!(
+            pauses[..4]
+                .iter()
+                .map(Duration::as_secs)
+                .collect::<Vec<_>>(),
+            [0, 2, 4, 8]
+        );
+        assert_eq!(pauses.last(), Some(&Fault::Refused.pause_max()));
+        // Changed, it may be another matter.
+        one.metadata.resource_version = Some("2".into());
+        known.tell(Change::Applied(one.clone()));
+        let before = Instant::now();
+        assert_eq!(known.due().await.len(), 1);
+        assert_eq!(before.elapsed(), Duration::ZERO);
+        assert_eq!(known.failed(&one, Fault::Refused), PAUSE_MIN);
+        // Written, it is as any other.
+        known.again(&one, None);
+        assert_eq!(known.failed(&one, Fault::Refused), PAUSE_MIN);
+    }
+
+    #[test]
+    fn a_server_that_is_back_is_not_kept_waiting() {
+        let status = |code| {
+            let status = kube::core::Status::failure("no", "Because").with_code(code);
+            Fault::of(&kube::Error::Api(status.boxed()))
+        };
+        for code in [400, 403, 422] {
+            assert_eq!(status(code), Fault::Refused);
+        }
+        for code in [429, 500, 503] {
+            assert_eq!(status(code), Fault::Away);
+        }
+        for failures in [0, 1, 5, 40, u32::MAX] {
+            assert!(Fault::Away.pause(failures) <= Duration::from_secs(8));
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -42,7 +42,7 @@ use crate::{
     },
 };
 use ask::{Ask, Wrong};
-use known::Known;
+use known::{Fault, Known};
 use objects::Objects;
 use report::Report;
 use step::Step;
@@ -98,19 +98,18 @@ impl Captures {
     }
 
     async fn work_on(&self, object: Arc<Capture>) {
-        let again = match self.step(&object).await {
-            Ok(again) => again,
+        match self.step(&object).await {
+            Ok(again) => self.known.again(&object, again),
             Err(error) => {
+                let pause = self.known.failed(&object, Fault::of(&error));
                 let (namespace, name) = (object.namespace(), object.name_any());
                 tracing::warn!(
-                    namespace, name, %error,
+                    namespace, name, %error, again_in = ?pause,
                     "the capture's object could not be written; may this controller patch captures \
                      and captures/status?"
                 );
-                Some(LOOK_EVERY)
             }
-        };
-        self.known.again(&object, again);
+        }
     }
 
     async fn step(&self, object: &Arc<Capture>) -> Result<Again, kube::Error> {

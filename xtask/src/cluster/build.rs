@@ -36,7 +36,7 @@ pub(super) fn build(recipe: &Recipe, installing: Installing) -> Result<PathBuf> 
     if let Some(directory) = recipe.built()? {
         return Ok(directory);
     }
-    println!(
+    say!(
         "── the cluster's programs are built from Go modules: once, 10 to 15 minutes on two \
          processors,\n   6 GB of disk on the way and 0.4 GB in the end"
     );
@@ -66,7 +66,7 @@ pub(super) fn build(recipe: &Recipe, installing: Installing) -> Result<PathBuf> 
 fn lock(path: &Path) -> Result<File> {
     let file = File::create(path).with_context(|| path.display().to_string())?;
     if file.try_lock().is_err() {
-        println!("   waiting for another build of them");
+        say!("   waiting for another build of them");
         file.lock()?;
     }
     Ok(file)
@@ -143,7 +143,7 @@ impl Progress {
         }
         if self.told.elapsed() >= TOLD_EVERY {
             self.told = Instant::now();
-            println!("   {self}");
+            say!("   {self}");
         }
     }
 }

@@ -52,7 +52,7 @@ pub(crate) fn perform(task: Task) -> anyhow::Result<()> {
     let (verb, program) = match task {
         Task::Build { install } => {
             let directory = programs(install.policy())?;
-            println!("ready: {}", directory.display());
+            say!("ready: {}", directory.display());
             return Ok(());
         }
         Task::Up(program) => ("up", program),

@@ -139,9 +139,9 @@ fn pack(programs: &[programs::Program], directory: &Path) -> anyhow::Result<Made
     let text = sbom::of(&image, digest.as_str(), &crates, &packages)?;
     fs::write(&bill, text).with_context(|| bill.display().to_string())?;
 
-    println!("   {} {}", image.name, digest.as_str());
-    println!("   {}", archive.display());
-    println!("   {}", bill.display());
+    say!("   {} {}", image.name, digest.as_str());
+    say!("   {}", archive.display());
+    say!("   {}", bill.display());
     Ok(Made { archive, digest })
 }
 

@@ -68,7 +68,7 @@ pub(super) fn of(directory: &Path, paths: Paths) -> anyhow::Result<Vec<Program>>
                     bail!("`{name}` has `{found}` in it, which is a path of this machine")
                 }
                 (Some(_), Paths::Told) => {
-                    println!("   {name}: has paths of this machine in it");
+                    say!("   {name}: has paths of this machine in it");
                 }
             }
             Ok(Program {

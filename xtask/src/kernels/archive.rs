@@ -112,7 +112,7 @@ impl Archive {
         // A suite that is not served any more takes no kernel from the others.
         match updated {
             Ok(()) => fs::write(stamp, "")?,
-            Err(error) => println!("{error:#}; going on with the lists that are there"),
+            Err(error) => say!("{error:#}; going on with the lists that are there"),
         }
         Ok(())
     }

@@ -92,7 +92,7 @@ pub(super) fn update(outcomes: &[Outcome]) -> anyhow::Result<()> {
         take(&mut budget, &outcome.name, &outcome.verified)?;
     }
     fs::write(file(), text(&budget))?;
-    println!("wrote {}", file().display());
+    say!("wrote {}", file().display());
     Ok(())
 }
 

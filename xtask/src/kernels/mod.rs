@@ -102,12 +102,12 @@ pub(crate) fn kernels(
         let programs = [suites.kernel, suites.end_to_end].concat();
         outcomes.extend(run(&programs, &others)?);
     }
-    println!("\n{}", table(&outcomes));
+    say!("\n{}", table(&outcomes));
     if update_budget {
         budget::update(&outcomes)?;
     }
     let tally = total(&outcomes);
-    println!("{tally}");
+    say!("{tally}");
     ensure!(tally.failed == 0, "{} tests failed", tally.failed);
     Ok(())
 }
@@ -132,7 +132,7 @@ pub(crate) fn run(programs: &[PathBuf], series: &[&str]) -> anyhow::Result<Vec<O
         match Machine::new(&archive, &busybox, programs, series) {
             Ok(machine) => machines.push(machine),
             Err(error) => {
-                println!("Linux {series}: {error:#}");
+                say!("Linux {series}: {error:#}");
                 outcomes.push(Outcome::failed(series));
             }
         }
@@ -198,7 +198,7 @@ fn run_machine(qemu: &Qemu, machine: &Machine) -> Outcome {
         vmlinuz,
         image,
     } = machine;
-    println!("══ Linux {name}");
+    say!("══ Linux {name}");
     let series: String = name.splitn(3, '.').take(2).collect::<Vec<_>>().join(".");
     let started = Instant::now();
     let mut outcome = Outcome {
@@ -207,19 +207,19 @@ fn run_machine(qemu: &Qemu, machine: &Machine) -> Outcome {
     };
     let boot = |outcome: &mut Outcome| {
         qemu.boot(vmlinuz, image.path(), |line| {
-            println!("{series:<5}│ {line}");
+            say!("{series:<5}│ {line}");
             outcome.hear(line);
         })
     };
     let mut ended = boot(&mut outcome);
     // The emulator's fault, and no test has begun.
     if let (Err(error), None) = (&ended, outcome.booted) {
-        println!("Linux {name}: {error:#}; once more");
+        say!("Linux {name}: {error:#}; once more");
         ended = boot(&mut outcome);
     }
     outcome.took = started.elapsed();
     if let Err(error) = &ended {
-        println!("Linux {name}: {error:#}");
+        say!("Linux {name}: {error:#}");
     }
     if outcome.tally.failed == 0 && (ended.is_err() || outcome.tally.passed == 0) {
         outcome.tally.failed = 1;

@@ -70,7 +70,7 @@ impl Outcome {
         match step(name, work) {
             Ok(()) => self.passed += 1,
             Err(error) => {
-                println!("   {name} FAILED: {error:#}");
+                say!("   {name} FAILED: {error:#}");
                 self.failed.push(name);
             }
         }
@@ -165,7 +165,7 @@ fn metadata(args: &[&str]) -> anyhow::Result<Value> {
 
 fn report(violations: Vec<String>) -> anyhow::Result<()> {
     for violation in &violations {
-        println!("   {violation}");
+        say!("   {violation}");
     }
     match violations.len() {
         0 => Ok(()),
@@ -197,7 +197,7 @@ fn name_long_files() {
             let generated = path.components().any(|part| part.as_os_str() == "gen");
             let lines = fs::read_to_string(&path).map_or(0, |text| text.lines().count());
             if lines > LINES_WORTH_NAMING && !generated {
-                println!(
+                say!(
                     "   long: {} ({lines} lines)",
                     path.strip_prefix(root).unwrap_or(&path).display()
                 );

@@ -182,9 +182,9 @@ pub(crate) fn install(packages: &[Package], installing: Installing) -> anyhow::R
     if packages.is_empty() {
         return Ok(());
     }
-    println!("These Debian packages are missing:");
+    say!("These Debian packages are missing:");
     for package in packages {
-        println!("  {:<18} {}", package.name, package.why);
+        say!("  {:<18} {}", package.name, package.why);
     }
     if find("apt-get").is_none() {
         bail!("this is no Debian: install what your distribution calls them, and run this again");
@@ -251,7 +251,7 @@ pub(crate) fn promtool() -> Option<PathBuf> {
     };
     find("promtool").or_else(|| {
         unpacked()
-            .inspect_err(|error| println!("no promtool: {error:#}"))
+            .inspect_err(|error| say!("no promtool: {error:#}"))
             .ok()
     })
 }

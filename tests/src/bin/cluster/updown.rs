@@ -17,7 +17,7 @@ use nix::{
     unistd::Pid,
 };
 
-use remora_tests::{cluster::programs, name, run, wait};
+use remora_tests::{cluster::programs, name, run, screen::say, wait};
 
 use crate::{keep, place};
 
@@ -27,7 +27,7 @@ const LIMIT: Duration = Duration::from_secs(180);
 pub(crate) fn up() -> Result<()> {
     run::require_root()?;
     if place::keeper()?.is_some() {
-        println!("A cluster is up already.");
+        say("A cluster is up already.");
         return tell();
     }
     start()?;
@@ -41,7 +41,7 @@ pub(crate) fn start() -> Result<()> {
     name::sweep();
     fs::create_dir_all(place::log().parent().context("no directory")?)?;
     let log = File::create(place::log())?;
-    println!("A cluster starts: about 20 s.");
+    say("A cluster starts: about 20 s.");
     let mut keeper = Command::new(env::current_exe()?);
     keeper
         .arg("keep")
@@ -66,21 +66,21 @@ pub(crate) fn start() -> Result<()> {
         place::clear();
         return Err(error.context(said));
     }
-    print!("{}", said());
+    say(said().trim_end());
     Ok(())
 }
 
 /// How to use it.
 fn tell() -> Result<()> {
     let programs = programs::directory()?;
-    println!(
+    say(format_args!(
         "\n  export KUBECONFIG={}\n  export PATH={}:$PATH     # kubectl, helm, ctr\n  \
          kubectl get nodes,pods -A -o wide\n  cargo xtask cluster down\n\n\
          Images are never pulled: {} is there; `imagePullPolicy: Never`.",
         place::kubeconfig().display(),
         programs.display(),
         remora_tests::cluster::image::BUSYBOX,
-    );
+    ));
     Ok(())
 }
 
@@ -89,7 +89,7 @@ pub(crate) fn down() -> Result<()> {
     let Some(pid) = place::keeper()? else {
         name::sweep();
         place::clear();
-        println!("No cluster is up; what killed ones had left is removed.");
+        say("No cluster is up; what killed ones had left is removed.");
         return Ok(());
     };
     let last = File::open(place::log()).context("no log of the cluster")?;
@@ -108,6 +108,6 @@ pub(crate) fn down() -> Result<()> {
     place::clear();
     gone.with_context(|| format!("it did not end and was killed; its log:\n{said}"))?;
     let left = said.lines().last().unwrap_or_default();
-    println!("The cluster is down: {left}.");
+    say(format_args!("The cluster is down: {left}."));
     Ok(())
 }
