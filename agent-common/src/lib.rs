@@ -13,6 +13,7 @@ pub mod look_back;
 pub mod program;
 pub mod record;
 pub mod session;
+pub mod share;
 pub mod stage;
 pub mod tap;
 

@@ -93,5 +93,41 @@ const _: () = assert!(size_of::<RecordHeader>() == HEADER_LEN);
 /// holds a GSO packet of 64 KiB with its link header.
 pub const SIZE_CLASSES: [usize; 6] = [192, 512, 1600, 4096, 16_384, 66_048];
 
+/// Bytes of the record of a packet of which `caplen` bytes are kept, [`CAPLEN_MAX`] at the most.
+#[inline(always)]
+#[must_use]
+pub const fn record_bytes(caplen: u32) -> u32 {
+    let len = caplen as usize + HEADER_LEN;
+    // Not a loop: to the verifier that is more work.
+    let class = if len <= SIZE_CLASSES[0] {
+        SIZE_CLASSES[0]
+    } else if len <= SIZE_CLASSES[1] {
+        SIZE_CLASSES[1]
+    } else if len <= SIZE_CLASSES[2] {
+        SIZE_CLASSES[2]
+    } else if len <= SIZE_CLASSES[3] {
+        SIZE_CLASSES[3]
+    } else if len <= SIZE_CLASSES[4] {
+        SIZE_CLASSES[4]
+    } else {
+        SIZE_CLASSES[5]
+    };
+    class as u32
+}
+
 /// Most bytes of a packet that a record holds.
 pub const CAPLEN_MAX: u32 = (SIZE_CLASSES[5] - HEADER_LEN) as u32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_takes_the_smallest_class_that_holds_it() {
+        for caplen in 1..=CAPLEN_MAX {
+            let len = caplen as usize + HEADER_LEN;
+            let smallest = SIZE_CLASSES.into_iter().find(|class| *class >= len);
+            assert_eq!(Some(record_bytes(caplen) as usize), smallest);
+        }
+    }
+}

@@ -44,7 +44,8 @@ pub const FILTER_PROGRAM: u8 = 1;
 
 const _: () = assert!(size_of::<Session>() == 216);
 
-/// What a session has used of its limits; one for all CPUs, changed by atomic operations.
+/// What a session has used of its limits, and of its share of a ring that is nearly full; one for all
+/// CPUs, changed by atomic operations.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Budget {
@@ -54,7 +55,11 @@ pub struct Budget {
     pub bytes: u64,
     /// 1 when userspace was told that a limit is reached.
     pub told: u64,
-    pub reserved: [u64; 5],
+    /// Where in the ring the session's present share begins, see [`crate::share`].
+    pub share_from: u64,
+    /// Bytes that it has taken of that share.
+    pub share_used: u64,
+    pub reserved: [u64; 3],
 }
 
 const _: () = assert!(size_of::<Budget>() == 64);

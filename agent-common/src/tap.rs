@@ -38,7 +38,8 @@ const _: () = assert!(size_of::<Tap>() == 24);
 pub struct Gate {
     /// Sessions armed and taps recorded on this node; 0 lets every packet leave the TC programs at once.
     pub in_use: u32,
-    pub reserved: u32,
+    /// Sessions armed on this node, among which a ring that is nearly full is shared.
+    pub sharers: u32,
     /// Sessions that capture ingress: a loopback packet between two sockets of one tap is theirs
     /// at the receiver, and at the sender for the others.
     pub ingress_sessions: u64,

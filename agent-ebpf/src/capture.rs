@@ -21,6 +21,7 @@ use crate::{
     maps, ring,
     ring::Outcome,
     scratch::{self, Scratch},
+    share,
     skb::{Skb, VLAN_TAG},
     table,
 };
@@ -98,6 +99,16 @@ fn take_packet<const L3: bool, const HEADERS_ONLY: bool>(
         return Payload::Allowed;
     }
 
+    if s.is_tight != 0 {
+        // Before its headers are looked for, whose ways the verifier would follow here, too. They hardly ever
+        // need more than the smallest record.
+        s.caplen = if HEADERS_ONLY { 1 } else { min(len, s.snaplen) };
+        share::narrow::<L3>(scratch);
+        if s.taken == 0 {
+            return Payload::Allowed;
+        }
+    }
+
     let mut caplen = len;
     if HEADERS_ONLY {
         let headers = headers::<L3>(skb, s);
@@ -118,6 +129,7 @@ fn take_packet<const L3: bool, const HEADERS_ONLY: bool>(
     }
     s.left = s.taken;
     s.is_lost = u32::from(outcome == Outcome::Lost);
+    s.is_tight |= s.is_lost;
     scratch::each(scratch, give_up::<L3>, give_up_next::<L3>);
     Payload::Allowed
 }
@@ -166,8 +178,9 @@ fn admit<const ATOMIC: bool>(scratch: *mut Scratch, slot: u32) {
         unsafe { add::<ATOMIC>(&raw mut (*counters).over_budget, 1) };
         return;
     }
+    // In a ring that is nearly full `share` tells it, for those that have room.
     // SAFETY: as above.
-    if unsafe { (*counters).untold } != 0 {
+    if unsafe { (*counters).untold } != 0 && s.is_tight == 0 {
         // SAFETY: as above.
         tell_gap(slot, session, unsafe { &raw mut (*counters).untold });
     }
@@ -180,7 +193,7 @@ fn admit<const ATOMIC: bool>(scratch: *mut Scratch, slot: u32) {
 
 /// The record was not to be had, for each session that took the packet.
 #[inline(never)]
-fn give_up<const ATOMIC: bool>(scratch: *mut Scratch, slot: u32) {
+pub(crate) fn give_up<const ATOMIC: bool>(scratch: *mut Scratch, slot: u32) {
     // SAFETY: the scratch is the caller's.
     let s = unsafe { &*scratch };
     let Some(counters) = table::per_cpu(&maps::COUNTERS, slot) else {
@@ -249,7 +262,7 @@ fn take(s: &Scratch, slot: u32, session: &Session) -> bool {
 
 /// Tells how many packets were lost on this CPU since the last record, before the next one.
 #[inline(never)]
-fn tell_gap(slot: u32, session: &Session, untold: *mut u64) {
+pub(crate) fn tell_gap(slot: u32, session: &Session, untold: *mut u64) {
     // SAFETY: `untold` points into a map value. Swapped, so that a program that interrupts this
     // one does not tell the same loss again.
     let lost = unsafe { swap(untold, 0) };

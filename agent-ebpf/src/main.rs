@@ -13,7 +13,7 @@
 //! - [`taps`]: which tap a packet belongs to, and which hook owns it.
 //! - [`stage`]: from one program to the next.
 //! - [`decide`], [`interpret`]: which sessions' filters take it, typed terms and programs.
-//! - [`capture`], [`ring`]: budgets and the record.
+//! - [`capture`], [`ring`]: budgets and the record. [`share`]: whose, when the ring is nearly full.
 //! - [`look_back`]: the last packets of a tap, for captures that begin later.
 //! - [`scratch`], [`table`]: memory beside the stack, map look-ups without it, and why.
 #![no_std]
@@ -33,6 +33,7 @@ mod look_back;
 mod maps;
 mod ring;
 mod scratch;
+mod share;
 mod skb;
 mod stage;
 mod table;

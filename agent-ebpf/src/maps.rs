@@ -36,6 +36,15 @@ pub(crate) static REMORA_WAKE_BYTES: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
 pub(crate) static REMORA_ASK_BYTES: Global<u64> = Global::new(0);
 
+/// Bytes waiting in the ring from which on sessions are held to their shares, see
+/// `remora_agent_common::share`. Set at load.
+#[unsafe(no_mangle)]
+pub(crate) static REMORA_TIGHT_FROM: Global<u64> = Global::new(0);
+
+/// Bytes that all sessions share from there on. Set at load.
+#[unsafe(no_mangle)]
+pub(crate) static REMORA_TIGHT_ROOM: Global<u64> = Global::new(0);
+
 #[map]
 pub(crate) static GATE: Array<Gate> = Array::with_max_entries(1, 0);
 

@@ -109,6 +109,12 @@ fn record<const SIZE: usize, const L3: bool>(skb: Skb, s: &mut Scratch) -> Outco
     Outcome::Submitted
 }
 
+/// Bytes of the ring that the reader has not given back.
+#[inline(always)]
+pub(crate) fn waiting() -> u64 {
+    maps::EVENTS.query(u64::from(BPF_RB_AVAIL_DATA))
+}
+
 /// Word by word into the ring, as `RecordHeader` lays it out: put together on the stack it would be
 /// slow (see [`crate::table`]).
 ///
@@ -178,7 +184,9 @@ fn wakeup(s: &mut Scratch, len: u32) -> u64 {
         return u64::from(BPF_RB_NO_WAKEUP);
     }
     s.unasked = 0;
-    if maps::EVENTS.query(u64::from(BPF_RB_AVAIL_DATA)) >= maps::REMORA_WAKE_BYTES.load() {
+    let waiting = waiting();
+    s.is_tight = u32::from(waiting >= maps::REMORA_TIGHT_FROM.load());
+    if waiting >= maps::REMORA_WAKE_BYTES.load() {
         u64::from(BPF_RB_FORCE_WAKEUP)
     } else {
         u64::from(BPF_RB_NO_WAKEUP)

@@ -46,6 +46,11 @@ pub(crate) struct Scratch {
     pub(crate) is_lost: u32,
     /// Bytes of records since it was last asked how much is waiting in the ring.
     pub(crate) unasked: u32,
+    /// 1 if so much was waiting in the ring, when it was last asked, that sessions are held to their
+    /// shares.
+    pub(crate) is_tight: u32,
+    /// Bytes that the record costs each session.
+    pub(crate) charge: u32,
     /// Of the packet's flow.
     pub(crate) hash: u32,
     /// Of a look-back record, as is the next.

@@ -11,6 +11,9 @@
 //! snaplen cut off stays away: a segment has its headers and what of its payload was captured, its
 //! right original length, and 0 for a checksum that cannot be told.
 //!
+//! One of more than 64 KiB (BIG TCP) has no length in its IP header, and of IPv6 a hop-by-hop header with
+//! it, which no segment has.
+//!
 //! A packet of one segment whose checksum was left to the network card has the sum of its
 //! pseudo-header in that field; it gets its checksum, too.
 
@@ -29,6 +32,10 @@ const UDP: u8 = 17;
 const IPV6_EXTENSIONS: [u8; 2] = [0, 60];
 /// VXLAN, its older port, Geneve: what is cut there is the packet within.
 const TUNNEL_PORTS: [u16; 3] = [4789, 8472, 6081];
+
+/// A hop-by-hop header with the jumbo payload option alone (RFC 2675), after its first byte.
+const JUMBO: [u8; 3] = [0, 0xc2, 4];
+const JUMBO_LEN: usize = 8;
 
 const FLAG_FIN_PSH: u8 = 0x01 | 0x08;
 const FLAG_CWR: u8 = 0x80;
@@ -72,9 +79,18 @@ pub fn cut<'a>(prefix: &[u8], data: &'a [u8], original_len: u32, gso: Gso) -> Op
     let from_data = captured.checked_sub(prefix.len())?;
     headers[..prefix.len()].copy_from_slice(prefix);
     headers[prefix.len()..captured].copy_from_slice(&data[..from_data]);
-    let layout = Layout::of(&headers[..captured])?;
-    let payload = data.get(layout.len.checked_sub(prefix.len())?..)?;
-    let payload_len = (original_len as usize).checked_sub(layout.len)?;
+    let removed = match gso.size {
+        // Not made by the kernel for itself, so the wire carried it.
+        0 => 0,
+        _ => without_jumbo(&mut headers[..captured]),
+    };
+    let layout = Layout::of(&headers[..captured - removed])?;
+    let no_length = !layout.is_ipv4 && be16(&headers, layout.network + 4) == Some(0);
+    if gso.size == 0 && no_length {
+        return None;
+    }
+    let payload = data.get((layout.len + removed).checked_sub(prefix.len())?..)?;
+    let payload_len = (original_len as usize).checked_sub(layout.len + removed)?;
     let payload = &payload[..payload.len().min(payload_len)];
     let mut cut = Cut {
         headers,
@@ -93,15 +109,39 @@ pub fn cut<'a>(prefix: &[u8], data: &'a [u8], original_len: u32, gso: Gso) -> Op
     (is_this_packets && segments <= SEGMENTS_MAX && !cut.is_tunnel()).then_some(cut)
 }
 
+/// EtherType behind the tags, and where the network header begins.
+fn network(frame: &[u8]) -> Option<(u16, usize)> {
+    let mut at = 12;
+    let mut ethertype = be16(frame, at)?;
+    while ETHERTYPES_VLAN.contains(&ethertype) {
+        at += 4;
+        ethertype = be16(frame, at)?;
+    }
+    Some((ethertype, at + 2))
+}
+
+/// Removes the header with the length of an IPv6 packet that has more than 64 KiB, as the kernel does before
+/// it cuts one (`ipv6_hopopt_jumbo_remove`, v6.18); how many bytes these were.
+fn without_jumbo(frame: &mut [u8]) -> usize {
+    let Some((ETHERTYPE_IPV6, network)) = network(frame) else {
+        return 0;
+    };
+    let (protocol, option) = (network + 6, network + 40);
+    let is_jumbo = be16(frame, network + 4) == Some(0)
+        && frame.get(protocol) == Some(&0)
+        && frame.get(option + 1..option + 4) == Some(&JUMBO)
+        && frame.len() >= option + JUMBO_LEN;
+    if !is_jumbo {
+        return 0;
+    }
+    frame[protocol] = frame[option];
+    frame.copy_within(option + JUMBO_LEN.., option);
+    JUMBO_LEN
+}
+
 impl Layout {
     fn of(frame: &[u8]) -> Option<Self> {
-        let mut at = 12;
-        let mut ethertype = be16(frame, at)?;
-        while ETHERTYPES_VLAN.contains(&ethertype) {
-            at += 4;
-            ethertype = be16(frame, at)?;
-        }
-        let network = at + 2;
+        let (ethertype, network) = network(frame)?;
         let (is_ipv4, protocol, transport) = match ethertype {
             ETHERTYPE_IPV4 => {
                 let first = *frame.get(network)?;
@@ -115,8 +155,7 @@ impl Layout {
             ETHERTYPE_IPV6 => {
                 let mut protocol = *frame.get(network + 6)?;
                 let mut transport = network + 40;
-                // A length of 0 is a jumbogram's.
-                if frame.get(network)? >> 4 != 6 || be16(frame, network + 4)? == 0 {
+                if frame.get(network)? >> 4 != 6 {
                     return None;
                 }
                 while IPV6_EXTENSIONS.contains(&protocol) {

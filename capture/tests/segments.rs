@@ -274,6 +274,59 @@ proptest! {
     }
 }
 
+/// BIG TCP: IPv6 says a length of more than 64 KiB in a header of its own, IPv4 nowhere.
+#[test]
+fn a_packet_of_more_than_64_kib_is_cut_into_segments_without_its_long_length() {
+    for ipv4 in [true, false] {
+        let shape = Shape {
+            tags: 1,
+            ipv4,
+            more: false,
+            protocol: Protocol::Tcp,
+            payload: (0..150_000u32).map(|at| at as u8).collect(),
+        };
+        let (mut frame, network, transport, start) = frame(&shape);
+        let plain = frame[..start].to_vec();
+        let length = network + if ipv4 { 2 } else { 4 };
+        frame[length..length + 2].fill(0);
+        if !ipv4 {
+            let option = [6, 0, 0xc2, 4, 0, 2, 0x49, 0xf0];
+            frame.splice(network + 40..network + 40, option);
+            frame[network + 6] = 0;
+        }
+        let gso = Gso {
+            size: 1400,
+            segments: 108,
+        };
+        let len = frame.len() as u32;
+        // As much of it as a record holds.
+        let (prefix, data) = frame[..66_000].split_at(14);
+        let cut_all = cut(prefix, data, len, gso).expect("cut");
+        let mut kept: Vec<u8> = Vec::new();
+        let mut wire = 0;
+        for (number, (segment, len)) in all(&cut_all).iter().enumerate() {
+            assert_eq!(&segment[..length], &plain[..length]);
+            let told = usize::from(be16(segment, length));
+            let before = if ipv4 { network } else { network + 40 };
+            assert_eq!(told, *len as usize - before);
+            let offset = number as u32 * 1400;
+            let sequence = &segment[transport + 4..transport + 8];
+            assert_eq!(sequence, &SEQUENCE.wrapping_add(offset).to_be_bytes());
+            if segment.len() == *len as usize {
+                assert!(transport_is_right(segment, network, transport, ipv4, false));
+            }
+            wire += *len as usize - start;
+            kept.extend(&segment[start..]);
+        }
+        assert_eq!(wire, shape.payload.len());
+        let captured = 66_000 - start - if ipv4 { 0 } else { 8 };
+        assert_eq!(kept, &shape.payload[..captured]);
+        // The wire can have carried one that is no super-packet, so that is left as it is.
+        let one = cut(prefix, data, len, Gso::default());
+        assert!(one.is_none());
+    }
+}
+
 #[test]
 fn a_packet_in_a_tunnel_and_one_that_is_cut_otherwise_are_left_whole() {
     let shape = Shape {

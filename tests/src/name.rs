@@ -49,7 +49,13 @@ pub fn directory() -> anyhow::Result<tempfile::TempDir> {
 /// Namespaces, cgroups and directories of this run that are still there.
 #[must_use]
 pub fn left() -> Vec<String> {
-    let mine = of_this_run();
+    left_of(process::id())
+}
+
+/// The same of another run, by its process.
+#[must_use]
+pub fn left_of(pid: u32) -> Vec<String> {
+    let mine = format!("{PREFIX}{pid}-");
     let mut places = cgroup::hierarchies().unwrap_or_default();
     places.extend([PathBuf::from("/run/netns"), std::env::temp_dir()]);
     places

@@ -25,9 +25,10 @@ impl Netns {
     pub fn new(suffix: &str) -> Result<Self> {
         run::require_root()?;
         let name = format!("{}-{suffix}", name::unique());
-        run::output(run::command("ip").args(["netns", "add", &name]))?;
         let path = Path::new("/run/netns").join(&name);
+        // Before it is there: a Ctrl-C also ends the program that makes it, maybe after it was made.
         let netns = Self { name, path };
+        run::output(run::command("ip").args(["netns", "add", &netns.name]))?;
         // No duplicate address detection: an address serves at once.
         netns.sysctl("net.ipv6.conf.all.accept_dad", "0")?;
         netns.sysctl("net.ipv6.conf.default.accept_dad", "0")?;

@@ -2,12 +2,24 @@
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr},
+    os::fd::AsRawFd as _,
     path::Path,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
+use nix::{
+    errno::Errno,
+    sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket},
+};
 
 use crate::{netns::Netns, run};
+
+/// linux/netlink.h, linux/rtnetlink.h, linux/if_link.h (v6.18).
+const NLM_F_REQUEST: u16 = 1;
+const NLM_F_ACK: u16 = 4;
+const RTM_NEWLINK: u16 = 16;
+const IFLA_GSO_IPV4_MAX_SIZE: u16 = 63;
+const IFLA_GRO_IPV4_MAX_SIZE: u16 = 64;
 
 /// Segmentation offload of an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +96,51 @@ pub fn set_offload(netns: &Netns, interface: &str, offload: Offload) -> Result<(
                 .flat_map(|feature| [*feature, state]),
         ),
     )?;
+    Ok(())
+}
+
+/// Lets super-packets of IPv4 and IPv6 on an interface grow to so many bytes (BIG TCP).
+///
+/// # Errors
+/// The kernel cannot (IPv4 before Linux 6.3).
+pub fn allow_big_tcp(netns: &Netns, interface: &str, bytes: u32) -> Result<()> {
+    netns.ip(&format!(
+        "link set {interface} gso_max_size {bytes} gro_max_size {bytes}"
+    ))?;
+    // By hand, for ip(8) knows these two from 6.3 on only.
+    let index = index(netns, interface)?;
+    let mut message = Vec::new();
+    message.extend(48u32.to_ne_bytes());
+    message.extend(RTM_NEWLINK.to_ne_bytes());
+    message.extend((NLM_F_REQUEST | NLM_F_ACK).to_ne_bytes());
+    message.extend([0; 12]); // sequence number, port; family, type
+    message.extend(index.to_ne_bytes());
+    message.extend([0; 8]); // no flags
+    for attribute in [IFLA_GSO_IPV4_MAX_SIZE, IFLA_GRO_IPV4_MAX_SIZE] {
+        message.extend(8u16.to_ne_bytes());
+        message.extend(attribute.to_ne_bytes());
+        message.extend(bytes.to_ne_bytes());
+    }
+    let answer = netns.enter(move || {
+        let route = socket(
+            AddressFamily::Netlink,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC,
+            SockProtocol::NetlinkRoute,
+        )?;
+        let mut answer = vec![0; 4096];
+        send(route.as_raw_fd(), &message, MsgFlags::empty())?;
+        let len = recv(route.as_raw_fd(), &mut answer, MsgFlags::empty())?;
+        answer.truncate(len);
+        Ok(answer)
+    })?;
+    // A header, then an errno; 0 says that it was done.
+    let errno = answer.get(16..20).context("a short answer")?;
+    let errno = Errno::from_raw(-i32::from_ne_bytes(errno.try_into()?));
+    ensure!(
+        errno as i32 == 0,
+        "{interface} takes no super-packets of {bytes} bytes: {errno}"
+    );
     Ok(())
 }
 

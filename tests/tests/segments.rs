@@ -1,6 +1,6 @@
 //! `--segment`: super-packets written as the wire would have carried them.
 
-use std::net::SocketAddr;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use anyhow::{Context as _, Result, ensure};
 use remora_agent_common::record::CAPLEN_MAX;
@@ -8,7 +8,8 @@ use remora_proto::v1;
 use remora_tests::{
     agent::{TestAgent, of_pod_filtered},
     node::Node,
-    proof, run, traffic, wire,
+    packets::Packet,
+    proof, run, traffic, veth, wire,
 };
 
 const PORT: u16 = 8080;
@@ -89,7 +90,25 @@ fn tshark_finds_no_error_in_segments_and_counts_are_of_packets() -> Result<()> {
     Ok(())
 }
 
-/// BIG TCP: longer than any length field of IPv4, and than the largest record.
+/// Sequence number and bytes of payload that a frame of TCP had on the wire: over IPv4, or IPv6 with nothing
+/// before it but the header of a jumbogram.
+fn tcp(packet: &Packet) -> Result<(u32, u32)> {
+    let frame = packet.data.as_slice();
+    let byte = |at: usize| frame.get(at).copied().context("a short frame");
+    let tcp = match [byte(12)?, byte(13)?] {
+        [0x08, 0x00] => 14 + usize::from(byte(14)? & 0xf) * 4,
+        _ if byte(20)? == 0 => 14 + 40 + 8,
+        _ => 14 + 40,
+    };
+    let headers = tcp + usize::from(byte(tcp + 12)? >> 4) * 4;
+    let sequence = frame.get(tcp + 4..tcp + 8).context("a short frame")?;
+    Ok((
+        u32::from_be_bytes(sequence.try_into()?),
+        packet.original_len - u32::try_from(headers)?,
+    ))
+}
+
+/// BIG TCP: longer than any length field of IP, and than the largest record.
 #[test]
 fn a_packet_of_more_than_64_kib_is_cut_and_says_how_long_it_was() -> Result<()> {
     const GSO_MAX: u32 = 180_000;
@@ -101,43 +120,65 @@ fn a_packet_of_more_than_64_kib_is_cut_and_says_how_long_it_was() -> Result<()> 
         (node.netns(), api.interface()),
         (api.netns(), "eth0"),
     ] {
-        netns.ip(&format!(
-            "link set {interface} gso_max_size {GSO_MAX} gro_max_size {GSO_MAX}"
-        ))?;
+        veth::allow_big_tcp(netns, interface, GSO_MAX)?;
     }
     let agent = TestAgent::start(&node)?;
-    // Between IPv6 and TCP is an option with the length, beyond which `tcp` does not look.
-    let captures = [false, true].map(|segment| {
-        agent.capture(v1::CaptureSpec {
-            segment,
-            ..of_pod_filtered(&web, "ip6")
-        })
-    });
-    let [whole, cut] = captures;
-    let at = SocketAddr::from((api.ipv6(), PORT));
-    traffic::tcp_exchange(web.netns(), api.netns(), at, 8_000_000)?;
-    let whole = proof::prove(&agent, &agent.stop(&whole?.id)?)?;
-    proof::complete(&whole.counts)?;
-    let packets = &whole.capture.packets;
-    let longest = packets.iter().map(|packet| packet.original_len).max();
-    ensure!(
-        longest > Some(CAPLEN_MAX),
-        "the longest has {longest:?} bytes"
-    );
-    for packet in packets {
-        let len = packet.data.len() as u32;
+    for (at, filter) in [
+        (SocketAddr::from((api.ipv4(), PORT)), "tcp port 8080"),
+        // Between IPv6 and TCP is an option with the length, beyond which `tcp` does not look.
+        (
+            SocketAddr::from((api.ipv6(), PORT)),
+            "ip6[6] == 6 or ip6[40] == 6",
+        ),
+    ] {
+        let captures = [false, true].map(|segment| {
+            agent.capture(v1::CaptureSpec {
+                segment,
+                ..of_pod_filtered(&web, filter)
+            })
+        });
+        let [whole, cut] = captures;
+        traffic::tcp_exchange(web.netns(), api.netns(), at, 8_000_000)?;
+        let whole = proof::prove(&agent, &agent.stop(&whole?.id)?)?;
+        proof::complete(&whole.counts)?;
+        let packets = &whole.capture.packets;
+        let longest = packets.iter().map(|packet| packet.original_len).max();
         ensure!(
-            len == packet.original_len.min(CAPLEN_MAX),
-            "{len} of {}",
-            packet.original_len
+            longest > Some(CAPLEN_MAX),
+            "{filter}: the longest has {longest:?} bytes"
         );
+        let mut payloads = BTreeMap::<_, (u32, u32)>::new();
+        for packet in packets {
+            let len = packet.data.len() as u32;
+            ensure!(
+                len == packet.original_len.min(CAPLEN_MAX),
+                "{len} of {}",
+                packet.original_len
+            );
+            payloads.insert(packet.id, tcp(packet)?);
+        }
+
+        // Its segments have the wire's lengths, and nothing where the record ended.
+        let state = agent.stop(&cut?.id)?;
+        let counts = state.counts.unwrap_or_default();
+        proof::law(&counts)?;
+        proof::complete(&counts)?;
+        let path = agent.file(&state);
+        let mut cut_payloads = BTreeMap::<_, (u32, u32)>::new();
+        let mut missing = 0;
+        for packet in wire::readable(&path)?.packets {
+            ensure!(packet.original_len <= FRAME_MAX, "{}", packet.original_len);
+            missing += packet.original_len - packet.data.len() as u32;
+            let (sequence, payload) = tcp(&packet)?;
+            let (first, sum) = cut_payloads.entry(packet.id).or_insert((sequence, 0));
+            ensure!(first.wrapping_add(*sum) == sequence, "out of order");
+            *sum += payload;
+        }
+        ensure!(cut_payloads == payloads, "{filter}: other segments");
+        ensure!(missing > 0, "{filter}: all was captured");
+        let bad = wire::tshark(&path, &[&CHECKED[..], &["-n", "-Y", BAD]].concat())?;
+        ensure!(bad.is_empty(), "{filter}: wrong checksums: {bad}");
     }
-    // It cannot be put together from its segments, for its end is missing.
-    let state = agent.stop(&cut?.id)?;
-    let counts = state.counts.unwrap_or_default();
-    proof::law(&counts)?;
-    proof::complete(&counts)?;
-    wire::readable(&agent.file(&state))?;
     Ok(())
 }
 

@@ -9,7 +9,7 @@
 //! - [`fuzz`]: the fuzz targets, by libFuzzer.
 //! - [`cluster`]: a real Kubernetes on this machine.
 //! - [`manual`]: manual pages and completions, for packages.
-//! - [`run`]: the demo and the benchmark.
+//! - [`run`]: the demo, the benchmark, the simulation.
 #![forbid(unsafe_code)]
 
 /// `println!`, though its reader may have gone (`| head`): what was begun is done all the same.
@@ -162,6 +162,10 @@ enum Task {
     Demo(ProgramArgs),
     /// Measure the goals P1 to P9 of the data path beside tcpdump: all, or `bench P1 P5`
     Bench(ProgramArgs),
+    /// One controller in a large cluster: thousands of agents, many pods and an API server, all simulated
+    ///
+    /// By default 5 000 nodes, 150 000 pods and 10 000 alerts a minute; see `simulate -- --help`.
+    Simulate(ProgramArgs),
     /// A real Kubernetes on this machine: control plane, two nodes, containers
     ///
     /// etcd, Kubernetes, containerd and Helm are built from Go modules into ~/.cache/remora/cluster:
@@ -287,6 +291,7 @@ fn perform(task: Task) -> anyhow::Result<()> {
         Task::Miri => miri::miri(),
         Task::Demo(demo) => run::run("demo", &demo.args, demo.install.policy()),
         Task::Bench(bench) => run::run("bench", &bench.args, bench.install.policy()),
+        Task::Simulate(simulate) => run::run("simulate", &simulate.args, simulate.install.policy()),
         Task::Cluster { task } => cluster::perform(task),
         Task::Manifests { check } => manifests::manifests(check),
         Task::Manual => manual::manual(),

@@ -1,4 +1,4 @@
-//! The demo and the benchmark: programs of the `tests` crate, with the built programs at hand.
+//! The demo, the benchmark and the simulation: programs of the `tests` crate, with the built programs at hand.
 
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;

@@ -9,7 +9,7 @@ use aya::{
     util::nr_cpus,
 };
 use aya_log::EbpfLogger;
-use remora_agent_common::ABI_VERSION;
+use remora_agent_common::{ABI_VERSION, share};
 use remora_capture::{evidence::Digest, text::with_causes};
 
 use super::{
@@ -226,6 +226,8 @@ pub fn load(options: LoadOptions<'_>) -> Result<Loaded, KernelError> {
     let cpus =
         nr_cpus().map_err(|(_, error)| KernelError::Io("count the machine's CPUs", error))?;
     let ask_bytes = wake_bytes / 2 / cpus as u64;
+    let tight_from = share::tight_from(ring_bytes.into());
+    let tight_room = share::tight_room(ring_bytes.into());
     let log_level = options.log as u8;
     let pinned;
     let mut loader = EbpfLoader::new();
@@ -239,6 +241,8 @@ pub fn load(options: LoadOptions<'_>) -> Result<Loaded, KernelError> {
         .map_max_entries("EVENTS", ring_bytes)
         .override_global("REMORA_WAKE_BYTES", &wake_bytes, true)
         .override_global("REMORA_ASK_BYTES", &ask_bytes, true)
+        .override_global("REMORA_TIGHT_FROM", &tight_from, true)
+        .override_global("REMORA_TIGHT_ROOM", &tight_room, true)
         .override_global("AYA_LOG_LEVEL", &log_level, false)
         .load(OBJECT)
         .map_err(KernelError::from_load)?;

@@ -32,7 +32,7 @@ use nix::{
 };
 
 use super::KernelError;
-use crate::writer::{RecordSource, Waker};
+use crate::writer::{Frontier, RecordSource, Waker};
 
 /// The kernel wakes the reader when one part of this many of the ring is waiting.
 pub const WAKE_PARTS: u32 = 8;
@@ -44,10 +44,15 @@ const BUSY: u32 = 1 << 31;
 /// It was given up.
 const DISCARDED: u32 = 1 << 30;
 
+/// Each giving back takes the word that the kernel reads for each record from its CPU, so it is done for a
+/// part of the ring at a time.
+const GIVE_BACK_PARTS: u64 = 64;
+
 /// When a record is given back to the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum GiveBack {
-    /// As soon as the next one is asked for.
+    /// When those after it are asked for: a [`GIVE_BACK_PARTS`]th of the ring at a time, and all before the
+    /// reader waits.
     Read,
     /// When [`RecordSource::release`] says so.
     Told,
@@ -112,7 +117,7 @@ impl Ring {
 impl RecordSource for Ring {
     fn next(&mut self, visit: &mut dyn FnMut(u64, &[u8])) -> bool {
         if self.give_back == GiveBack::Read {
-            self.records.release(self.records.position);
+            self.records.release_parts();
         }
         match self.records.next() {
             Some((position, record)) => {
@@ -153,6 +158,11 @@ impl RecordSource for Ring {
     fn waker(&self) -> Waker {
         Waker::new(Arc::clone(&self.wake))
     }
+
+    fn frontier(&self) -> Frontier {
+        let producer = Arc::clone(&self.records.producer);
+        Frontier::new(move || producer.word(0).load(Ordering::Acquire))
+    }
 }
 
 /// The ring in memory.
@@ -160,7 +170,7 @@ struct Records {
     /// Its descriptor is what `epoll` watches.
     _map: RingBuf<MapData>,
     consumer: Pages,
-    producer: Pages,
+    producer: Arc<Pages>,
     /// Bytes of a page, where the data begin in `producer`.
     page: usize,
     /// Bytes of the ring, a power of two.
@@ -180,7 +190,7 @@ impl Records {
         let writable = libc::PROT_READ | libc::PROT_WRITE;
         let consumer = Pages::of(&map, 0, page, writable)?;
         let len = page + 2 * bytes as usize;
-        let producer = Pages::of(&map, page, len, libc::PROT_READ)?;
+        let producer = Arc::new(Pages::of(&map, page, len, libc::PROT_READ)?);
         // What a reader before this one gave back.
         let position = consumer.word(0).load(Ordering::Acquire);
         Ok(Self {
@@ -200,6 +210,14 @@ impl Records {
             self.released = position;
             // The kernel reads it before it writes over what is before it.
             self.consumer.word(0).store(position, Ordering::Release);
+        }
+    }
+
+    /// Gives back what was read, if that is much, or all that was there.
+    fn release_parts(&mut self) {
+        let read = self.position - self.released;
+        if read >= self.bytes / GIVE_BACK_PARTS || self.position >= self.produced {
+            self.release(self.position);
         }
     }
 
@@ -241,6 +259,8 @@ struct Pages {
 
 // SAFETY: the memory is not bound to a thread.
 unsafe impl Send for Pages {}
+// SAFETY: what changes is read and written as atomics, see `word` and `half`.
+unsafe impl Sync for Pages {}
 
 impl Pages {
     fn of(map: &RingBuf<MapData>, offset: usize, len: usize, access: i32) -> io::Result<Self> {

@@ -566,7 +566,7 @@ impl Maps {
     pub(super) fn write_gate(&mut self) -> Result<(), KernelError> {
         let gate = Gate {
             in_use: self.armed.count_ones() + self.recorded,
-            reserved: 0,
+            sharers: self.armed.count_ones(),
             ingress_sessions: self.ingress,
         };
         self.gate.set(0, Layout(gate), 0).map_err(failed("GATE"))

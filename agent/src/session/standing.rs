@@ -23,6 +23,9 @@ pub struct Standing {
     pub key: Option<String>,
     pub slot: u32,
     pub generation: u32,
+    /// Where its records begin in the ring.
+    #[serde(default)]
+    pub from: u64,
     pub place: Place,
     pub taps: Vec<BoundTap>,
     /// Packets that these had looked at before.

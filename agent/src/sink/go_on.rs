@@ -231,12 +231,7 @@ impl Held {
 }
 
 /// Sets the meter to what was counted, and tells where the lane begins.
-pub(super) fn take_up(
-    meter: &Meter,
-    mark: &SessionMark,
-    held: Held,
-    capture: [u64; 2],
-) -> LaneStart {
+pub(super) fn take_up(meter: &Meter, mark: &SessionMark, held: Held) -> LaneStart {
     let past_here = mark.past_matched.saturating_sub(mark.past_over_budget);
     let past = held.past.unwrap_or(past_here);
     // Of a ring's removed files it is only known how many packets they had.
@@ -268,8 +263,8 @@ pub(super) fn take_up(
     set(&meter.last_packet_ns, held.last_ns);
     let untold = mark.next_id.saturating_sub(held.until);
     LaneStart {
-        capture,
-        from: (mark.capture == capture).then_some(mark.from),
+        capture: mark.capture,
+        from: mark.from,
         next_id: mark.next_id,
         untold: u32::try_from(untold).unwrap_or(u32::MAX),
         done: (held.until > mark.next_id).then_some(Done {
@@ -311,11 +306,8 @@ mod tests {
             until: 122,
             ..Held::default()
         };
-        let start = take_up(&meter, &mark(), held, CAPTURE);
-        assert_eq!(
-            (start.from, start.next_id, start.untold),
-            (Some(64), 100, 0)
-        );
+        let start = take_up(&meter, &mark(), held);
+        assert_eq!((start.from, start.next_id, start.untold), (64, 100, 0));
         let done = Done {
             until: 122,
             written: 104,
@@ -334,7 +326,7 @@ mod tests {
             until: 70,
             ..Held::default()
         };
-        let start = take_up(&meter, &mark(), held, CAPTURE);
+        let start = take_up(&meter, &mark(), held);
         assert_eq!((start.next_id, start.untold, start.done), (100, 30, None));
         assert_eq!((count(&meter.read), count(&meter.lost_on_crash)), (66, 24));
         assert_eq!(meter.from_past(), 3, "only what is there is known");
@@ -351,8 +343,13 @@ mod tests {
             until: 3,
             ..Held::default()
         };
-        let start = take_up(&meter, &SessionMark::default(), held, CAPTURE);
-        assert_eq!((start.from, start.next_id), (None, 0));
+        let mark = SessionMark {
+            capture: CAPTURE,
+            from: 640,
+            ..SessionMark::default()
+        };
+        let start = take_up(&meter, &mark, held);
+        assert_eq!((start.from, start.next_id), (640, 0));
         assert_eq!(start.done.map(|done| done.until), Some(3));
         assert_eq!((count(&meter.read), count(&meter.lost_on_crash)), (0, 0));
     }

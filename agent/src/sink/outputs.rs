@@ -73,14 +73,17 @@ impl SessionOutputs {
         taps: &[BoundTap],
         meter: Arc<Meter>,
     ) -> Result<Box<dyn Output>, String> {
-        let none = SessionMark::default();
+        let own = SessionMark {
+            capture: standing.state.id.words(),
+            from: standing.from,
+            ..SessionMark::default()
+        };
         let slot = standing.slot as usize;
         let last = self.pinned.as_ref();
-        let capture = standing.state.id.words();
         let mark = last
             .and_then(|last| last.sessions.get(slot))
-            .filter(|mark| mark.capture == capture)
-            .unwrap_or(&none);
+            .filter(|mark| mark.capture == own.capture)
+            .unwrap_or(&own);
         let from = last.map_or(0, |last| last.time_ns);
         let from = Timestamp::from_nanosecond(from.into()).unwrap_or_default();
         standing.was_away(from, Timestamp::now());
@@ -96,7 +99,7 @@ impl SessionOutputs {
                     .store
                     .reopen(standing, header, mark.next_id, sender)
                     .map_err(|error| error.to_string())?;
-                let start = take_up(&meter, mark, held, capture);
+                let start = take_up(&meter, mark, held);
                 let open = move || -> Result<Box<dyn Sink>, StartError> { Ok(Box::new(sink)) };
                 let stored = self.store.stored(state.id, Some(growth));
                 (Box::new(open), start, Some(stored))
@@ -109,7 +112,7 @@ impl SessionOutputs {
                     until: mark.next_id,
                     ..Held::default()
                 };
-                let start = take_up(&meter, mark, held, capture);
+                let start = take_up(&meter, mark, held);
                 let open = || Err(StartError::Output(STREAM_GONE.to_owned()));
                 (Box::new(open), start, None)
             }
@@ -204,8 +207,11 @@ impl SessionOutputs {
                 (Box::new(open), Some(chunks), None, None)
             }
         };
+        // Nothing of it is in the ring before it is armed, and all of its slot's last session is.
+        let from = self.consumer.frontier();
         let standing = self.pinned.as_ref().map(|_outlives| {
             let mut standing = standing();
+            standing.from = from;
             standing.offset_ns = clock.offset_ns;
             standing.state.file = file.clone().unwrap_or_default();
             (Arc::clone(&self.store), standing)
@@ -226,6 +232,7 @@ impl SessionOutputs {
                 generation,
                 start: LaneStart {
                     capture: state.id.words(),
+                    from,
                     ..LaneStart::default()
                 },
                 encoder: Encoder::new(

@@ -16,7 +16,7 @@ use std::{
 use remora_agent_common::{SESSION_SLOTS, checkpoint::Checkpoint};
 
 use super::{
-    RecordSource, Waker,
+    Frontier, RecordSource, Waker,
     lane::Lane,
     progress::{KeepCheckpoint, Progress},
 };
@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// How long a record may lie in the ring while a session is open.
-pub const LOOK_AGAIN: Duration = Duration::from_millis(4);
+pub const LOOK_AGAIN: Duration = Duration::from_millis(6);
 /// Records after which lanes are flushed and commands looked at, however many more there are.
 const PASS_RECORDS: usize = 4096;
 /// The same as a part of the ring: those records are given back only when lanes were flushed.
@@ -58,6 +58,7 @@ pub struct RecordTotals {
 pub struct ConsumerHandle {
     commands: SyncSender<Command>,
     waker: Waker,
+    frontier: Frontier,
     pub totals: Arc<RecordTotals>,
 }
 
@@ -67,6 +68,13 @@ pub struct ConsumerHandle {
 pub struct ConsumerGone;
 
 impl ConsumerHandle {
+    /// Where the records of a session that is armed after this call begin: what lies before it is of
+    /// those that had its slot before, however far the reader has come.
+    #[must_use]
+    pub fn frontier(&self) -> u64 {
+        self.frontier.position()
+    }
+
     /// From now on records of the lane's slot are the lane's. To be called before arming.
     ///
     /// # Errors
@@ -126,6 +134,7 @@ impl<S: RecordSource> Consumer<S> {
         let handle = ConsumerHandle {
             commands: sender,
             waker: source.waker(),
+            frontier: source.frontier(),
             totals: Arc::clone(&totals),
         };
         let consumer = Self {
@@ -183,12 +192,10 @@ impl<S: RecordSource> Consumer<S> {
             commands,
             lanes,
             closing,
-            source,
             progress,
             ..
         } = self;
-        let position = source.position();
-        obey(commands, lanes, closing, progress, position) != TryRecvError::Disconnected
+        obey(commands, lanes, closing, progress) != TryRecvError::Disconnected
     }
 
     /// Reads a bounded number of records; true if the ring is empty now.
@@ -206,7 +213,7 @@ impl<S: RecordSource> Consumer<S> {
             let more = source.next(&mut |at, bytes| {
                 if hand_out(at, bytes, lanes, totals, Unknown::Look) {
                     // Its session may have been opened since the commands were last looked at.
-                    obey(commands, lanes, closing, progress, at);
+                    obey(commands, lanes, closing, progress);
                     hand_out(at, bytes, lanes, totals, Unknown::Count);
                 }
             });
@@ -253,18 +260,16 @@ impl<S: RecordSource> Consumer<S> {
     }
 }
 
-/// Carries out the commands that are there; says how the queue ended. The reader is at `position`.
+/// Carries out the commands that are there; says how the queue ended.
 fn obey(
     commands: &Receiver<Command>,
     lanes: &mut [Option<Box<Lane>>],
     closing: &mut Vec<Closing>,
     progress: &mut Option<Progress>,
-    position: u64,
 ) -> TryRecvError {
     loop {
         match commands.try_recv() {
-            Ok(Command::Open(mut lane)) => {
-                lane.begin_at(position);
+            Ok(Command::Open(lane)) => {
                 if let Some(progress) = progress {
                     progress.opened(&lane);
                 }
@@ -323,7 +328,9 @@ fn hand_out(
     match Record::parse(bytes) {
         Ok(Record::Packet(packet)) => {
             let sessions = packet.header.sessions;
+            // All or none, for it may come once more.
             if unknown == Unknown::Look
+                && !sessions.is_power_of_two()
                 && slots(sessions).any(|slot| lane_of(lanes, slot, &packet, at).is_none())
             {
                 return true;
@@ -331,6 +338,7 @@ fn hand_out(
             for slot in slots(sessions) {
                 match lane_of(lanes, slot, &packet, at) {
                     Some(lane) => lane.packet(&packet),
+                    None if unknown == Unknown::Look => return true,
                     None => {
                         totals.stale.fetch_add(1, Relaxed);
                     }
@@ -437,14 +445,10 @@ mod tests {
                 view: View::Pod,
                 end: LinkEnd::VethHost,
             };
-            let start = LaneStart {
-                from: Some(0),
-                ..LaneStart::default()
-            };
             let lane = Lane::new(LaneParts {
                 slot: Slot(SLOT),
                 generation: GENERATION,
-                ..LaneParts::of_a_tap(tap, start, &meter, to_writer)
+                ..LaneParts::of_a_tap(tap, LaneStart::default(), &meter, to_writer)
             });
             let mut lanes: Vec<_> = (0..SESSION_SLOTS).map(|_| None).collect();
             lanes[SLOT as usize] = Some(Box::new(lane));

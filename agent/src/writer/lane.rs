@@ -80,8 +80,8 @@ pub struct Done {
 pub struct LaneStart {
     /// Id of its capture.
     pub capture: [u64; 2],
-    /// Of a session that goes on: where its records begin. Otherwise they begin where the reader is.
-    pub from: Option<u64>,
+    /// Where its records begin in the ring; those before it are of whoever had its slot before.
+    pub from: u64,
     pub next_id: u64,
     /// Packets missing before the next one that no packet has told.
     pub untold: u32,
@@ -143,7 +143,7 @@ impl Lane {
             slot,
             generation,
             capture: start.capture,
-            from: start.from.unwrap_or(u64::MAX),
+            from: start.from,
             encoder,
             meter,
             next_id: start.next_id,
@@ -163,11 +163,6 @@ impl Lane {
     #[must_use]
     pub fn parity(&self) -> bool {
         self.generation & 1 == 1
-    }
-
-    /// The reader is here: what is before it is another session's.
-    pub(super) fn begin_at(&mut self, position: u64) {
-        self.from = self.from.min(position);
     }
 
     /// Packets taken out of the ring so far.

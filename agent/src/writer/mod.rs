@@ -23,6 +23,7 @@ pub mod past;
 pub mod progress;
 
 use std::{
+    fmt,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -52,6 +53,8 @@ pub trait RecordSource: Send + 'static {
     fn wait(&mut self, timeout: Option<Duration>);
 
     fn waker(&self) -> Waker;
+
+    fn frontier(&self) -> Frontier;
 }
 
 /// Ends a [`RecordSource::wait`].
@@ -69,6 +72,29 @@ impl Waker {
         if let Err(error) = self.0.write(1) {
             tracing::debug!(%error, "the consumer has wake-ups enough");
         }
+    }
+}
+
+/// Tells where the next record will be *made*, which is ahead of where it is read.
+#[derive(Clone)]
+pub struct Frontier(Arc<dyn Fn() -> u64 + Send + Sync>);
+
+impl Frontier {
+    #[must_use]
+    pub fn new(position: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
+        Self(Arc::new(position))
+    }
+
+    /// Bytes since the first record ever.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Frontier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Frontier").field(&self.position()).finish()
     }
 }
 

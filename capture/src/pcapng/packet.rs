@@ -21,6 +21,10 @@ use crate::{
 pub(super) const ENHANCED_PACKET: u32 = 6;
 /// Bytes before the data.
 const HEADER_BYTES: usize = 28;
+/// Most bytes of [`Options`]: padding, flags, drop count, packet id.
+const OPTIONS_BYTES: usize = 3 + 8 + 12 + 12;
+/// The end of the options, and the total length once more.
+const TRAILER_BYTES: usize = 8;
 
 pub(super) const OPTION_END: u16 = 0;
 pub(super) const OPTION_COMMENT: u16 = 1;
@@ -82,13 +86,18 @@ pub fn encode_packet(buf: &mut Vec<u8>, meta: &PacketMeta<'_>, prefix: &[u8], da
     let data = &data[..data.len().min(SNAPLEN_MAX as usize - prefix.len())];
     let captured_len = (prefix.len() + data.len()) as u32;
     let comment = meta.comment.map(harmless);
+    let options = Options::of(meta, captured_len as usize);
+    let comment_len = comment
+        .as_ref()
+        .map_or(0, |text| 4 + text.len().next_multiple_of(4));
+    let data_end = HEADER_BYTES + captured_len as usize;
+    let total_len = (data_end + options.len + comment_len + TRAILER_BYTES) as u32;
 
-    let start = buf.len();
-    buf.reserve(HEADER_BYTES + 44 + captured_len as usize);
+    buf.reserve(total_len as usize);
     let mut header = [0; HEADER_BYTES];
     let fields = [
         ENHANCED_PACKET,
-        0, // total length, known at the end
+        total_len,
         meta.interface_id,
         (meta.time_ns >> 32) as u32,
         meta.time_ns as u32,
@@ -101,23 +110,58 @@ pub fn encode_packet(buf: &mut Vec<u8>, meta: &PacketMeta<'_>, prefix: &[u8], da
     buf.extend_from_slice(&header);
     buf.extend_from_slice(prefix);
     buf.extend_from_slice(data);
-    pad(buf, captured_len as usize);
-
-    option(buf, OPTION_FLAGS, &meta.direction.flags().to_le_bytes());
-    if meta.drop_count != 0 {
-        option(buf, OPTION_DROP_COUNT, &meta.drop_count.to_le_bytes());
-    }
-    if let Some(id) = meta.packet_id {
-        option(buf, OPTION_PACKET_ID, &id.to_le_bytes());
-    }
+    buf.extend_from_slice(&options.bytes[..options.len]);
     if let Some(comment) = comment {
-        option(buf, OPTION_COMMENT, comment.as_bytes());
+        // At most `OPTION_BYTES_MAX`, by `harmless`.
+        let len = comment.len() as u16;
+        buf.extend_from_slice(&OPTION_COMMENT.to_le_bytes());
+        buf.extend_from_slice(&len.to_le_bytes());
+        buf.extend_from_slice(comment.as_bytes());
+        buf.extend_from_slice(padding(comment.len()));
     }
-    option(buf, OPTION_END, &[]);
+    // The end of the options is all zeroes.
+    let mut trailer = [0; TRAILER_BYTES];
+    trailer[4..].copy_from_slice(&total_len.to_le_bytes());
+    buf.extend_from_slice(&trailer);
+}
 
-    let total_len = ((buf.len() - start + 4) as u32).to_le_bytes();
-    buf.extend_from_slice(&total_len);
-    buf[start + 4..start + 8].copy_from_slice(&total_len);
+/// What lies between a packet's bytes and its comment, put together before it is appended: each append is
+/// one more look at the buffer's room.
+struct Options {
+    bytes: [u8; OPTIONS_BYTES],
+    len: usize,
+}
+
+impl Options {
+    /// The padding of so many bytes, then what each packet has.
+    fn of(meta: &PacketMeta<'_>, captured_len: usize) -> Self {
+        let mut options = Self {
+            bytes: [0; OPTIONS_BYTES],
+            len: padding(captured_len).len(),
+        };
+        options.add(OPTION_FLAGS, meta.direction.flags().to_le_bytes());
+        if meta.drop_count != 0 {
+            options.add(OPTION_DROP_COUNT, meta.drop_count.to_le_bytes());
+        }
+        if let Some(id) = meta.packet_id {
+            options.add(OPTION_PACKET_ID, id.to_le_bytes());
+        }
+        options
+    }
+
+    /// `N` is a multiple of 4.
+    fn add<const N: usize>(&mut self, code: u16, value: [u8; N]) {
+        let option = &mut self.bytes[self.len..][..4 + N];
+        option[..2].copy_from_slice(&code.to_le_bytes());
+        option[2..4].copy_from_slice(&(N as u16).to_le_bytes());
+        option[4..].copy_from_slice(&value);
+        self.len += 4 + N;
+    }
+}
+
+/// Zeroes after so many bytes.
+fn padding(len: usize) -> &'static [u8] {
+    &[0; 3][..len.wrapping_neg() % 4]
 }
 
 /// The comment of a packet that the network stack had not yet cut into segments. Fits the room
@@ -125,18 +169,6 @@ pub fn encode_packet(buf: &mut Vec<u8>, meta: &PacketMeta<'_>, prefix: &[u8], da
 #[must_use]
 pub fn gso_comment(segments: u16, segment_bytes: u16) -> String {
     format!("GSO: {segments} segments of {segment_bytes} bytes")
-}
-
-fn option(buf: &mut Vec<u8>, code: u16, value: &[u8]) {
-    buf.extend_from_slice(&code.to_le_bytes());
-    // Values are eight bytes or a comment, which `harmless` bounds.
-    buf.extend_from_slice(&(value.len() as u16).to_le_bytes());
-    buf.extend_from_slice(value);
-    pad(buf, value.len());
-}
-
-fn pad(buf: &mut Vec<u8>, len: usize) {
-    buf.extend_from_slice(&[0; 3][..len.wrapping_neg() % 4]);
 }
 
 fn harmless(comment: &str) -> Cow<'_, str> {

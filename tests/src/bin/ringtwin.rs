@@ -57,7 +57,7 @@ const BURST_MAX: usize = 20_000;
 /// How long machine code for the filter may be in coming.
 const TIER_LIMIT: Duration = Duration::from_secs(3);
 /// As `writer::consumer::LOOK_AGAIN`.
-const LOOK_AGAIN: Duration = Duration::from_millis(4);
+const LOOK_AGAIN: Duration = Duration::from_millis(6);
 /// What a reader copies packets to, as lanes do.
 const BATCH: usize = 256 << 10;
 

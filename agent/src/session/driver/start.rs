@@ -122,6 +122,7 @@ impl Driver {
                 key: order.key.clone(),
                 slot: slot.0,
                 generation,
+                from: 0,
                 place: place.clone(),
                 taps: taps.to_vec(),
                 seen: self.taps.seen(taps),

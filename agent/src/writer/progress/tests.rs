@@ -15,7 +15,7 @@ use remora_agent_common::{
 
 use super::*;
 use crate::writer::{
-    Consumer, ConsumerHandle, Waker,
+    Consumer, ConsumerHandle, Frontier, Waker,
     consumer::Turn,
     lane::{LaneParts, LaneStart, ToWriter},
 };
@@ -28,6 +28,7 @@ const RECORD: u64 = 72;
 struct FakeRing {
     records: Arc<Mutex<VecDeque<Vec<u8>>>>,
     position: u64,
+    produced: Arc<AtomicU64>,
     released: Arc<Mutex<u64>>,
 }
 
@@ -58,6 +59,11 @@ impl RecordSource for FakeRing {
     fn waker(&self) -> Waker {
         let event = nix::sys::eventfd::EventFd::new().expect("an eventfd");
         Waker::new(Arc::new(event))
+    }
+
+    fn frontier(&self) -> Frontier {
+        let produced = Arc::clone(&self.produced);
+        Frontier::new(move || produced.load(Relaxed))
     }
 }
 
@@ -90,14 +96,33 @@ fn record() -> Vec<u8> {
     record
 }
 
+impl FakeRing {
+    fn at(position: u64) -> Self {
+        Self {
+            records: Arc::default(),
+            position,
+            produced: Arc::new(position.into()),
+            released: Arc::default(),
+        }
+    }
+
+    fn fill(&self, count: usize) {
+        let mut records = self.records.lock().expect("no panic");
+        for _ in 0..count {
+            records.push_back(record());
+            self.produced.fetch_add(RECORD, Relaxed);
+        }
+    }
+}
+
 impl Bed {
     /// A session of one tap begins; the ring was read to `position`.
     fn new(position: u64) -> Self {
-        let ring = FakeRing {
-            records: Arc::default(),
-            position,
-            released: Arc::default(),
-        };
+        Self::on(FakeRing::at(position))
+    }
+
+    fn on(ring: FakeRing) -> Self {
+        let position = ring.position;
         let kept = Kept::default();
         let (handle, mut consumer) = Consumer::new(ring.clone());
         let mut last = Box::new(Checkpoint::NONE);
@@ -117,6 +142,7 @@ impl Bed {
         };
         let start = LaneStart {
             capture: [3, 4],
+            from: handle.frontier(),
             ..LaneStart::default()
         };
         let lane = Lane::new(LaneParts::of_a_tap(tap, start, &meter, to_writer));
@@ -132,8 +158,7 @@ impl Bed {
     }
 
     fn packets(&mut self, count: usize) {
-        let records = std::iter::repeat_with(record).take(count);
-        self.ring.records.lock().expect("no panic").extend(records);
+        self.ring.fill(count);
         // A turn reads a part of the ring.
         while self.consumer.turn() == Turn::More {}
     }
@@ -189,4 +214,19 @@ fn a_slow_writer_does_not_hold_more_than_half_of_the_ring() {
     let kept = bed.kept();
     assert_eq!(kept.position, bed.released());
     assert_eq!(kept.sessions[0].read, kept.position / RECORD);
+}
+
+/// An agent counts the generations of a slot anew if it found nobody there, so the parity of its first
+/// session may be that of the last one before.
+#[test]
+fn a_session_takes_nothing_of_who_had_its_slot_and_was_not_read_yet() {
+    let ring = FakeRing::at(640);
+    ring.fill(5);
+    let mut bed = Bed::on(ring);
+    bed.packets(3);
+    bed.settle();
+    bed.packets(0);
+    let mark = bed.kept().sessions[0];
+    assert_eq!((mark.read, mark.next_id), (3, 3));
+    assert_eq!(mark.from, 640 + 5 * RECORD);
 }

@@ -58,7 +58,7 @@ A captured packet pays, in this order:
 4. **capture**: budgets (atomic additions), the reservation in the ring (a spin lock of the ring, held
    shortly), the copy of the packet's bytes by the helper, the commit. The copy is the part that grows
    with the packet: whole less `-s 96` at 1400 bytes.
-5. **In user space**: one look at the ring each 4 ms or each eighth of it; one copy from the ring into the
+5. **In user space**: one look at the ring each 6 ms or each eighth of it; one copy from the ring into the
    batch of 256 KiB with the block around it; one `write(2)` a batch, which on tmpfs is mostly the kernel's
    own copy and the new pages. What `write(2)` of 1 MiB gives in P9 is the floor.
 

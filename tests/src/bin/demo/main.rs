@@ -77,6 +77,11 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(_) if wait::is_interrupted() => {
+            let left = name::left();
+            if !left.is_empty() {
+                eprintln!("demo: interrupted; left behind: {left:?}");
+                return ExitCode::FAILURE;
+            }
             eprintln!("demo: interrupted; all that it made is removed");
             ExitCode::from(130)
         }

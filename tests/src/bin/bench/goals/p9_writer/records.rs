@@ -16,7 +16,7 @@ use std::{
 use nix::sys::eventfd::EventFd;
 use remora_agent::{
     session::Meter,
-    writer::{RecordSource, Waker},
+    writer::{Frontier, RecordSource, Waker},
 };
 use remora_agent_common::{
     ABI_VERSION,
@@ -127,6 +127,11 @@ impl RecordSource for FromMemory {
     fn waker(&self) -> Waker {
         // It looks again by itself.
         Waker::new(Arc::clone(&self.event))
+    }
+
+    fn frontier(&self) -> Frontier {
+        // There is one session, and all is its own.
+        Frontier::new(|| 0)
     }
 }
 
