@@ -59,6 +59,8 @@ pub enum Reason {
     CaptureNotHeld,
     /// The capture's files are not in the store yet that it was captured for.
     CaptureNotUploaded,
+    /// The privacy level of its namespace lets nothing of it be captured, whoever asks.
+    NamespacePrivate,
 }
 
 /// A word is not a [`Reason`] of this version.
@@ -68,7 +70,7 @@ pub struct UnknownReason;
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::InvalidSpec,
         Self::InvalidFilter,
         Self::TargetNotFound,
@@ -90,6 +92,7 @@ impl Reason {
         Self::CaptureDeleted,
         Self::CaptureNotHeld,
         Self::CaptureNotUploaded,
+        Self::NamespacePrivate,
     ];
 
     /// The word.
@@ -117,6 +120,7 @@ impl Reason {
             Self::CaptureDeleted => "capture_deleted",
             Self::CaptureNotHeld => "capture_not_held",
             Self::CaptureNotUploaded => "capture_not_uploaded",
+            Self::NamespacePrivate => "namespace_private",
         }
     }
 }

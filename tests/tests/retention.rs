@@ -249,9 +249,8 @@ fn ids_that_are_none_and_reasons_that_are_too_long_change_nothing() -> Result<()
         "*",
     ] {
         let request = v1::DeleteRequest {
-            not_uploaded: false,
             id: id.to_owned(),
-            why: String::new(),
+            ..Default::default()
         };
         let status = bed
             .agent
@@ -261,7 +260,7 @@ fn ids_that_are_none_and_reasons_that_are_too_long_change_nothing() -> Result<()
         assert_eq!(status.code(), tonic::Code::InvalidArgument, "{status:?}");
         let request = v1::HoldRequest {
             id: id.to_owned(),
-            why: String::new(),
+            ..Default::default()
         };
         let status = bed
             .agent
@@ -271,9 +270,9 @@ fn ids_that_are_none_and_reasons_that_are_too_long_change_nothing() -> Result<()
         assert_eq!(status.code(), tonic::Code::InvalidArgument, "{status:?}");
     }
     let long = v1::DeleteRequest {
-        not_uploaded: false,
         id: id.clone(),
         why: "x".repeat(1025),
+        ..Default::default()
     };
     let status = bed
         .agent
@@ -282,9 +281,8 @@ fn ids_that_are_none_and_reasons_that_are_too_long_change_nothing() -> Result<()
         .context("taken")?;
     assert_eq!(status.code(), tonic::Code::InvalidArgument, "{status:?}");
     let unknown = v1::DeleteRequest {
-        not_uploaded: false,
         id: "01J9ZQ3C7M8N4R5T6V7W8X9YZA".to_owned(),
-        why: String::new(),
+        ..Default::default()
     };
     let status = bed
         .agent

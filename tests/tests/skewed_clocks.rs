@@ -171,7 +171,10 @@ impl Controller {
             .collect();
         let roster = directory.join("agents");
         fs::write(&roster, lines.concat())?;
-        let (socket, rules) = (directory.join("controller.sock"), directory.join("rules.yaml"));
+        let (socket, rules) = (
+            directory.join("controller.sock"),
+            directory.join("rules.yaml"),
+        );
         fs::write(&rules, C2_RULES)?;
         let place = Place {
             netns: Some(node.netns()),

@@ -29,6 +29,8 @@ use crate::{actionner, cluster, kernels, lint, manifests, versitygw, workspace};
 
 /// A test program that is still running then hangs, and is ended.
 const PROGRAM_TIMEOUT: &str = "900";
+/// The one whose tests are the whole of a layer, on one cluster, one after the other.
+const CLUSTER_TIMEOUT: &str = "2700";
 
 /// Outcomes of the tests of a layer, or of all.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -276,9 +278,13 @@ fn run_suites(
     let mut sum = Tally::default();
     for program in programs {
         // In the foreground, so that Ctrl-C reaches the tests and they clean up.
+        let limit = match program_name(program) {
+            "cluster" => CLUSTER_TIMEOUT,
+            _ => PROGRAM_TIMEOUT,
+        };
         let mut command = as_root("timeout");
         command
-            .args(["--foreground", "--kill-after=10", PROGRAM_TIMEOUT])
+            .args(["--foreground", "--kill-after=10", limit])
             .arg(program)
             .args(filter);
         command

@@ -14,7 +14,11 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 
-use super::{PeerPolicy, custody::Custody, error, evidence, stored};
+use super::{
+    PeerPolicy,
+    custody::{self, Custody},
+    error, evidence, stored,
+};
 use crate::node::AskEvidence;
 use crate::session::{DriverHandle, How, Order, Receipt, Settled, Started, StreamSource};
 
@@ -230,7 +234,9 @@ impl Capture for CaptureService {
             id: text,
             why,
             not_uploaded,
+            requester,
         } = request.into_inner();
+        let caller = custody::on_behalf(&requester, caller)?;
         let why = (why, not_uploaded);
         let deleted = self.custody.delete(id(&text)?, caller, why).await?;
         Ok(Response::new(deleted))
@@ -241,7 +247,12 @@ impl Capture for CaptureService {
         request: Request<v1::HoldRequest>,
     ) -> Result<Response<v1::HoldResponse>, Status> {
         let caller = self.peers.check(&request)?;
-        let v1::HoldRequest { id: text, why } = request.into_inner();
+        let v1::HoldRequest {
+            id: text,
+            why,
+            requester,
+        } = request.into_inner();
+        let caller = custody::on_behalf(&requester, caller)?;
         let held = self.custody.hold(id(&text)?, caller, why).await?;
         Ok(Response::new(held))
     }
@@ -251,7 +262,11 @@ impl Capture for CaptureService {
         request: Request<v1::ReleaseRequest>,
     ) -> Result<Response<v1::ReleaseResponse>, Status> {
         let caller = self.peers.check(&request)?;
-        let v1::ReleaseRequest { id: text } = request.into_inner();
+        let v1::ReleaseRequest {
+            id: text,
+            requester,
+        } = request.into_inner();
+        let caller = custody::on_behalf(&requester, caller)?;
         let released = self.custody.release(id(&text)?, caller).await?;
         Ok(Response::new(released))
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use remora_capture::{evidence::WHY_BYTES_MAX, session::CaptureId};
+use remora_capture::{evidence::WHY_BYTES_MAX, session::CaptureId, text::escape};
 use remora_proto::{
     reason::{Reason, status},
     v1,
@@ -110,6 +110,25 @@ impl Custody {
     }
 }
 
+/// Longest name of somebody whom a caller asks for, in bytes.
+const REQUESTER_BYTES_MAX: usize = 512;
+
+/// Who asks, and by whom.
+///
+/// # Errors
+/// INVALID_ARGUMENT: the name is too long.
+pub(super) fn on_behalf(requester: &str, caller: String) -> Result<String, Status> {
+    match requester.len() {
+        0 => Ok(caller),
+        1..=REQUESTER_BYTES_MAX => Ok(format!("{}, by {caller}", escape(requester))),
+        bytes => Err(status(
+            Code::InvalidArgument,
+            Reason::InvalidSpec,
+            format!("requester has {bytes} bytes; {REQUESTER_BYTES_MAX} are kept"),
+        )),
+    }
+}
+
 fn bounded(why: &str) -> Result<(), Status> {
     if why.len() <= WHY_BYTES_MAX {
         return Ok(());
@@ -122,4 +141,20 @@ fn bounded(why: &str) -> Result<(), Status> {
             why.len()
         ),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asks_for_another_is_named_beside_him() {
+        let caller = || "san=remora-controller".to_owned();
+        assert_eq!(on_behalf("", caller()).unwrap(), caller());
+        assert_eq!(
+            on_behalf("alice\n", caller()).unwrap(),
+            r"alice\n, by san=remora-controller"
+        );
+        assert!(on_behalf(&"a".repeat(513), caller()).is_err());
+    }
 }

@@ -17,7 +17,7 @@ pub(super) fn start(error: &StartError) -> (Reason, Status) {
         StartError::Filter { .. } => (Code::InvalidArgument, Reason::InvalidFilter),
         StartError::TargetNotFound(_) => (Code::NotFound, Reason::TargetNotFound),
         StartError::TargetUnsupported(_) => (Code::FailedPrecondition, Reason::TargetUnsupported),
-        StartError::Private(_) => (Code::PermissionDenied, Reason::PermissionDenied),
+        StartError::Private(_) => (Code::PermissionDenied, Reason::NamespacePrivate),
         StartError::SessionLimit(_) => (Code::ResourceExhausted, Reason::SessionLimit),
         StartError::Rate(limited) => {
             let reason = match limited.of {

@@ -27,6 +27,7 @@ pub(super) async fn delete(
             id: id.to_string(),
             why: reason.to_owned(),
             not_uploaded,
+            ..v1::DeleteRequest::default()
         };
         match answer(agent, client.delete(request)).await {
             Ok(v1::DeleteResponse {
@@ -61,6 +62,7 @@ pub(super) async fn hold(
     let request = v1::HoldRequest {
         id: id.to_string(),
         why: reason.to_owned(),
+        ..v1::HoldRequest::default()
     };
     let held = answer(agent, client.hold(request)).await?.hold;
     let held = held.context("the agent's answer is empty")?;
@@ -74,7 +76,10 @@ pub(super) async fn hold(
 /// The agent refused.
 pub(super) async fn release(agent: &AgentAddress, id: CaptureId) -> anyhow::Result<Outcome> {
     let mut client = connect(agent).await?;
-    let request = v1::ReleaseRequest { id: id.to_string() };
+    let request = v1::ReleaseRequest {
+        id: id.to_string(),
+        ..v1::ReleaseRequest::default()
+    };
     answer(agent, client.release(request)).await?;
     say(&format!("{id}: released; it may be deleted now"))
 }

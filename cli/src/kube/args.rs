@@ -195,6 +195,37 @@ pub(crate) enum Command {
         #[arg(required = true, value_name = "ID")]
         ids: Vec<CaptureId>,
     },
+    /// Delete finished captures that the nodes keep. Their manifests stay, and signed tombstones say when, by whom
+    /// and why.
+    Delete {
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<CaptureId>,
+        /// Why, for the tombstones.
+        #[arg(
+            long,
+            value_name = "TEXT",
+            default_value = "",
+            hide_default_value = true
+        )]
+        reason: String,
+        /// Delete also what is not in its sink yet, and will be nowhere then.
+        #[arg(long)]
+        not_uploaded: bool,
+    },
+    /// Hold a capture that the nodes keep: nobody deletes it until it is released.
+    Hold {
+        id: CaptureId,
+        /// Why, for whoever meets the hold.
+        #[arg(
+            long,
+            value_name = "TEXT",
+            default_value = "",
+            hide_default_value = true
+        )]
+        reason: String,
+    },
+    /// Let a held capture go.
+    Release { id: CaptureId },
     /// Show the nodes and their agents.
     Status {
         /// How to print it.

@@ -23,6 +23,14 @@ impl<'a> Right<'a> {
         }
     }
 
+    /// To delete captures, to hold them and to let them go.
+    pub(crate) fn to_keep(namespace: Option<&'a str>) -> Self {
+        Self {
+            role: "remora-custodian",
+            namespace,
+        }
+    }
+
     /// To see captures and nodes.
     pub(crate) fn to_see(namespace: Option<&'a str>) -> Self {
         Self {
@@ -179,6 +187,10 @@ mod tests {
         assert!(told(&status).ends_with("GRANT"), "{}", told(&status));
         // The controller knows better.
         let status = Status::permission_denied("no right: kubectl create rolebinding x");
+        assert_eq!(told(&status), status.message());
+        // No right goes beyond the namespace's level.
+        let code = Code::PermissionDenied;
+        let status = reason::status(code, Reason::NamespacePrivate, "its level is `none`");
         assert_eq!(told(&status), status.message());
     }
 

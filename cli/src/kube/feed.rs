@@ -29,6 +29,9 @@ use crate::{
 /// How long to wait before progress is asked for again.
 const WATCH_PAUSE: Duration = Duration::from_secs(1);
 
+/// How long an end waits for the stream to begin: of a capture that ends before its nodes send it, nothing is had.
+const BEGIN_WAIT: Duration = Duration::from_secs(2);
+
 /// A capture that the controllers know.
 #[derive(Clone)]
 pub(super) struct Source {
@@ -47,6 +50,8 @@ pub(super) struct ClusterFeed {
     stream: Streaming<v1::ClusterStreamResponse>,
     bytes: u64,
     progress: Progress,
+    /// Something came.
+    begun: watch::Sender<bool>,
 }
 
 impl Source {
@@ -71,6 +76,7 @@ impl Source {
             stream,
             bytes: 0,
             progress,
+            begun: watch::Sender::new(false),
         })
     }
 
@@ -193,6 +199,7 @@ impl Feed for ClusterFeed {
                     .await);
             }
         };
+        self.begun.send_replace(true);
         Ok(match message.message {
             Some(wire::Message::Blocks(blocks)) => {
                 self.bytes += blocks.len() as u64;
@@ -206,7 +213,12 @@ impl Feed for ClusterFeed {
     }
 
     fn stop(&self) -> impl Future<Output = ()> + use<> {
-        self.source.clone().stop()
+        let (source, mut begun) = (self.source.clone(), self.begun.subscribe());
+        async move {
+            // Not kept: what it lends would keep the next message from being told.
+            drop(timeout(BEGIN_WAIT, begun.wait_for(|begun| *begun)).await);
+            source.stop().await;
+        }
     }
 
     fn live(&self, received: u64) -> String {

@@ -3,7 +3,7 @@
 //! - [`args`], [`request`]: what the user said, and the capture that it means (pure).
 //! - [`config`], [`credential`], [`access`]: which cluster, as whom, by which way.
 //! - [`address`], [`tunnel`], [`dial`], [`controllers`]: a connection to a replica, another when it dies.
-//! - [`feed`], [`capture`], [`doctor`], [`complete`]: the commands that do more than ask and print.
+//! - [`feed`], [`capture`], [`custody`], [`doctor`], [`complete`]: the commands that do more than ask and print.
 //! - [`state`], [`render`], [`failure`]: what the user sees.
 //!
 //! Only this folder knows Kubernetes' API. Exit codes: those of [`crate`], and 3 for a capture of
@@ -17,6 +17,7 @@ mod complete;
 mod config;
 mod controllers;
 mod credential;
+mod custody;
 mod dial;
 mod doctor;
 mod failure;
@@ -76,6 +77,15 @@ pub(crate) async fn run(args: KubeArgs) -> anyhow::Result<Outcome> {
             print(&render::show(&state, output)?)
         }
         Command::Stop { ids } => stop(&Access::open(&flags).await?, &ids).await,
+        Command::Delete {
+            ids,
+            reason,
+            not_uploaded,
+        } => custody::delete(&Access::open(&flags).await?, &ids, (&reason, not_uploaded)).await,
+        Command::Hold { id, reason } => {
+            custody::hold(&Access::open(&flags).await?, id, &reason).await
+        }
+        Command::Release { id } => custody::release(&Access::open(&flags).await?, id).await,
         Command::Status { output } => {
             let access = Access::open(&flags).await?;
             let request = v1::ClusterStatusRequest {};

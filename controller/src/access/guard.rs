@@ -3,8 +3,11 @@
 use std::sync::Arc;
 
 use remora_capture::audit::{Decision, Entry};
-use remora_proto::reason::{Reason, status};
-use tonic::{Code, Status};
+use remora_proto::{
+    reason::{Reason, status},
+    tls::Peer,
+};
+use tonic::{Code, Extensions, Status};
 
 use super::{Action, Caller, ClusterAccess, Credentials, Denied, Identified, Scope};
 use crate::{
@@ -62,6 +65,16 @@ impl Guard {
                 Err(self.refuse(CALL, entry, &denied).await)
             }
         }
+    }
+
+    /// Somebody whose credentials cannot be read. That, too, goes into the log.
+    pub(super) async fn unread(&self, connection: &Extensions, denied: &Denied) -> Status {
+        let caller = Caller {
+            credentials: Credentials::None,
+            address: connection.get::<Peer>().map(|peer| peer.address),
+        };
+        let entry = entry(CALL, &caller, None, &denied_as(denied), About::default());
+        self.refuse(CALL, entry, denied).await
     }
 
     /// What lasts asks again, every [`super::ALLOW_FOR`], whether it still may; only that it may not goes into the

@@ -12,6 +12,9 @@
 //! | [`Action::List`], [`Action::Status`] | `list captures.remora.dev` |
 //! | [`Action::Watch`] | `watch captures.remora.dev` |
 //! | [`Action::Read`] | `get captures.remora.dev/data`: packets are secret, that they were taken is not |
+//! | [`Action::Delete`] | `delete captures.remora.dev/data`: the object of the capture is another matter |
+//! | [`Action::Hold`] | `create captures.remora.dev/hold` |
+//! | [`Action::Release`] | `delete captures.remora.dev/hold`: who holds need not be who lets go |
 //!
 //! What is in no namespace (a node, the state of all agents) needs the right in the whole cluster.
 //!

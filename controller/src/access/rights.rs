@@ -26,11 +26,17 @@ pub enum Action {
     Read,
     /// Know the nodes and their agents.
     Status,
+    /// Delete what the nodes keep.
+    Delete,
+    /// See to it that nobody does.
+    Hold,
+    /// No more.
+    Release,
 }
 
 impl Action {
     /// Every action.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 10] = [
         Self::Start,
         Self::Stop,
         Self::Show,
@@ -38,6 +44,9 @@ impl Action {
         Self::Watch,
         Self::Read,
         Self::Status,
+        Self::Delete,
+        Self::Hold,
+        Self::Release,
     ];
 
     /// The word, as in the audit log.
@@ -51,22 +60,27 @@ impl Action {
             Self::Watch => "watch",
             Self::Read => "read",
             Self::Status => "status",
+            Self::Delete => "delete",
+            Self::Hold => "hold",
+            Self::Release => "release",
         }
     }
 
     const fn verb(self) -> &'static str {
         match self {
-            Self::Start => "create",
+            Self::Start | Self::Hold => "create",
             Self::Stop => "update",
             Self::Show | Self::Read => "get",
             Self::List | Self::Status => "list",
             Self::Watch => "watch",
+            Self::Delete | Self::Release => "delete",
         }
     }
 
     const fn subresource(self) -> Option<&'static str> {
         match self {
-            Self::Read => Some("data"),
+            Self::Read | Self::Delete => Some("data"),
+            Self::Hold | Self::Release => Some("hold"),
             _ => None,
         }
     }

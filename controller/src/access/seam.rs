@@ -13,7 +13,10 @@ impl Access for Guard {
         metadata: &MetadataMap,
         connection: &Extensions,
     ) -> Result<access::Caller, Status> {
-        let caller = Caller::shown(metadata, connection)?;
+        let caller = match Caller::shown(metadata, connection) {
+            Ok(caller) => caller,
+            Err(denied) => return Err(self.unread(connection, &denied).await),
+        };
         let known = self.identify(caller).await?;
         Ok(access::Caller {
             name: known.who.user.name.clone(),
@@ -56,6 +59,9 @@ fn action(wish: Wish<'_>) -> Action {
         Verb::See if wish.capture.is_empty() => Action::List,
         Verb::See => Action::Show,
         Verb::Read => Action::Read,
+        Verb::Delete => Action::Delete,
+        Verb::Hold => Action::Hold,
+        Verb::Release => Action::Release,
     }
 }
 

@@ -27,6 +27,9 @@ pub enum Verb {
     See,
     /// Its packets.
     Read,
+    Delete,
+    Hold,
+    Release,
 }
 
 /// Whose packets.

@@ -7,6 +7,7 @@
 //! whole cluster where it is a node's.
 
 pub mod access;
+mod custody;
 mod error;
 pub mod listen;
 mod relay;

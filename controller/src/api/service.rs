@@ -28,7 +28,7 @@ use crate::{
         index::{Member, Members, NoMembers},
     },
     fleet::{
-        CALL_DEADLINE, Fleet, Order,
+        CALL_DEADLINE, Deed, Fleet, Order,
         joining::{self, Joining},
         whole::{self, Silent, Told},
     },
@@ -108,9 +108,9 @@ impl ClusterService {
         }
     }
 
-    /// For a capture that exists, of which its agents tell what it selects. Who may not see it does
-    /// not learn whether it is there.
-    async fn found<T>(
+    /// For a capture that exists, of which its agents tell what it selects. Who may not see it learns which right
+    /// he lacks, so that it is there: of one whose id, which nobody guesses, he has from somewhere.
+    pub(super) async fn found<T>(
         &self,
         request: &Request<T>,
         text: &str,
@@ -184,11 +184,11 @@ impl ClusterService {
 }
 
 /// A capture that somebody may do something with.
-struct Found {
-    caller: Caller,
+pub(super) struct Found {
+    pub(super) caller: Caller,
     id: CaptureId,
-    told: Vec<Told>,
-    silent: Vec<Silent>,
+    pub(super) told: Vec<Told>,
+    pub(super) silent: Vec<Silent>,
     capture: v1::ClusterCapture,
 }
 
@@ -378,6 +378,38 @@ impl Cluster for ClusterService {
         let (sender, receiver) = mpsc::channel(MESSAGES);
         tokio::spawn(relay.run(merging, sender, stream::bytes));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn delete(
+        &self,
+        request: Request<v1::ClusterDeleteRequest>,
+    ) -> Result<Response<v1::ClusterDeleteResponse>, Status> {
+        let v1::ClusterDeleteRequest {
+            id,
+            why,
+            not_uploaded,
+        } = request.get_ref().clone();
+        let deed = Deed::Delete { why, not_uploaded };
+        let parts = self.keep(&request, &id, &deed).await?;
+        Ok(Response::new(v1::ClusterDeleteResponse { parts }))
+    }
+
+    async fn hold(
+        &self,
+        request: Request<v1::ClusterHoldRequest>,
+    ) -> Result<Response<v1::ClusterHoldResponse>, Status> {
+        let v1::ClusterHoldRequest { id, why } = request.get_ref().clone();
+        let parts = self.keep(&request, &id, &Deed::Hold { why }).await?;
+        Ok(Response::new(v1::ClusterHoldResponse { parts }))
+    }
+
+    async fn release(
+        &self,
+        request: Request<v1::ClusterReleaseRequest>,
+    ) -> Result<Response<v1::ClusterReleaseResponse>, Status> {
+        let id = request.get_ref().id.clone();
+        let parts = self.keep(&request, &id, &Deed::Release).await?;
+        Ok(Response::new(v1::ClusterReleaseResponse { parts }))
     }
 
     async fn status(

@@ -25,7 +25,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
 use kube::{
-    Api, Client, Resource, ResourceExt as _,
+    Api, Client, Config, Resource, ResourceExt as _,
     core::PartialObjectMeta,
     runtime::watcher::{self, Event},
 };
@@ -41,6 +41,10 @@ use crate::{access::Reviews, fleet::roster::Roster};
 
 /// How long a watch may last, in seconds: one that says nothing any more is noticed soon after.
 const WATCH_SECONDS: u32 = 30;
+/// Nothing at all for so long means that the connection is dead: a watch would have ended.
+const READ_TIMEOUT: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 5);
+/// How long a connection may take: where packets go nowhere, the next try comes soon.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Objects of a page of a list: one page is in memory at a time.
 const PAGE: u32 = 500;
 /// Pauses after failures.
@@ -92,7 +96,12 @@ impl ApiServer {
     /// # Errors
     /// There is none of these, or what it says cannot be used.
     pub async fn infer() -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
-        Ok(Self(Client::try_default().await?))
+        let mut config = Config::infer().await?;
+        config.connect_timeout = Some(CONNECT_TIMEOUT);
+        // A connection on which nothing comes is a dead one.
+        config.read_timeout = Some(READ_TIMEOUT);
+        config.reset_reader_on_write = true;
+        Ok(Self(Client::try_from(config)?))
     }
 
     /// This controller's own.

@@ -12,6 +12,7 @@
 //! own part alone; connections are at most one an agent.
 
 pub mod connections;
+mod custody;
 pub mod joining;
 mod order;
 mod remote;
@@ -25,6 +26,7 @@ use std::{
 };
 
 use connections::{Connections, Dial};
+pub use custody::Deed;
 use futures_util::{StreamExt as _, stream};
 pub use order::{JOIN_LOOK_BACK, Order, Over};
 use remora_capture::{merge::NodeClock, session::CaptureId};

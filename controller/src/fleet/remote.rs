@@ -21,6 +21,8 @@ use tonic::{Code, Request, Status, Streaming, transport::Channel};
 pub const CALL_DEADLINE: Duration = Duration::from_secs(1);
 /// How long it may take to end a capture: its counts are final then.
 pub const STOP_DEADLINE: Duration = Duration::from_secs(10);
+/// How long it may take to open a stream: a live one that nobody waited for is lost, and its capture with it.
+const STREAM_DEADLINE: Duration = Duration::from_secs(5);
 /// How long it may take to tell a manifest: the capture's end may have been a moment ago.
 const MANIFEST_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -127,6 +129,67 @@ impl RemoteAgent {
         capture.ok_or_else(|| self.wrong("a stop without a state"))
     }
 
+    /// Deletes a capture that it keeps.
+    ///
+    /// # Errors
+    /// [`AgentError`], at the latest after [`STOP_DEADLINE`].
+    pub async fn delete(
+        &self,
+        request: &v1::DeleteRequest,
+    ) -> Result<v1::DeleteResponse, AgentError> {
+        let deadline = Instant::now() + STOP_DEADLINE;
+        let client = client::capture_client(self.channel.clone());
+        let call = || {
+            let request = limited(request.clone(), deadline);
+            let mut client = client.clone();
+            async move {
+                client
+                    .delete(request)
+                    .await
+                    .map(tonic::Response::into_inner)
+            }
+        };
+        self.answered(deadline, call).await
+    }
+
+    /// Holds a capture that it keeps.
+    ///
+    /// # Errors
+    /// [`AgentError`], at the latest after [`STOP_DEADLINE`].
+    pub async fn hold(&self, request: &v1::HoldRequest) -> Result<v1::HoldResponse, AgentError> {
+        let deadline = Instant::now() + STOP_DEADLINE;
+        let client = client::capture_client(self.channel.clone());
+        let call = || {
+            let request = limited(request.clone(), deadline);
+            let mut client = client.clone();
+            async move { client.hold(request).await.map(tonic::Response::into_inner) }
+        };
+        self.answered(deadline, call).await
+    }
+
+    /// Lets a capture go that it holds.
+    ///
+    /// # Errors
+    /// [`AgentError`], at the latest after [`STOP_DEADLINE`].
+    pub async fn release(
+        &self,
+        request: &v1::ReleaseRequest,
+    ) -> Result<v1::ReleaseResponse, AgentError> {
+        let deadline = Instant::now() + STOP_DEADLINE;
+        let client = client::capture_client(self.channel.clone());
+        let call = || {
+            let request = limited(request.clone(), deadline);
+            let mut client = client.clone();
+            async move {
+                client
+                    .release(request)
+                    .await
+                    .map(tonic::Response::into_inner)
+            }
+        };
+        self.answered(deadline, call).await
+    }
+
     /// A capture in full, with its trigger.
     ///
     /// # Errors
@@ -192,9 +255,9 @@ impl RemoteAgent {
     /// A capture's blocks, from the first on.
     ///
     /// # Errors
-    /// [`AgentError`], at the latest after [`CALL_DEADLINE`]; the stream has no deadline.
+    /// [`AgentError`], within seconds; the stream has no deadline.
     pub async fn stream(&self, id: &str) -> Result<Streaming<v1::StreamResponse>, AgentError> {
-        let deadline = Instant::now() + CALL_DEADLINE;
+        let deadline = Instant::now() + STREAM_DEADLINE;
         let client = client::capture_client(self.channel.clone());
         let call = || {
             let request = v1::StreamRequest { id: id.to_owned() };

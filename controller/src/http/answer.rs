@@ -123,7 +123,8 @@ fn agent_status(reason: Reason) -> StatusCode {
         | Reason::CaptureHeld
         | Reason::CaptureDeleted
         | Reason::CaptureNotHeld
-        | Reason::CaptureNotUploaded => StatusCode::CONFLICT,
+        | Reason::CaptureNotUploaded
+        | Reason::NamespacePrivate => StatusCode::CONFLICT,
         Reason::SessionLimit
         | Reason::QuotaExceeded
         | Reason::NodeRate

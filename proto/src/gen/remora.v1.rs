@@ -605,6 +605,9 @@ pub struct DeleteRequest {
     /// Also if its files are not in the store that it was captured for.
     #[prost(bool, tag = "3")]
     pub not_uploaded: bool,
+    /// For whom the caller asks, as he says: kept beside what the agent knows of him. At most 512 bytes.
+    #[prost(string, tag = "4")]
+    pub requester: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DeleteResponse {
@@ -626,6 +629,9 @@ pub struct HoldRequest {
     /// At most 1024 bytes.
     #[prost(string, tag = "2")]
     pub why: ::prost::alloc::string::String,
+    /// As in DeleteRequest.
+    #[prost(string, tag = "3")]
+    pub requester: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HoldResponse {
@@ -636,6 +642,9 @@ pub struct HoldResponse {
 pub struct ReleaseRequest {
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
+    /// As in DeleteRequest.
+    #[prost(string, tag = "2")]
+    pub requester: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReleaseResponse {
@@ -746,6 +755,8 @@ pub enum Reason {
     CaptureNotHeld = 20,
     /// Its files are not in the store yet that it was captured for.
     CaptureNotUploaded = 21,
+    /// The privacy level of its namespace lets nothing of it be captured, whoever asks.
+    NamespacePrivate = 22,
 }
 impl Reason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -776,6 +787,7 @@ impl Reason {
             Self::CaptureDeleted => "REASON_CAPTURE_DELETED",
             Self::CaptureNotHeld => "REASON_CAPTURE_NOT_HELD",
             Self::CaptureNotUploaded => "REASON_CAPTURE_NOT_UPLOADED",
+            Self::NamespacePrivate => "REASON_NAMESPACE_PRIVATE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -803,6 +815,7 @@ impl Reason {
             "REASON_CAPTURE_DELETED" => Some(Self::CaptureDeleted),
             "REASON_CAPTURE_NOT_HELD" => Some(Self::CaptureNotHeld),
             "REASON_CAPTURE_NOT_UPLOADED" => Some(Self::CaptureNotUploaded),
+            "REASON_NAMESPACE_PRIVATE" => Some(Self::NamespacePrivate),
             _ => None,
         }
     }
@@ -2885,6 +2898,63 @@ pub struct ClusterListResponse {
     pub missing: ::prost::alloc::vec::Vec<NodeAgent>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClusterDeleteRequest {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// For the tombstones; at most 1024 bytes.
+    #[prost(string, tag = "2")]
+    pub why: ::prost::alloc::string::String,
+    /// Also if its files are not in the store that it was captured for.
+    #[prost(bool, tag = "3")]
+    pub not_uploaded: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ClusterDeleteResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub parts: ::prost::alloc::vec::Vec<CustodyPart>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClusterHoldRequest {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// At most 1024 bytes.
+    #[prost(string, tag = "2")]
+    pub why: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ClusterHoldResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub parts: ::prost::alloc::vec::Vec<CustodyPart>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClusterReleaseRequest {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ClusterReleaseResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub parts: ::prost::alloc::vec::Vec<CustodyPart>,
+}
+/// What became of a part, or of a node whose agent did not tell whether it has one.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CustodyPart {
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    /// Its id on the agent; empty where that did not answer.
+    #[prost(string, tag = "2")]
+    pub capture: ::prost::alloc::string::String,
+    /// Why it is as it was, for a person; empty: it was done.
+    #[prost(string, tag = "3")]
+    pub error: ::prost::alloc::string::String,
+    /// Of a part that was deleted.
+    #[prost(message, optional, tag = "4")]
+    pub deleted: ::core::option::Option<DeleteResponse>,
+    /// The hold that is now, or that was.
+    #[prost(message, optional, tag = "5")]
+    pub hold: ::core::option::Option<LegalHold>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ClusterWatchRequest {
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
@@ -3221,6 +3291,74 @@ pub mod cluster_client {
             req.extensions_mut().insert(GrpcMethod::new("remora.v1.Cluster", "Stream"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Deletes what the nodes keep of a capture that has ended; manifests stay, and a tombstone of each part.
+        /// FAILED_PRECONDITION, and nothing is deleted, while a part runs or is held.
+        pub async fn delete(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ClusterDeleteRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ClusterDeleteResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/remora.v1.Cluster/Delete");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("remora.v1.Cluster", "Delete"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Holds what the nodes keep of a capture: nobody deletes it until it is released. Parts that are held stay so.
+        pub async fn hold(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ClusterHoldRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ClusterHoldResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/remora.v1.Cluster/Hold");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("remora.v1.Cluster", "Hold"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn release(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ClusterReleaseRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ClusterReleaseResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/remora.v1.Cluster/Release",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("remora.v1.Cluster", "Release"));
+            self.inner.unary(req, path, codec).await
+        }
         pub async fn status(
             &mut self,
             request: impl tonic::IntoRequest<super::ClusterStatusRequest>,
@@ -3311,6 +3449,30 @@ pub mod cluster_server {
             &self,
             request: tonic::Request<super::ClusterStreamRequest>,
         ) -> std::result::Result<tonic::Response<Self::StreamStream>, tonic::Status>;
+        /// Deletes what the nodes keep of a capture that has ended; manifests stay, and a tombstone of each part.
+        /// FAILED_PRECONDITION, and nothing is deleted, while a part runs or is held.
+        async fn delete(
+            &self,
+            request: tonic::Request<super::ClusterDeleteRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ClusterDeleteResponse>,
+            tonic::Status,
+        >;
+        /// Holds what the nodes keep of a capture: nobody deletes it until it is released. Parts that are held stay so.
+        async fn hold(
+            &self,
+            request: tonic::Request<super::ClusterHoldRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ClusterHoldResponse>,
+            tonic::Status,
+        >;
+        async fn release(
+            &self,
+            request: tonic::Request<super::ClusterReleaseRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ClusterReleaseResponse>,
+            tonic::Status,
+        >;
         async fn status(
             &self,
             request: tonic::Request<super::ClusterStatusRequest>,
@@ -3663,6 +3825,141 @@ pub mod cluster_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/remora.v1.Cluster/Delete" => {
+                    #[allow(non_camel_case_types)]
+                    struct DeleteSvc<T: Cluster>(pub Arc<T>);
+                    impl<
+                        T: Cluster,
+                    > tonic::server::UnaryService<super::ClusterDeleteRequest>
+                    for DeleteSvc<T> {
+                        type Response = super::ClusterDeleteResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ClusterDeleteRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Cluster>::delete(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DeleteSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/remora.v1.Cluster/Hold" => {
+                    #[allow(non_camel_case_types)]
+                    struct HoldSvc<T: Cluster>(pub Arc<T>);
+                    impl<
+                        T: Cluster,
+                    > tonic::server::UnaryService<super::ClusterHoldRequest>
+                    for HoldSvc<T> {
+                        type Response = super::ClusterHoldResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ClusterHoldRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Cluster>::hold(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = HoldSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/remora.v1.Cluster/Release" => {
+                    #[allow(non_camel_case_types)]
+                    struct ReleaseSvc<T: Cluster>(pub Arc<T>);
+                    impl<
+                        T: Cluster,
+                    > tonic::server::UnaryService<super::ClusterReleaseRequest>
+                    for ReleaseSvc<T> {
+                        type Response = super::ClusterReleaseResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ClusterReleaseRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Cluster>::release(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ReleaseSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

@@ -10,7 +10,7 @@
 //!          └── node-b 10.99.0.12, pods 10.244.2.0/24 on cni0
 //! ```
 //! - [`programs`]: where they are; `cargo xtask cluster build` makes them.
-//! - [`authority`], [`access`]: certificates, tokens, kubeconfigs.
+//! - [`authority`], [`access`], [`account_token`]: certificates, tokens, kubeconfigs.
 //! - [`lan`], [`door`]: the network between control plane and nodes, and the way in.
 //! - [`control_plane`], [`node`]: the processes.
 //! - [`image`]: images of our own, as OCI archives: nothing is pulled.
@@ -24,6 +24,7 @@
 //! Services but `kubernetes` have no address that leads anywhere: there is no kube-proxy.
 
 pub mod access;
+pub mod account_token;
 pub mod authority;
 pub mod control_plane;
 pub mod door;

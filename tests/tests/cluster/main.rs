@@ -3,16 +3,22 @@
 //! One cluster serves all tests, one after the other; each has a namespace of its own.
 #![forbid(unsafe_code)]
 
+mod bad_input;
 mod bed;
+mod caller;
 mod capture;
 mod capturing;
 mod chart;
+mod churn;
+mod crowd;
 mod faults;
 mod installed;
 mod node_agent;
 mod objects;
 mod past;
+mod rights;
 mod shop;
+mod upgrade;
 mod witness;
 
 use std::{process::ExitCode, sync::Arc};
@@ -37,8 +43,13 @@ fn main() -> ExitCode {
         &chart::FIRST,
         &capture::TESTS,
         &objects::TESTS,
+        &bad_input::TESTS,
+        &rights::TESTS,
         &past::TESTS,
         &faults::TESTS,
+        &churn::TESTS,
+        &crowd::TESTS,
+        &upgrade::TESTS,
         &chart::LAST,
     ]
     .concat();

@@ -27,13 +27,13 @@ pub(crate) const TESTS: [Test; 3] = [
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// An object in the bed's namespace.
-struct Object<'a> {
+pub(crate) struct Object<'a> {
     bed: &'a Bed<'a>,
     name: &'static str,
 }
 
 impl<'a> Object<'a> {
-    fn applied(bed: &'a Bed<'a>, name: &'static str, spec: Value) -> Result<Self> {
+    pub(crate) fn applied(bed: &'a Bed<'a>, name: &'static str, spec: Value) -> Result<Self> {
         let object = json!({
             "apiVersion": "remora.dev/v1alpha1",
             "kind": "Capture",
@@ -52,7 +52,7 @@ impl<'a> Object<'a> {
             .get(&["-n", namespace, "capture", self.name])
     }
 
-    fn patch(&self, spec: Value) -> Result<()> {
+    pub(crate) fn patch(&self, spec: Value) -> Result<()> {
         let patch = json!({ "spec": spec }).to_string();
         let words = ["patch", "capture", self.name, "--type=merge", "-p", &patch];
         self.bed.shop.run(&words).map(drop)
@@ -68,12 +68,12 @@ impl<'a> Object<'a> {
         met.with_context(|| format!("{last:#}"))
     }
 
-    fn wait_phase(&self, phase: &str) -> Result<Value> {
+    pub(crate) fn wait_phase(&self, phase: &str) -> Result<Value> {
         self.wait(phase, |status| status["phase"] == phase)
     }
 }
 
-fn condition<'v>(status: &'v Value, kind: &str) -> Result<&'v Value> {
+pub(crate) fn condition<'v>(status: &'v Value, kind: &str) -> Result<&'v Value> {
     let mut conditions = status["conditions"].as_array().into_iter().flatten();
     conditions
         .find(|condition| condition["type"] == kind)

@@ -19,7 +19,7 @@ use kube::{
 pub use before::Before;
 
 use super::pods::{KnownPods, PRIVACY_LABEL};
-use watch::{Change, READ_TIMEOUT, follow};
+use watch::{CONNECT_TIMEOUT, Change, READ_TIMEOUT, follow};
 
 /// Where the API server is, and who asks it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,6 +89,7 @@ impl Watch {
                     .map_err(failed)?
             }
         };
+        config.connect_timeout = Some(CONNECT_TIMEOUT);
         // A connection on which nothing comes is a dead one.
         config.read_timeout = Some(READ_TIMEOUT);
         config.reset_reader_on_write = true;

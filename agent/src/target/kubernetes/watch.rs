@@ -27,6 +27,8 @@ use tokio::time::{Instant, sleep, timeout};
 const WATCH_SECONDS: u32 = 30;
 /// Nothing at all for so long means that the connection is dead: a watch would have ended.
 pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 5);
+/// How long a connection may take: where packets go nowhere, the next try comes soon.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a page of a list, or the answer to a watch, may take; what the server asks to wait for included.
 const ANSWER: Duration = Duration::from_secs(30);
 /// Objects in a page of a list.

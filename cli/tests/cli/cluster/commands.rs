@@ -127,6 +127,39 @@ fn several_captures_are_stopped() {
 }
 
 #[test]
+fn what_the_nodes_keep_is_deleted_held_and_let_go_part_by_part() {
+    let controller = Controller::run(script());
+    let ended = run(&controller, &["delete", ID, "--reason", "old"]);
+    // Of one node it is not known.
+    assert_eq!(ended.code, Some(3), "{}", ended.stderr);
+    let line = format!("{ID} on worker-1: {ID} deleted, 2 files of 4.0 KiB; chain head head\n");
+    assert_eq!(ended.out(), line);
+    let note = format!(
+        "remora: {ID} on worker-2: it is not known whether it has a part: timeout\\u{{1b}}[2J\n"
+    );
+    assert_eq!(ended.stderr, note);
+    let ended = run(&controller, &["hold", ID, "--reason", "case 42"]);
+    assert_eq!(ended.code, Some(3), "{}", ended.stderr);
+    assert!(
+        ended
+            .out()
+            .ends_with("held by ann, by san=remora-controller\n"),
+        "{}",
+        ended.out()
+    );
+    let ended = run(&controller, &["release", ID]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert_eq!(
+        controller.calls().kept,
+        [
+            ["delete", ID, "old"],
+            ["hold", ID, "case 42"],
+            ["release", ID, ""]
+        ]
+    );
+}
+
+#[test]
 fn a_copy_is_the_stream_and_stops_nothing() {
     let (_dir, path, file) = target_file();
     let controller = Controller::run(script());

@@ -74,6 +74,8 @@ impl Script {
 pub(crate) struct Calls {
     pub(crate) started: Vec<v1::ClusterStartRequest>,
     pub(crate) stopped: Vec<String>,
+    /// What is wanted, whose, and why.
+    pub(crate) kept: Vec<[String; 3]>,
     pub(crate) streamed: Vec<String>,
     pub(crate) listed: Vec<v1::ClusterListRequest>,
     /// The `authorization` of each call, if it had one.
@@ -226,6 +228,53 @@ impl Cluster for Service {
         Ok(Response::new(v1::ClusterStopResponse {
             capture: Some(self.state()),
         }))
+    }
+
+    async fn delete(
+        &self,
+        request: Request<v1::ClusterDeleteRequest>,
+    ) -> Result<Response<v1::ClusterDeleteResponse>, Status> {
+        let deleted = v1::DeleteResponse {
+            files: 2,
+            bytes: 4096,
+            chain_head: "head".into(),
+            ..Default::default()
+        };
+        self.ask(request, |calls, request| {
+            calls.kept.push(["delete".into(), request.id, request.why]);
+        });
+        let mut parts = custody();
+        parts[0].deleted = Some(deleted);
+        Ok(Response::new(v1::ClusterDeleteResponse { parts }))
+    }
+
+    async fn hold(
+        &self,
+        request: Request<v1::ClusterHoldRequest>,
+    ) -> Result<Response<v1::ClusterHoldResponse>, Status> {
+        self.ask(request, |calls, request| {
+            calls.kept.push(["hold".into(), request.id, request.why]);
+        });
+        let mut parts = custody();
+        parts[0].hold = Some(v1::LegalHold {
+            by: "ann, by san=remora-controller".into(),
+            ..Default::default()
+        });
+        Ok(Response::new(v1::ClusterHoldResponse { parts }))
+    }
+
+    async fn release(
+        &self,
+        request: Request<v1::ClusterReleaseRequest>,
+    ) -> Result<Response<v1::ClusterReleaseResponse>, Status> {
+        self.ask(request, |calls, request| {
+            calls
+                .kept
+                .push(["release".into(), request.id, String::new()]);
+        });
+        let mut parts = custody();
+        parts.truncate(1);
+        Ok(Response::new(v1::ClusterReleaseResponse { parts }))
     }
 
     async fn get(
@@ -405,4 +454,20 @@ fn named(pod: &str) -> v1::Pod {
         uid: String::new(),
         container: String::new(),
     }
+}
+
+/// A part that was dealt with, and a node that is silent.
+fn custody() -> Vec<v1::CustodyPart> {
+    vec![
+        v1::CustodyPart {
+            node: "worker-1".into(),
+            capture: ID.into(),
+            ..Default::default()
+        },
+        v1::CustodyPart {
+            node: "worker-2".into(),
+            error: "timeout\u{1b}[2J".into(),
+            ..Default::default()
+        },
+    ]
 }
