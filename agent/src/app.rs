@@ -44,7 +44,7 @@ use crate::{
     session::{Driver, DriverHandle, DriverParts, Standing, driver},
     sink::{
         SessionOutputs, Store,
-        evidence::{Retention, Sealer},
+        evidence::{Recipients, Retention, Sealer},
         upload::Uploads,
     },
     supervisor::{self, Supervisor},
@@ -86,6 +86,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         namespace: retention.namespace_quota,
     }));
     let keys = store.keys(args.key.as_deref())?;
+    let recipients = Recipients::read(&args.encrypt_to)?;
     let (pins, standing) = left(args.pin.as_deref(), &store)?;
 
     let ring_bytes = u32::try_from(sizes.ring_bytes).context("--ring-size is too large")?;
@@ -142,6 +143,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let origin = node.origin(kernel::object_digest());
     let sealer =
         Sealer::new(Arc::clone(&store), keys, origin).context("manifests are made twice")?;
+    let sealer = sealer.encrypting_to(recipients);
     supervisor
         .spawn_thread("sealer", || {
             // A trigger goes before the evidence of what has ended.

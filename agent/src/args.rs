@@ -115,6 +115,11 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE")]
     pub key: Option<PathBuf>,
 
+    /// Encrypt finished files to this public key, so that the node can read them no more: age1…, or a file
+    /// with one a line; give it again for more, any of whose secret keys decrypts
+    #[arg(long, value_name = "KEY|FILE")]
+    pub encrypt_to: Vec<String>,
+
     /// Memory for all of it, like 32MiB on a small device: the sizes of the ring and of look-back, and how
     /// many captures run at a time, follow from it
     #[arg(

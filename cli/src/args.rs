@@ -209,6 +209,9 @@ pub(crate) enum Command {
         /// The file to write; `-` is standard output.
         #[arg(short, long, value_name = "FILE")]
         write: PathBuf,
+        /// Secret keys of age, as age-keygen makes them, for a capture that is encrypted.
+        #[arg(long, value_name = "FILE")]
+        identity: Option<PathBuf>,
     },
     /// Work with a controller's audit log. Needs no agent.
     #[command(subcommand)]
@@ -277,6 +280,9 @@ pub(crate) struct VerifyArgs {
     /// The file that a redacted one was made from: each kept packet is compared with it.
     #[arg(long, value_name = "FILE", requires = "redactor_key")]
     pub(crate) original: Option<PathBuf>,
+    /// Secret keys of age: looks also at what encrypted files hold.
+    #[arg(long, value_name = "FILE", conflicts_with = "redactor_key")]
+    pub(crate) identity: Option<PathBuf>,
     /// Certificates (PEM) of authorities whose time stamps are believed.
     #[arg(long, value_name = "FILE", conflicts_with = "redactor_key")]
     pub(crate) tsa_ca: Option<PathBuf>,
@@ -287,7 +293,7 @@ pub(crate) struct VerifyArgs {
 pub(crate) struct TimestampArgs {
     /// The manifest, or a file of its capture beside it; the stamp is kept as ID.manifest.json.tsr.
     pub(crate) path: PathBuf,
-    /// The authority, http://HOST[:PORT]/PATH
+    /// The authority, http://HOST[:PORT]/PATH or https://…
     #[arg(long, value_name = "URL", required_unless_present_any = ["request", "response"])]
     pub(crate) tsa: Option<Url>,
     /// Write the query alone, to be sent by other means.

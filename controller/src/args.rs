@@ -123,6 +123,15 @@ pub struct NotifyArgs {
     /// CA certificates that sign the receivers' (PEM), for https
     #[arg(long, value_name = "FILE", requires = "notify")]
     pub notify_ca: Option<PathBuf>,
+    /// Tell also of what ended so long before this controller started, while there may have been none: a
+    /// receiver knows by an event's uuid what it was told before; 0: nothing
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 600,
+        requires = "notify"
+    )]
+    pub notify_since: u64,
 }
 
 /// What makes it a cluster's controller; without `--kubernetes` and `--agents` it is a host's.

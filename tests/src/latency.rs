@@ -47,7 +47,10 @@ impl Triggers {
 }
 
 /// Since the epoch.
-fn now() -> Result<Duration> {
+///
+/// # Errors
+/// The clock is before it.
+pub fn now() -> Result<Duration> {
     Ok(SystemTime::now().duration_since(UNIX_EPOCH)?)
 }
 

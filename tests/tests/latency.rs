@@ -12,14 +12,21 @@ use remora_proto::v1;
 use remora_tests::{
     agent::{Options, TestAgent, of_pod_filtered},
     controller::{self, C2_RULES, TestController, c2_alert},
+    http::Request,
     latency::{self, Triggers},
     node::Node,
     traffic::{self, Stream},
     wait,
 };
+use serde_json::{Value, json};
 
 const TRIGGERS: usize = 200;
+/// Of Falco Talon's two ways each.
+const TALONS: usize = 50;
 const TCPDUMPS: usize = 20;
+/// As a rule for Talon has them.
+const PARAMETERS: &str =
+    r#"{"aws_lambda_name": "remora-capture", "remora_filter": "udp port ${remote.port}"}"#;
 /// Packets per second of the stream that is captured: the first one comes within 0.05 ms.
 const RATE: u64 = 20_000;
 const LIMIT: Duration = Duration::from_secs(10);
@@ -28,7 +35,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 fn row(what: &str, times: &[Duration]) {
     let at = |share: f64| latency::quantile(times, share).as_secs_f64() * 1e3;
     println!(
-        "{what:<56} {:>5} {:>9.3} {:>9.3} {:>9.3}",
+        "{what:<60} {:>5} {:>9.3} {:>9.3} {:>9.3}",
         times.len(),
         at(0.5),
         at(0.99),
@@ -48,7 +55,7 @@ fn two_hundred_triggers_beside_tcpdump() -> Result<()> {
         ..Options::default()
     };
     let agent = TestAgent::start_with(&node, options)?;
-    let controller = TestController::start(&agent, C2_RULES)?;
+    let controller = TestController::start_for_talon(&agent, C2_RULES)?;
     let _sink = traffic::sink(9000, node.directory(), |tool| api.command(tool))?;
     let stream = Stream {
         rate: RATE,
@@ -64,17 +71,36 @@ fn two_hundred_triggers_beside_tcpdump() -> Result<()> {
 
     // The alert of a connection to the stream's endpoint; each with a port of its own, for the
     // same alert twice is the same capture.
-    let mut alerted = Triggers::default();
-    for number in 0..TRIGGERS {
-        let mut alert = c2_alert(
-            &web,
-            SocketAddr::from((api.ipv4(), 9000)),
-            20_000 + u16::try_from(number)?,
-        );
+    let alert = |number: usize| -> Result<Value> {
+        let remote = SocketAddr::from((api.ipv4(), 9000));
+        let mut alert = c2_alert(&web, remote, 20_000 + u16::try_from(number)?);
         alert["output_fields"]["fd.l4proto"] = "udp".into();
         alert["uuid"] = format!("00000000-0000-4000-8000-{number:012}").into();
-        let body = serde_json::to_vec(&alert)?;
+        Ok(alert)
+    };
+    let mut alerted = Triggers::default();
+    for number in 0..TRIGGERS {
+        let body = serde_json::to_vec(&alert(number)?)?;
         alerted.add(&agent, || controller::capture_id(&controller.post(&body)?))?;
+    }
+    // The calls as the real Talon makes them.
+    let mut invoked = Triggers::default();
+    for number in 0..TALONS {
+        let (call, alert) = (number.to_string(), alert(TRIGGERS + number)?);
+        invoked.add(&agent, || {
+            controller::capture_id(&controller.invoke(&call, &alert, PARAMETERS)?)
+        })?;
+    }
+    let mut acted = Triggers::default();
+    for number in 0..TALONS {
+        let event = alert(TRIGGERS + TALONS + number)?;
+        let parameters = json!({"filter": "udp port ${remote.port}"});
+        let action = json!({"name": "Capture", "parameters": parameters});
+        let body = serde_json::to_vec(&json!({"event": event, "action": action}))?;
+        let request = Request::post_json("/v1/triggers/talon", &body);
+        acted.add(&agent, || {
+            controller::capture_id(&controller.request(request)?)
+        })?;
     }
 
     let spawned = (0..TCPDUMPS)
@@ -87,7 +113,7 @@ fn two_hundred_triggers_beside_tcpdump() -> Result<()> {
     sender.stop()?;
 
     println!(
-        "{:<56} {:>5} {:>9} {:>9} {:>9}",
+        "{:<60} {:>5} {:>9} {:>9} {:>9}",
         "milliseconds", "n", "p50", "p99", "max"
     );
     row("Start sent -> answered, armed", &started.answered);
@@ -102,6 +128,14 @@ fn two_hundred_triggers_beside_tcpdump() -> Result<()> {
     row(
         "alert POST sent -> first packet's kernel time",
         &alerted.to_first,
+    );
+    row(
+        "Talon's aws:lambda call sent -> first packet's kernel time",
+        &invoked.to_first,
+    );
+    row(
+        "Talon's remora:capture call sent -> first packet's time",
+        &acted.to_first,
     );
     row(
         "tcpdump -U --immediate-mode spawned -> first packet",

@@ -13,10 +13,12 @@ use nix::sys::signal::Signal;
 use remora_capture::evidence::Digest;
 use remora_tests::{
     agent::TestAgent,
+    certificates::{Ca, Wanted},
     controller::{self, C2_RULES, TestController, c2_alert},
     netns::Netns,
     node::{Node, Pod},
-    run, traffic, wait,
+    run::{self, Proc},
+    traffic, wait,
 };
 use serde_json::Value;
 
@@ -141,6 +143,25 @@ fn notifying(node: &Node) -> Result<Vec<String>> {
     ])
 }
 
+/// A receiver by TLS, in Python: prints the bodies that it takes.
+const HTTPS_RECEIVER: &str = r#"
+import http.server, ssl, sys
+class Receiver(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+        print("took", body.decode(), flush=True)
+    def log_message(self, *_): pass
+server = http.server.HTTPServer(("127.0.0.1", 2801), Receiver)
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(sys.argv[1], sys.argv[2])
+server.socket = context.wrap_socket(server.socket, server_side=True)
+print("ready", flush=True)
+server.serve_forever()
+"#;
+
 /// As openssl has it, which is none of ours.
 fn signature(node: &Node, body: &str) -> Result<String> {
     let file = node.directory().join("body");
@@ -250,5 +271,93 @@ fn what_an_agent_that_was_killed_repairs_is_told_once() -> Result<()> {
     assert_eq!(of(1)["remora.stop_reason"], "crash_recovered");
     assert_eq!(told[1]["priority"], "Warning");
     ensure!(receiver.posts().len() == 2, "{:?}", receiver.posts());
+    Ok(())
+}
+
+#[test]
+fn a_receiver_by_https_is_told_if_its_certificate_is_by_the_ca_that_was_given() -> Result<()> {
+    let scene = Scene::new()?;
+    let agent = TestAgent::start(&scene.node)?;
+    let directory = scene.node.directory();
+    let (ca, stranger) = (Ca::new("receivers"), Ca::new("others"));
+    let wanted = Wanted::server(&["127.0.0.1"]);
+    let receiver = |ca: &Ca, name: &str| -> Result<Proc> {
+        let files = ca.sign(directory, name, &wanted);
+        let mut python = scene.node.command("python3");
+        python
+            .args(["-c", HTTPS_RECEIVER])
+            .arg(files.cert)
+            .arg(files.key);
+        let mut process = scene.node.spawn(&mut python, name)?;
+        process.wait_for("ready", LIMIT)?;
+        Ok(process)
+    };
+    let args = [
+        format!("--notify=https://{RECEIVER}/hook"),
+        format!("--notify-ca={}", ca.file(directory, "ca").display()),
+    ];
+    // Somebody in the receiver's place is told nothing.
+    let mut other = receiver(&stranger, "stranger")?;
+    let controller = TestController::start_with(&agent, C2_RULES, &args)?;
+    let id = scene.captured(&controller, 4444)?;
+    agent.stop(&id)?;
+    let refused = || Ok(controller.log().contains("notification waits"));
+    wait::until(LIMIT, "a refusal", || {
+        other
+            .ended()?
+            .map_or_else(refused, |status| anyhow::bail!("{status}"))
+    })
+    .with_context(|| controller.log())?;
+    assert!(!other.log().contains("took"), "{}", other.log());
+    drop(other);
+    let mut own = receiver(&ca, "receiver")?;
+    own.wait_for("took", LIMIT)
+        .with_context(|| controller.log())?;
+    assert!(own.log().contains(&id), "{}", own.log());
+    Ok(())
+}
+
+#[test]
+fn what_ended_while_no_controller_ran_is_told_by_the_next() -> Result<()> {
+    let scene = Scene::new()?;
+    let agent = TestAgent::start(&scene.node)?;
+    let receiver = Receiver::start(&scene.node, &[])?;
+    let args = notifying(&scene.node)?;
+    let (first, second);
+    {
+        let controller = TestController::start_with(&agent, C2_RULES, &args)?;
+        first = scene.captured(&controller, 4444)?;
+        second = scene.captured(&controller, 4445)?;
+        agent.stop(&first)?;
+        receiver.wait(1, &controller)?;
+    }
+    agent.stop(&second)?;
+    // The one that was told before comes again, with the same uuid.
+    let controller = TestController::start_with(&agent, C2_RULES, &args)?;
+    let posts = receiver.wait(3, &controller)?;
+    let events = posts.iter().map(|post| serde_json::from_str(&post.body));
+    let events: Vec<Value> = events.collect::<Result<_, _>>()?;
+    let id = |n: usize| &events[n]["output_fields"]["remora.capture_id"];
+    assert_eq!(*id(0), *first);
+    assert_eq!(
+        events
+            .iter()
+            .filter(|e| e["uuid"] == events[0]["uuid"])
+            .count(),
+        2
+    );
+    ensure!((1..3).any(|n| *id(n) == *second), "{events:?}");
+    drop(controller);
+
+    // Not if it is not wanted.
+    let args = [args, vec!["--notify-since=0".to_owned()]].concat();
+    let controller = TestController::start_with(&agent, C2_RULES, &args)?;
+    let third = scene.captured(&controller, 4446)?;
+    agent.stop(&third)?;
+    let posts = receiver.wait(4, &controller)?;
+    ensure!(
+        posts.len() == 4 && posts[3].body.contains(&third),
+        "{posts:?}"
+    );
     Ok(())
 }

@@ -401,6 +401,14 @@ async fn stream(
                 tracing::debug!(capture = %id, %error, "the capture had ended");
             }
         }
+        Err(Ended::Encrypted(path)) => {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let message = format!(
+                "{name} is encrypted, and this node cannot read it; `remora get {id} --identity FILE` decrypts it \
+                 on your side, `remora export {id}` copies it as it is"
+            );
+            let _gone = sender.send(Err(Status::failed_precondition(message))).await;
+        }
         Err(Ended::Failed(path, error)) => {
             let message = format!("failed to read {}: {error}", path.display());
             let failed = status(Code::Internal, Reason::CaptureNotFound, message);
@@ -413,6 +421,8 @@ async fn stream(
 pub(super) enum Ended {
     ReaderGone,
     Failed(PathBuf, io::Error),
+    /// Whoever has the key reads it.
+    Encrypted(PathBuf),
 }
 
 async fn live(

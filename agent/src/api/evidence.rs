@@ -4,7 +4,7 @@ use std::{ffi::OsStr, io, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use remora_capture::{
-    evidence::{HOLD_ENDING, MANIFEST_ENDING, RELEASE_ENDING, TOMBSTONE_ENDING},
+    evidence::{HOLD_ENDING, MANIFEST_ENDING, RECEIPT_ENDING, RELEASE_ENDING, TOMBSTONE_ENDING},
     session::{CaptureId, CaptureState, Destination},
 };
 use remora_proto::{
@@ -59,6 +59,7 @@ pub(super) async fn paths(
                         TOMBSTONE_ENDING,
                         HOLD_ENDING,
                         RELEASE_ENDING,
+                        RECEIPT_ENDING,
                     ];
                     let is_of = |name: &str| name.starts_with(&id.to_string());
                     let is_signed = |name: &str| signed.iter().any(|end| name.ends_with(end));

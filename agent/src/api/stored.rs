@@ -11,7 +11,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use remora_capture::pcapng::{Unpacked, whole_blocks};
+use remora_capture::{
+    evidence::ENCRYPTED_ENDING,
+    pcapng::{Unpacked, whole_blocks},
+};
 use remora_proto::{limits::STREAM_BLOCKS_BYTES_MAX, v1};
 use tokio::{fs::File, io::AsyncReadExt as _, sync::watch};
 
@@ -38,8 +41,14 @@ pub(super) async fn send(stored: Stored, sender: &Sender<v1::StreamResponse>) ->
         let next = paths
             .into_iter()
             .map(|path| (closed_name(&path), path))
-            .find(|(name, _)| *name > last);
+            // What was sent may have been encrypted since.
+            .find(|(name, _)| {
+                *name > last && name.strip_suffix(ENCRYPTED_ENDING) != Some(last.as_str())
+            });
         match (next, &mut growth) {
+            (Some((name, path)), _) if name.ends_with(ENCRYPTED_ENDING) => {
+                return Err(Ended::Encrypted(path));
+            }
             (Some((name, path)), growth) => match BlockFile::open(path).await {
                 Ok(file) => {
                     file.send(&name, growth.as_mut(), sender).await?;

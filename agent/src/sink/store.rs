@@ -15,7 +15,9 @@
 //! <id>.manifest.json   the manifest, and the chain's head: see [`evidence`](super::evidence)
 //! <id>.hold.json       nobody deletes it
 //! <id>.N.release.json  it was held, and is not any more
+//! <id>.pcapng.age      instead of <id>.pcapng, if files are encrypted: see `evidence/encrypt`
 //! <id>.upload.json     how far it is on its way to its sink: see [`upload`](super::upload)
+//! <id>.receipt.json    all of it is there
 //! <id>.tombstone.json  its packets and account are deleted
 //! chain.head
 //! tombstone.reserve    disk space, so that a full disk can be emptied
@@ -41,7 +43,10 @@ use std::{
 
 use nix::fcntl::{Flock, FlockArg};
 use remora_capture::{
-    evidence::{HOLD_ENDING, Head, Hold, MANIFEST_ENDING, Release, TOMBSTONE_ENDING, Tombstone},
+    evidence::{
+        ENCRYPTED_ENDING, HOLD_ENDING, Head, Hold, MANIFEST_ENDING, RECEIPT_ENDING, Release,
+        TOMBSTONE_ENDING, Tombstone,
+    },
     pcapng::{Finished, Part},
     session::{CaptureId, CaptureState, Durability, Writing},
     sidecar::{CaptureFile, Clock, SIDECAR_BYTES_MAX, Sidecar, Tool},
@@ -96,6 +101,12 @@ impl Usage {
                 used.checked_add(bytes).filter(|used| *used <= self.quota)
             })
             .is_ok()
+    }
+
+    /// Adds what is there already, whatever the quota is.
+    pub(super) fn add(&self, bytes: u64) {
+        let add = |used: u64| Some(used.saturating_add(bytes));
+        let _before = self.used.fetch_update(Relaxed, Relaxed, add);
     }
 
     pub fn give_back(&self, bytes: u64) {
@@ -213,10 +224,11 @@ impl Store {
         let tombstone = Some(beside(TOMBSTONE_ENDING)).filter(is_there);
         if tombstone.is_none() {
             paths.push(self.file(id, ACCOUNT));
-            paths.extend(capture_files(&self.directory, id)?);
+            paths.extend(lasting_files(&self.directory, id)?);
         }
         paths.extend(tombstone);
         paths.extend(Some(beside(HOLD_ENDING)).filter(is_there));
+        paths.extend(Some(beside(RECEIPT_ENDING)).filter(is_there));
         let releases = self.releases()?.into_iter();
         let own = releases.filter(|name| Release::capture_of(name) == Some(id));
         paths.extend(own.map(|name| self.directory.join(name)));
@@ -241,7 +253,7 @@ impl Store {
     pub fn stored(&self, id: CaptureId, growth: Option<watch::Receiver<Growth>>) -> Stored {
         let directory = self.directory.clone();
         Stored {
-            list: Arc::new(move || capture_files(&directory, id)),
+            list: Arc::new(move || lasting_files(&directory, id)),
             growth,
         }
     }
@@ -604,6 +616,18 @@ pub(super) fn capture_files(directory: &Path, id: CaptureId) -> io::Result<Vec<P
     });
     names.sort_unstable_by(|a, b| closed_name(a).cmp(closed_name(b)));
     Ok(names.iter().map(|name| directory.join(name)).collect())
+}
+
+/// The same without those that were encrypted and are about to go.
+fn lasting_files(directory: &Path, id: CaptureId) -> io::Result<Vec<PathBuf>> {
+    let paths = capture_files(directory, id)?;
+    let text = |path: &PathBuf| path.to_string_lossy().into_owned();
+    let names: HashSet<String> = paths.iter().map(text).collect();
+    let encrypted = |path: &PathBuf| format!("{}{ENCRYPTED_ENDING}", text(path));
+    let lasting = paths.into_iter();
+    Ok(lasting
+        .filter(|path| !names.contains(&encrypted(path)))
+        .collect())
 }
 
 /// A file's name as it is when it is closed.

@@ -5,6 +5,7 @@
 //! capture as the agent does, and is killed at the point.
 
 mod deletion;
+mod encrypted;
 mod holds;
 
 use std::{
@@ -139,6 +140,7 @@ fn seal(store: &Arc<Store>, key: Option<&Path>) -> PublicKey {
     let public = keys.signing();
     let origin = node().origin(Digest::of(b"object"));
     let sealer = Sealer::new(Arc::clone(store), keys, origin).expect("the only one");
+    let sealer = sealer.encrypting_to(encrypted::recipients());
     store.seals().end();
     thread::spawn(|| sealer.run()).join().expect("no panic");
     public
@@ -200,6 +202,7 @@ fn child() {
     let point = POINTS
         .iter()
         .chain(&deletion::POINTS)
+        .chain(&encrypted::POINTS)
         .chain(&holds::HOLD_POINTS)
         .chain(&holds::RELEASE_POINTS)
         .find(|known| **known == point)
@@ -219,10 +222,15 @@ fn child() {
 
 /// Runs a child to its end or its death.
 fn run_child(directory: &Path, point: &str) {
+    run_child_with(directory, point, &[]);
+}
+
+fn run_child_with(directory: &Path, point: &str, more: &[(&str, &str)]) {
     let status = Command::new(env::current_exe().expect("program"))
         .args(["--exact", "child", "--nocapture"])
         .env(DIRECTORY, directory)
         .env(POINT, point)
+        .envs(more.iter().copied())
         .output()
         .expect("child");
     let expected = (point != "never").then_some(9);

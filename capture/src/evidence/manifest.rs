@@ -31,6 +31,8 @@ pub const PREDICATE_TYPE: &str = "https://remora.dev/capture/v1";
 pub const MANIFEST_ENDING: &str = ".manifest.json";
 /// Ends the name of a time stamp of a manifest (RFC 3161), after the capture's id.
 pub const STAMP_ENDING: &str = ".manifest.json.tsr";
+/// Ends the name of a file that is encrypted, after the name that it had (age-encryption.org/v1).
+pub const ENCRYPTED_ENDING: &str = ".age";
 /// Largest signed document that is read, in bytes: the list of the largest set of files in base64.
 pub const DOCUMENT_BYTES_MAX: usize = 16 << 20;
 
@@ -133,15 +135,29 @@ pub struct ClockRecord {
     pub error_ns: i64,
 }
 
-/// A file of the capture.
+/// A file of the capture, as it lies there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileRecord {
+    /// Of one that is encrypted, `<id>.pcapng.age`.
     pub name: String,
     pub packets: u64,
     /// Packet blocks: more than packets where super-packets were cut into segments.
     pub blocks: u64,
     /// None if it was not there any more when the manifest was made.
     pub digest: Option<FileDigest>,
+    /// What it was before it was encrypted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plain: Option<PlainRecord>,
+}
+
+/// A file before it was encrypted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlainRecord {
+    /// `<id>.pcapng`.
+    pub name: String,
+    pub digest: FileDigest,
+    /// Public keys, any of whose secret keys decrypts it, as age writes them: `age1…`.
+    pub recipients: Vec<String>,
 }
 
 /// What was done with the capture.
@@ -160,6 +176,26 @@ impl FileRecord {
             packets: file.packets,
             blocks: file.blocks,
             digest,
+            plain: None,
+        }
+    }
+
+    /// Of a file that was encrypted; `stored`: what lies there instead.
+    #[must_use]
+    pub fn encrypted(file: &CaptureFile, stored: FileDigest, plain: PlainRecord) -> Self {
+        Self {
+            name: format!("{}{ENCRYPTED_ENDING}", file.name),
+            plain: Some(plain),
+            ..Self::new(file, Some(stored))
+        }
+    }
+
+    /// Name and digest of what a reader of packets can read.
+    #[must_use]
+    pub fn readable(&self) -> (&str, Option<FileDigest>) {
+        match &self.plain {
+            Some(plain) => (&plain.name, Some(plain.digest)),
+            None => (&self.name, self.digest),
         }
     }
 }

@@ -28,6 +28,7 @@ mod hold;
 mod key;
 mod manifest;
 mod path;
+mod receipt;
 mod redaction;
 mod release;
 mod statement;
@@ -41,10 +42,11 @@ pub use envelope::{Envelope, EnvelopeError};
 pub use hold::{HOLD_ENDING, Hold};
 pub use key::{KeyError, KeyId, PublicKey, SecretKey};
 pub use manifest::{
-    ClockRecord, Custody, DOCUMENT_BYTES_MAX, FileRecord, MANIFEST_ENDING, Manifest, ManifestError,
-    Origin, PREDICATE_TYPE, ProgramDigests, STAMP_ENDING,
+    ClockRecord, Custody, DOCUMENT_BYTES_MAX, ENCRYPTED_ENDING, FileRecord, MANIFEST_ENDING,
+    Manifest, ManifestError, Origin, PREDICATE_TYPE, PlainRecord, ProgramDigests, STAMP_ENDING,
 };
 pub use path::Paths;
+pub use receipt::{RECEIPT_ENDING, Receipt};
 pub use redaction::{
     Cut, Made, Order, PacketSeen, REDACTION_ENDING, REDACTION_TYPE, RedactError, Redaction,
     RedactionKeys, SourceChunk, redact, verify_redaction,

@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail};
 use remora_capture::{
     evidence::{
         DOCUMENT_BYTES_MAX, HOLD_ENDING, Hold, MANIFEST_ENDING, Manifest, PublicKey,
-        RELEASE_ENDING, Release, TOMBSTONE_ENDING, Tombstone,
+        RECEIPT_ENDING, RELEASE_ENDING, Receipt, Release, TOMBSTONE_ENDING, Tombstone,
     },
     session::CaptureId,
 };
@@ -73,7 +73,7 @@ pub(super) async fn custody(agent: &AgentAddress, id: CaptureId) -> anyhow::Resu
     let mut client = connect(agent).await?;
     let mut files = open(agent, &mut client, id, true).await?;
     let (mut name, mut manifest, mut keys) = (String::new(), Vec::new(), Vec::new());
-    let (mut tombstone, mut hold) = (Vec::new(), Vec::new());
+    let (mut tombstone, mut hold, mut receipt) = (Vec::new(), Vec::new(), Vec::new());
     let mut releases: Vec<Vec<u8>> = Vec::new();
     while let Some(message) = next(agent, &mut files).await? {
         match message {
@@ -89,6 +89,9 @@ pub(super) async fn custody(agent: &AgentAddress, id: CaptureId) -> anyhow::Resu
             Message::Bytes(bytes) if name.ends_with(TOMBSTONE_ENDING) => {
                 append(&mut tombstone, &bytes)?;
             }
+            Message::Bytes(bytes) if name.ends_with(RECEIPT_ENDING) => {
+                append(&mut receipt, &bytes)?;
+            }
             Message::Bytes(bytes) if name.ends_with(HOLD_ENDING) => append(&mut hold, &bytes)?,
             Message::Bytes(bytes) if name.ends_with(RELEASE_ENDING) => {
                 append(releases.last_mut().context("a file has a name")?, &bytes)?;
@@ -102,6 +105,10 @@ pub(super) async fn custody(agent: &AgentAddress, id: CaptureId) -> anyhow::Resu
     }
     let manifest = Manifest::open(&manifest, &keys).context("the agent's manifest")?;
     let mut later = Vec::new();
+    if !receipt.is_empty() {
+        let receipt = Receipt::from_signed(&receipt, &keys).context("the agent's receipt")?;
+        later.push(receipt.text());
+    }
     let opened = releases
         .iter()
         .map(|bytes| Release::from_signed(bytes, &keys));
@@ -130,7 +137,7 @@ pub(super) async fn custody(agent: &AgentAddress, id: CaptureId) -> anyhow::Resu
     print(&render::custody(&manifest, &later))
 }
 
-fn append(document: &mut Vec<u8>, bytes: &[u8]) -> anyhow::Result<()> {
+pub(super) fn append(document: &mut Vec<u8>, bytes: &[u8]) -> anyhow::Result<()> {
     if document.len() + bytes.len() > DOCUMENT_BYTES_MAX {
         bail!("a document of the agent is too large");
     }
@@ -138,7 +145,7 @@ fn append(document: &mut Vec<u8>, bytes: &[u8]) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn open(
+pub(super) async fn open(
     agent: &AgentAddress,
     client: &mut CaptureClient<Channel>,
     id: CaptureId,
@@ -151,7 +158,7 @@ async fn open(
     answer(agent, client.evidence(request)).await
 }
 
-async fn next(
+pub(super) async fn next(
     agent: &AgentAddress,
     files: &mut Streaming<v1::EvidenceResponse>,
 ) -> anyhow::Result<Option<Message>> {

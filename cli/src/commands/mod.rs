@@ -3,6 +3,7 @@
 mod audit;
 mod capture;
 mod custody;
+mod decrypt;
 mod export;
 mod get;
 pub(crate) mod redact;
@@ -47,7 +48,16 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Outcome> {
     let agent = &args.agent;
     match args.command {
         Command::Capture(args) => capture::run(agent, &args).await,
-        Command::Get { id, write } => get::run(agent, id, &write).await,
+        Command::Get {
+            id,
+            write,
+            identity: None,
+        } => get::run(agent, id, &write).await,
+        Command::Get {
+            id,
+            write,
+            identity: Some(keys),
+        } => decrypt::run(agent, id, &write, &keys).await,
         Command::List { all, output } => {
             let mut client = connect(agent).await?;
             let list = answer(
@@ -76,7 +86,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Outcome> {
         Command::Export { ids, output } => export::run(agent, &ids, &output).await,
         Command::Verify(args) => verify::run(&args).await,
         Command::Redact(args) => redact::run(*args),
-        Command::Timestamp(args) => timestamp::run(&args),
+        Command::Timestamp(args) => timestamp::run(&args).await,
         Command::Show { id, custody, .. } if custody => export::custody(agent, id).await,
         Command::Show { id, output, .. } => {
             let request = v1::GetRequest { id: id.to_string() };
@@ -105,7 +115,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Outcome> {
         }
         Command::Audit(command) => audit::run(&command),
         Command::Rules(command) => rules::run(&command),
-        Command::Trigger(args) => trigger::run(&args),
+        Command::Trigger(args) => trigger::run(&args).await,
         Command::Up(args) => up::run(&args).await,
         Command::WithParent { parent, words } => up::run_with_parent(parent, &words),
         Command::Completions { shell } => crate::shell::completions(Args::command(), shell),

@@ -20,7 +20,7 @@ use crate::{
 ///
 /// # Errors
 /// There is no manifest, or no stamp of it; nothing is kept then.
-pub(super) fn run(args: &TimestampArgs) -> anyhow::Result<Outcome> {
+pub(super) async fn run(args: &TimestampArgs) -> anyhow::Result<Outcome> {
     let manifest = manifest(&args.path)?;
     let bytes = fs::read(&manifest)
         .with_context(|| format!("the manifest {} cannot be read", manifest.display()))?;
@@ -43,7 +43,7 @@ pub(super) fn run(args: &TimestampArgs) -> anyhow::Result<Outcome> {
             response
         }
         (None, None, Some(url)) => {
-            let response = exchange(url, &query.to_der())?;
+            let response = exchange(url, query.to_der()).await?;
             Token::read(&response)?.check(digest, Some(query.nonce()))?;
             response
         }

@@ -31,7 +31,8 @@ ID.json                the agent's account
 ID.tombstone.json      signed: that the packets and the account were deleted, when, why and by whom
 ID.hold.json           signed: that nobody may delete the capture
 ID.N.release.json      signed: that it was held and is not any more, by whom; with the hold in it
-ID*.pcapng[.zst]       the packets; Wireshark opens them
+ID.receipt.json        signed: that a store of objects has all of it, where, by which checksums
+ID*.pcapng[.zst]       the packets; Wireshark opens them. With .age after it: encrypted, `age -d -i KEY`
 chain.head             the last manifest of the node's chain at the time of the export, signed
 *.pub                  the node's public keys as the agent gave them. A key that comes with the evidence
                        proves nothing: take it from where you got it before, and compare.

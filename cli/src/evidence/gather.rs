@@ -8,11 +8,11 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use remora_capture::{
-    evidence::{Entry, Inventory, MANIFEST_ENDING, Scope, TOMBSTONE_ENDING},
+    evidence::{Inventory, MANIFEST_ENDING, Scope, TOMBSTONE_ENDING},
     session::CaptureId,
 };
 
-use super::LIST;
+use super::{Identities, LIST};
 
 /// A directory of the agent that holds keys and no evidence.
 const KEYS: &str = "keys";
@@ -30,11 +30,11 @@ pub(crate) struct Gathered {
 ///
 /// # Errors
 /// It cannot be read, or is nothing that is evidence.
-pub(crate) fn gather(path: &Path) -> anyhow::Result<Gathered> {
+pub(crate) fn gather(path: &Path, keys: &Identities) -> anyhow::Result<Gathered> {
     let cannot = || format!("{} cannot be read", path.display());
     let found = fs::metadata(path);
     if found.as_ref().is_ok_and(fs::Metadata::is_dir) {
-        let inventory = directory(path, |_| true).with_context(cannot)?;
+        let inventory = directory(path, |_| true, keys).with_context(cannot)?;
         if inventory.manifests().next().is_none() {
             bail!("{} has no manifest: it is no evidence", path.display());
         }
@@ -47,7 +47,9 @@ pub(crate) fn gather(path: &Path) -> anyhow::Result<Gathered> {
     let name = name.with_context(|| format!("{} is no file name", path.display()))?;
     if let Err(error) = found {
         // Of a deleted file its tombstone tells.
-        let deleted = one(path, name).ok().filter(|_| has_tombstone(path, name));
+        let deleted = one(path, name, keys)
+            .ok()
+            .filter(|_| has_tombstone(path, name));
         return match deleted {
             Some(inventory) => Ok(Gathered {
                 inventory,
@@ -57,12 +59,12 @@ pub(crate) fn gather(path: &Path) -> anyhow::Result<Gathered> {
         };
     }
     let inventory = if name.ends_with(".tar") {
-        read_archive(File::open(path).with_context(cannot)?)
+        archive(File::open(path).with_context(cannot)?, keys)
     } else if name.ends_with(".tar.zst") {
         let file = File::open(path).with_context(cannot)?;
-        read_archive(zstd::Decoder::new(file).with_context(cannot)?)
+        archive(zstd::Decoder::new(file).with_context(cannot)?, keys)
     } else {
-        one(path, name)?
+        one(path, name, keys)?
     };
     Ok(Gathered {
         inventory,
@@ -71,7 +73,7 @@ pub(crate) fn gather(path: &Path) -> anyhow::Result<Gathered> {
 }
 
 /// The capture that a file belongs to, with all that lies beside it.
-fn one(path: &Path, name: &str) -> anyhow::Result<Inventory> {
+fn one(path: &Path, name: &str, keys: &Identities) -> anyhow::Result<Inventory> {
     let end = name.find(['.', '_']).unwrap_or(name.len());
     let (id, _) = name.split_at(end);
     let id: CaptureId = id.parse().ok().with_context(|| {
@@ -89,7 +91,7 @@ fn one(path: &Path, name: &str) -> anyhow::Result<Inventory> {
         name.strip_prefix(&id)
             .is_some_and(|rest| rest.starts_with(['.', '_']))
     };
-    let inventory = directory(beside, is_of)?;
+    let inventory = directory(beside, is_of, keys)?;
     if inventory.manifests().next().is_none() {
         bail!("no manifest {id}{MANIFEST_ENDING} lies beside it: nothing is proved");
     }
@@ -102,7 +104,11 @@ fn has_tombstone(path: &Path, name: &str) -> bool {
         .is_file()
 }
 
-fn directory(path: &Path, wanted: impl Fn(&str) -> bool) -> io::Result<Inventory> {
+fn directory(
+    path: &Path,
+    wanted: impl Fn(&str) -> bool,
+    keys: &Identities,
+) -> io::Result<Inventory> {
     let mut inventory = Inventory::default();
     for entry in fs::read_dir(path)? {
         let entry = entry?;
@@ -115,10 +121,9 @@ fn directory(path: &Path, wanted: impl Fn(&str) -> bool) -> io::Result<Inventory
             inventory.fault(&name, "it is no plain file");
             continue;
         }
-        let read = File::open(entry.path())
-            .and_then(|file| Entry::read(&name, file))
+        File::open(entry.path())
+            .and_then(|file| keys.gather(&name, file, &mut inventory))
             .map_err(|error| io::Error::new(error.kind(), format!("{name}: {error}")))?;
-        inventory.put(&name, read);
     }
     Ok(inventory)
 }
@@ -126,11 +131,15 @@ fn directory(path: &Path, wanted: impl Fn(&str) -> bool) -> io::Result<Inventory
 /// Reads an archive that is not compressed. What is wrong with it is a fault of the evidence in it.
 #[must_use]
 pub fn read_archive(reader: impl Read) -> Inventory {
+    archive(reader, &Identities::default())
+}
+
+fn archive(reader: impl Read, keys: &Identities) -> Inventory {
     let mut inventory = Inventory::default();
     let mut archive = tar::Archive::new(BufReader::new(reader));
     let listed = match archive.entries() {
         // Raw: long names and the like are no part of our archives, and cost no memory.
-        Ok(entries) => entries_of(entries.raw(true), &mut inventory),
+        Ok(entries) => entries_of(entries.raw(true), &mut inventory, keys),
         Err(error) => Err(error),
     };
     match listed {
@@ -153,6 +162,7 @@ pub fn read_archive(reader: impl Read) -> Inventory {
 fn entries_of<R: Read>(
     entries: tar::Entries<'_, R>,
     inventory: &mut Inventory,
+    keys: &Identities,
 ) -> io::Result<String> {
     let mut list = String::new();
     for entry in entries {
@@ -166,11 +176,9 @@ fn entries_of<R: Read>(
                 .read_to_string(&mut list)?;
         } else {
             let length = entry.header().size()?;
-            let read = Entry::read(&name, &mut entry)?;
-            if read.digest().bytes != length {
+            if keys.gather(&name, &mut entry, inventory)?.bytes != length {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            inventory.put(&name, read);
         }
     }
     Ok(list)

@@ -7,10 +7,12 @@
 //! A store of objects is read as it lies there ([`Place`]). An archive is never unpacked: it is read once, from its first byte to its last.
 
 mod archive;
+mod decrypt;
 mod gather;
 mod objects;
 
 pub(crate) use archive::Archive;
+pub(crate) use decrypt::Identities;
 pub(crate) use gather::gather;
 pub use gather::read_archive;
 pub(crate) use objects::Place;

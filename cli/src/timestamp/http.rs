@@ -1,59 +1,32 @@
-//! A query to an authority, and its response: HTTP without TLS, for the response proves itself.
+//! A query to an authority, and its response.
 
-use std::{
-    io::{Read as _, Write as _},
-    net::{TcpStream, ToSocketAddrs as _},
-    str::FromStr,
-    time::Duration,
-};
+use std::{str::FromStr, time::Duration};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
+use remora_capture::text::{one_line, with_causes};
+use reqwest::{StatusCode, header::CONTENT_TYPE, redirect::Policy};
 
 use super::RESPONSE_BYTES_MAX;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
-/// Largest head of a response, in bytes.
-const HEAD_MAX: usize = 16 << 10;
 
-/// `http://HOST[:PORT]/PATH`
+/// `http://HOST[:PORT]/PATH`, or https: the response proves itself by either.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Url {
-    host: String,
-    port: u16,
-    path: String,
-}
+pub(crate) struct Url(reqwest::Url);
 
 impl FromStr for Url {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> anyhow::Result<Self> {
-        let Some(rest) = text.strip_prefix("http://") else {
-            bail!(
-                "only http:// is spoken here (the response proves itself). For https: --request FILE.tsq, \
-                 then curl -H 'Content-Type: application/timestamp-query' --data-binary @FILE.tsq URL -o FILE.tsr, \
-                 then --response FILE.tsr"
-            );
-        };
-        let plain = rest.bytes().all(|b| b.is_ascii_graphic());
-        let (authority, path) = match rest.find('/') {
-            Some(at) => rest.split_at(at),
-            None => (rest, "/"),
-        };
-        let (host, port) = match authority.rsplit_once(':') {
-            Some((host, port)) if !port.contains(']') => {
-                (host, port.parse().context("no port after the host")?)
-            }
-            _ => (authority, 80),
-        };
+        let wanted = "not http://HOST[:PORT]/PATH or https://…, without a user name";
+        let url: reqwest::Url = text.parse().context(wanted)?;
+        let is_http = ["http", "https"].contains(&url.scheme());
+        let is_plain = url.username().is_empty() && url.password().is_none();
         ensure!(
-            plain && !host.is_empty() && !host.contains('@'),
-            "not http://HOST[:PORT]/PATH"
+            is_http && is_plain && url.has_host() && url.fragment().is_none(),
+            wanted
         );
-        Ok(Self {
-            host: host.to_owned(),
-            port,
-            path: path.to_owned(),
-        })
+        Ok(Self(url))
     }
 }
 
@@ -61,33 +34,39 @@ impl FromStr for Url {
 ///
 /// # Errors
 /// The authority cannot be reached, or does not answer with a response.
-pub(crate) fn exchange(url: &Url, query: &[u8]) -> anyhow::Result<Vec<u8>> {
-    let Url { host, port, path } = url;
-    let name = host.trim_start_matches('[').trim_end_matches(']');
-    let cannot = || format!("the authority at {host}:{port} cannot be reached");
-    let mut addresses = (name, *port).to_socket_addrs().with_context(cannot)?;
-    let address = addresses.next().with_context(cannot)?;
-    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT).with_context(cannot)?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    stream.set_write_timeout(Some(TIMEOUT))?;
-    // 1.0: the answer ends where the connection does.
-    let head = format!(
-        "POST {path} HTTP/1.0\r\nHost: {host}:{port}\r\nUser-Agent: remora\r\n\
-         Content-Type: application/timestamp-query\r\nContent-Length: {}\r\n\r\n",
-        query.len()
-    );
-    stream.write_all(head.as_bytes())?;
-    stream.write_all(query)?;
-    let mut answer = Vec::new();
-    let most = (HEAD_MAX + RESPONSE_BYTES_MAX) as u64;
-    stream.take(most).read_to_end(&mut answer)?;
-    let end = answer.windows(4).position(|four| four == b"\r\n\r\n");
-    let end = end.context("the authority's answer is not HTTP")?;
-    let status = String::from_utf8_lossy(&answer[..end]);
-    let status = status.lines().next().unwrap_or_default();
+pub(crate) async fn exchange(Url(url): &Url, query: Vec<u8>) -> anyhow::Result<Vec<u8>> {
+    // Somebody else may have set it to the same.
+    let _set = rustls::crypto::ring::default_provider().install_default();
+    let builder = || {
+        reqwest::Client::builder()
+            .timeout(TIMEOUT)
+            .redirect(Policy::none())
+    };
+    // A machine without CA certificates still asks by http.
+    let client = builder().build();
+    let client = client.or_else(|_| builder().tls_certs_only(Vec::new()).build())?;
+    let host = url.host_str().unwrap_or_default();
+    let request = client
+        .post(url.clone())
+        .header(CONTENT_TYPE, "application/timestamp-query")
+        .body(query);
+    let failed = |error: reqwest::Error| {
+        let why = one_line(&with_causes(&error.without_url()), 400);
+        anyhow::anyhow!("the authority at {host} cannot be reached: {why}")
+    };
+    let mut answer = request.send().await.map_err(failed)?;
+    let status = answer.status();
     ensure!(
-        status.split(' ').nth(1) == Some("200"),
+        status == StatusCode::OK,
         "the authority answered `{status}`"
     );
-    Ok(answer.split_off(end + 4))
+    let mut response = Vec::new();
+    while let Some(piece) = answer.chunk().await.map_err(failed)? {
+        response.extend_from_slice(&piece);
+        ensure!(
+            response.len() <= RESPONSE_BYTES_MAX,
+            "the authority's answer has more than {RESPONSE_BYTES_MAX} bytes"
+        );
+    }
+    Ok(response)
 }

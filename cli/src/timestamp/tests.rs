@@ -85,25 +85,20 @@ fn a_query_is_what_rfc_3161_says() {
 }
 
 #[test]
-fn an_authority_is_named_by_http_and_https_is_told_how() {
+fn an_authority_is_named_by_http_or_https() {
     let url: Url = "http://tsa.example:318/tsr?x".parse().unwrap();
     assert_ne!(url, "http://tsa.example/tsr?x".parse().unwrap());
+    assert!("https://tsa.example/".parse::<Url>().is_ok());
     for bad in [
         "",
         "http://",
         "http://a:b/",
         "http://a b/",
         "http://me@a/",
-        "http://a/\r\nX: y",
+        "http://a/#x",
+        "ftp://a/",
+        "file:///a",
     ] {
         assert!(bad.parse::<Url>().is_err(), "{bad}");
     }
-    let error = "https://tsa.example/"
-        .parse::<Url>()
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("--request") && error.contains("--response"),
-        "{error}"
-    );
 }

@@ -216,22 +216,35 @@ impl RemoteAgent {
         of: Option<CaptureId>,
         all: bool,
     ) -> Result<Vec<v1::CaptureState>, AgentError> {
-        let deadline = Instant::now() + CALL_DEADLINE;
         let part_of = of.map(|id| id.to_string()).unwrap_or_default();
-        let client = client::capture_client(self.channel.clone());
-        let call = || {
-            let part_of = part_of.clone();
-            let request = limited(v1::ListRequest { all, part_of }, deadline);
-            let mut client = client.clone();
-            async move { client.list(request).await.map(tonic::Response::into_inner) }
-        };
-        let v1::ListResponse { captures } = self.answered(deadline, call).await?;
+        let captures = self.list(all, &part_of).await?;
         // What it says is of others is not believed.
         let is_of = |state: &v1::CaptureState| {
             let part = state.spec.as_ref().and_then(|spec| spec.part.as_ref());
             part.is_some_and(|part| part_of.is_empty() || part.capture == part_of)
         };
         Ok(captures.into_iter().filter(is_of).collect())
+    }
+
+    /// Its captures, those that are parts of `part_of` if it is not empty; those that run, or `all`.
+    ///
+    /// # Errors
+    /// [`AgentError`], at the latest after [`CALL_DEADLINE`].
+    pub async fn list(
+        &self,
+        all: bool,
+        part_of: &str,
+    ) -> Result<Vec<v1::CaptureState>, AgentError> {
+        let deadline = Instant::now() + CALL_DEADLINE;
+        let client = client::capture_client(self.channel.clone());
+        let call = || {
+            let part_of = part_of.to_owned();
+            let request = limited(v1::ListRequest { all, part_of }, deadline);
+            let mut client = client.clone();
+            async move { client.list(request).await.map(tonic::Response::into_inner) }
+        };
+        let v1::ListResponse { captures } = self.answered(deadline, call).await?;
+        Ok(captures)
     }
 
     /// # Errors

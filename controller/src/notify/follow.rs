@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use remora_capture::evidence::Manifest;
 use remora_proto::v1;
 use tokio::{sync::mpsc, time::sleep};
@@ -19,6 +20,8 @@ const RETRY: Duration = Duration::from_secs(1);
 const RUNNING_MAX: usize = 256;
 /// Captures that were told last, which an agent may tell of again.
 const TOLD_MAX: usize = 256;
+/// Captures of an agent that ended before and are told again: they find room in every receiver's queue.
+const EARLIER_MAX: usize = 128;
 /// How often a manifest is asked for; the agent itself waits for it.
 const MANIFEST_TRIES: u32 = 3;
 
@@ -49,15 +52,22 @@ pub(super) struct Follower {
     ended: mpsc::Sender<Ended>,
     running: BTreeSet<String>,
     told: VecDeque<String>,
+    /// What ended later is told, too, once the agent was asked for it.
+    earlier: Option<Timestamp>,
 }
 
 impl Follower {
-    pub(super) fn new(node: Arc<str>, ended: mpsc::Sender<Ended>) -> Self {
+    pub(super) fn new(
+        node: Arc<str>,
+        ended: mpsc::Sender<Ended>,
+        earlier: Option<Timestamp>,
+    ) -> Self {
         Self {
             node,
             ended,
             running: BTreeSet::new(),
             told: VecDeque::new(),
+            earlier,
         }
     }
 
@@ -76,8 +86,16 @@ impl Follower {
         self.node
     }
 
-    /// What ran when the agent was heard last, and has ended since.
+    /// What ran when the agent was heard last, and has ended since; at first what ended before.
     async fn catch_up(&mut self, agent: &RemoteAgent, full: &impl Fn()) {
+        if let Some(since) = self.earlier
+            && let Ok(captures) = agent.list(true, "").await
+        {
+            self.earlier = None;
+            for state in ended_since(captures, since) {
+                self.take(agent, state, full);
+            }
+        }
         for id in self.running.clone() {
             match agent.get(&id).await {
                 Ok(state) => self.take(agent, state, full),
@@ -131,8 +149,61 @@ impl Follower {
     }
 }
 
+/// The newest of those that ended since then, in the order in which they did.
+fn ended_since(captures: Vec<v1::CaptureState>, since: Timestamp) -> Vec<v1::CaptureState> {
+    let since = (since.as_second(), since.subsec_nanosecond());
+    let mut ended: Vec<_> = captures
+        .into_iter()
+        .filter(|state| whole::is_final(state.phase()) && is_stored(state))
+        .filter_map(|state| {
+            let finished = state.finished.as_ref()?;
+            Some(((finished.seconds, finished.nanos), state))
+        })
+        .filter(|(finished, _)| *finished >= since)
+        .collect();
+    ended.sort_by_key(|(finished, _)| *finished);
+    let oldest = ended.len().saturating_sub(EARLIER_MAX);
+    ended.drain(oldest..).map(|(_, state)| state).collect()
+}
+
 /// Its packets are in a file, and not with who asked for them.
 fn is_stored(state: &v1::CaptureState) -> bool {
     let spec = state.spec.as_ref();
     spec.is_none_or(|spec| spec.destination() != v1::Destination::Stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn capture(n: u32, seconds: i64, phase: v1::Phase) -> v1::CaptureState {
+        v1::CaptureState {
+            id: n.to_string(),
+            phase: phase.into(),
+            finished: Some(prost_types::Timestamp { seconds, nanos: 0 }),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn what_ended_before_is_told_in_order_and_no_more_than_finds_room() {
+        let since = Timestamp::from_second(100).expect("a time");
+        let finished = v1::Phase::Finished;
+        let mut streamed = capture(4, 300, finished);
+        let spec = streamed.spec.get_or_insert_default();
+        spec.set_destination(v1::Destination::Stream);
+        let captures = vec![
+            capture(1, 300, finished),
+            capture(2, 99, finished),
+            capture(3, 100, v1::Phase::Failed),
+            streamed,
+            capture(5, 200, v1::Phase::Capturing),
+        ];
+        let told = ended_since(captures, since);
+        let ids: Vec<_> = told.iter().map(|state| state.id.as_str()).collect();
+        assert_eq!(ids, ["3", "1"]);
+        let many = (0..200).map(|n| capture(n, 100 + i64::from(n), finished));
+        let told = ended_since(many.collect(), since);
+        assert_eq!((told.len(), told[0].id.as_str()), (EARLIER_MAX, "72"));
+    }
 }

@@ -10,7 +10,9 @@
 //! queue was full: `remora_controller_notifications_total` has the sum. An event may come twice; its `uuid` is
 //! the capture's.
 //!
-//! Not told: what ends while no controller runs. An agent that was away is asked for what ran before.
+//! What ended while no controller ran is known by the agents: a controller that starts asks each for what ended
+//! within `--notify-since`, and an agent that was away for what ran before. So an event is told at least once,
+//! by each controller; receivers know it again by its `uuid`.
 
 mod event;
 mod follow;
@@ -18,9 +20,10 @@ mod receiver;
 mod secret;
 mod url;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, future::join_all, stream::FuturesUnordered};
+use jiff::Timestamp;
 use tokio::{sync::mpsc, time::sleep};
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -76,6 +79,8 @@ pub(crate) struct Notifier {
     receivers: Vec<Receiver>,
     fleet: Arc<Fleet>,
     metrics: Arc<Metrics>,
+    /// What ended later is told, if it is not too long before the start.
+    since: Option<Timestamp>,
 }
 
 impl Notifier {
@@ -93,6 +98,7 @@ impl Notifier {
             receivers,
             fleet,
             metrics: metrics.clone(),
+            since: since(args.notify_since, Timestamp::now()),
         }))
     }
 
@@ -124,7 +130,7 @@ impl Notifier {
             for node in nodes {
                 if let Err(at) = followed.binary_search(&node) {
                     followed.insert(at, node.clone());
-                    let follower = Follower::new(node, ended.clone());
+                    let follower = Follower::new(node, ended.clone(), self.since);
                     following.push(follower.run(&self.fleet, || self.drop_for_all()));
                 }
             }
@@ -192,7 +198,9 @@ impl Notifier {
                     tracing::warn!(receiver = %url, why, "a notification was given up");
                 }
                 Delivery::Failed(why) => {
-                    tracing::debug!(receiver = %url, why, attempt, "a notification waits");
+                    if attempt == 1 {
+                        tracing::warn!(receiver = %url, why, "a notification waits");
+                    }
                     sleep(pause).await;
                     pause = (pause * 2).min(receiver::PAUSE_MAX);
                 }
@@ -200,6 +208,12 @@ impl Notifier {
         }
         Notified::Failed
     }
+}
+
+/// `None`: what ended before is not told.
+fn since(seconds: u64, now: Timestamp) -> Option<Timestamp> {
+    let before = Duration::from_secs(seconds);
+    (seconds > 0).then(|| now.checked_sub(before).unwrap_or(Timestamp::UNIX_EPOCH))
 }
 
 #[cfg(test)]

@@ -1,21 +1,9 @@
 //! A receiver: one request a connection, with a deadline.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{fs, io, path::PathBuf, time::Duration};
 
-use axum::{
-    body::Body,
-    http::{Method, Request, StatusCode, header},
-};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use remora_proto::tls::{TlsError, root_store};
-use rustls::{ClientConfig, pki_types::ServerName};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-    time::timeout,
-};
-use tokio_rustls::TlsConnector;
+use remora_capture::text::{one_line, with_causes};
+use reqwest::{Certificate, StatusCode, header, redirect::Policy};
 
 use super::{secret, secret::SecretError, url::ReceiverUrl};
 use crate::args::NotifyArgs;
@@ -31,15 +19,17 @@ pub(super) const PAUSE_MAX: Duration = Duration::from_secs(30);
 pub enum ReceiverError {
     #[error(transparent)]
     Secret(#[from] SecretError),
-    #[error(transparent)]
-    Tls(#[from] TlsError),
+    #[error("--notify-ca {}: {source}", path.display())]
+    Ca { path: PathBuf, source: io::Error },
+    #[error("--notify-ca {} has no certificate in PEM", .0.display())]
+    NoCertificate(PathBuf),
+    #[error("failed to make a client for receivers: {0}")]
+    Client(String),
     #[error(
         "--notify {0}: give --notify-ca, the CA certificates that may sign it (those of the system are in \
          /etc/ssl/certs/ca-certificates.crt)"
     )]
     NoCa(ReceiverUrl),
-    #[error("--notify {0} has no name that a certificate could have")]
-    NoName(ReceiverUrl),
 }
 
 /// What came of an attempt.
@@ -54,7 +44,7 @@ pub(super) enum Delivery {
 /// Who is told.
 pub(super) struct Receiver {
     url: ReceiverUrl,
-    tls: Option<(TlsConnector, ServerName<'static>)>,
+    client: reqwest::Client,
     secret: Option<PathBuf>,
 }
 
@@ -65,26 +55,17 @@ impl Receiver {
         if let Some(path) = &args.notify_secret {
             secret::signature(path, b"")?;
         }
-        let connector = match &args.notify_ca {
-            Some(path) => Some(connector(path)?),
-            None => None,
-        };
+        let client = client(args)?;
         let receiver = |url: &ReceiverUrl| {
-            let tls = if url.is_tls() {
-                let connector = connector.clone();
-                let connector = connector.ok_or_else(|| ReceiverError::NoCa(url.clone()))?;
-                let name = ServerName::try_from(url.host().to_owned());
-                let name = name.map_err(|_no_name| ReceiverError::NoName(url.clone()))?;
-                Some((connector, name))
-            } else {
-                if !["localhost", "127.0.0.1", "::1"].contains(&url.host()) {
-                    tracing::warn!(receiver = %url, "notifications go over the network in clear text");
-                }
-                None
-            };
+            if url.is_tls() && args.notify_ca.is_none() {
+                return Err(ReceiverError::NoCa(url.clone()));
+            }
+            if !url.is_tls() && !["localhost", "127.0.0.1", "::1"].contains(&url.host()) {
+                tracing::warn!(receiver = %url, "notifications go over the network in clear text");
+            }
             Ok(Self {
                 url: url.clone(),
-                tls,
+                client: client.clone(),
                 secret: args.notify_secret.clone(),
             })
         };
@@ -97,10 +78,9 @@ impl Receiver {
 
     /// Posts once.
     pub(super) async fn post(&self, body: &str) -> Delivery {
-        let status = match timeout(DEADLINE, self.exchange(body)).await {
-            Ok(Ok(status)) => status,
-            Ok(Err(error)) => return Delivery::Failed(format!("{error:#}")),
-            Err(_elapsed) => return Delivery::Failed(format!("no answer within {DEADLINE:?}")),
+        let status = match self.exchange(body).await {
+            Ok(status) => status,
+            Err(why) => return Delivery::Failed(why),
         };
         let later = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
         match status {
@@ -112,24 +92,21 @@ impl Receiver {
         }
     }
 
-    async fn exchange(&self, body: &str) -> anyhow::Result<StatusCode> {
-        let mut request = Request::builder()
-            .method(Method::POST)
-            .uri(self.url.path())
-            .header(header::HOST, self.url.authority())
-            .header(header::USER_AGENT, "remora-controller")
+    /// The status; what the answer says besides is nothing to us.
+    async fn exchange(&self, body: &str) -> Result<StatusCode, String> {
+        let mut request = self
+            .client
+            .post(self.url.whole())
             .header(header::CONTENT_TYPE, "application/json; charset=utf-8");
         if let Some(path) = &self.secret {
-            request = request.header(secret::HEADER, secret::signature(path, body.as_bytes())?);
+            let signature = secret::signature(path, body.as_bytes());
+            let signature = signature.map_err(|error| with_causes(&error))?;
+            request = request.header(secret::HEADER, signature);
         }
-        let request = request.body(Body::from(body.to_owned()))?;
-        let stream = TcpStream::connect((self.url.host(), self.url.port())).await?;
-        match &self.tls {
-            Some((connector, name)) => {
-                answer(connector.connect(name.clone(), stream).await?, request).await
-            }
-            None => answer(stream, request).await,
-        }
+        let answer = request.body(body.to_owned()).send().await;
+        // A URL may have a secret in it.
+        let failed = |error: reqwest::Error| one_line(&with_causes(&error.without_url()), 400);
+        Ok(answer.map_err(failed)?.status())
     }
 }
 
@@ -141,27 +118,28 @@ impl std::fmt::Debug for Receiver {
     }
 }
 
-/// The status; what the answer says besides is nothing to us.
-async fn answer<S>(stream: S, request: Request<Body>) -> anyhow::Result<StatusCode>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let answered = async { anyhow::Ok(sender.send_request(request).await?.status()) };
-    let mut answered = std::pin::pin!(answered);
-    tokio::select! {
-        answer = &mut answered => answer,
-        // With its last bytes the answer may have come, or why there is none.
-        _ended = connection => answered.await,
+/// Of this machine's certificates none is believed.
+fn client(args: &NotifyArgs) -> Result<reqwest::Client, ReceiverError> {
+    // Somebody else may have set it to the same.
+    let _set = rustls::crypto::ring::default_provider().install_default();
+    let mut roots = Vec::new();
+    if let Some(path) = &args.notify_ca {
+        let pem = fs::read(path).map_err(|source| ReceiverError::Ca {
+            path: path.clone(),
+            source,
+        })?;
+        roots = Certificate::from_pem_bundle(&pem).unwrap_or_default();
+        if roots.is_empty() {
+            return Err(ReceiverError::NoCertificate(path.clone()));
+        }
     }
-}
-
-fn connector(ca: &std::path::Path) -> Result<TlsConnector, TlsError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| TlsError::Setup(error.to_string()))?
-        .with_root_certificates(root_store(ca)?)
-        .with_no_client_auth();
-    Ok(TlsConnector::from(Arc::new(config)))
+    reqwest::Client::builder()
+        .no_proxy()
+        .redirect(Policy::none())
+        .timeout(DEADLINE)
+        .pool_max_idle_per_host(0)
+        .user_agent("remora-controller")
+        .tls_certs_only(roots)
+        .build()
+        .map_err(|error| ReceiverError::Client(with_causes(&error)))
 }

@@ -2,7 +2,10 @@
 
 use std::{fmt, str::FromStr};
 
-use axum::http::{Uri, uri::Scheme};
+use axum::http::{
+    Uri,
+    uri::{Authority, Scheme},
+};
 
 /// Longest URL, in bytes.
 const URL_MAX: usize = 2048;
@@ -33,20 +36,9 @@ impl ReceiverUrl {
         inner.unwrap_or(host)
     }
 
-    pub(super) fn port(&self) -> u16 {
-        let usual = if self.is_tls { 443 } else { 80 };
-        self.uri.port_u16().unwrap_or(usual)
-    }
-
-    /// For the request's head.
-    pub(super) fn authority(&self) -> &str {
-        self.uri
-            .authority()
-            .map_or("", |authority| authority.as_str())
-    }
-
-    pub(super) fn path(&self) -> &str {
-        self.uri.path_and_query().map_or("/", |path| path.as_str())
+    /// For the request; not to be shown.
+    pub(super) fn whole(&self) -> String {
+        self.uri.to_string()
     }
 }
 
@@ -78,7 +70,8 @@ impl FromStr for ReceiverUrl {
 impl fmt::Display for ReceiverUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = if self.is_tls { "https" } else { "http" };
-        write!(f, "{scheme}://{}", self.authority())
+        let authority = self.uri.authority().map_or("", Authority::as_str);
+        write!(f, "{scheme}://{authority}")
     }
 }
 
@@ -90,27 +83,22 @@ mod tests {
     fn a_url_is_taken_apart_and_shown_without_its_path() {
         let parts = |text: &str| {
             let url: ReceiverUrl = text.parse().unwrap();
-            (
-                url.host().to_owned(),
-                url.port(),
-                url.path().to_owned(),
-                url.to_string(),
-            )
+            (url.host().to_owned(), url.whole(), url.to_string())
         };
-        let of = |host: &str, port, path: &str, shown: &str| {
-            (host.to_owned(), port, path.to_owned(), shown.to_owned())
+        let of = |host: &str, whole: &str, shown: &str| {
+            (host.to_owned(), whole.to_owned(), shown.to_owned())
         };
         assert_eq!(
             parts("http://side:2801"),
-            of("side", 2801, "/", "http://side:2801")
+            of("side", "http://side:2801/", "http://side:2801")
         );
         assert_eq!(
             parts("https://h.example/a?b=c"),
-            of("h.example", 443, "/a?b=c", "https://h.example")
+            of("h.example", "https://h.example/a?b=c", "https://h.example")
         );
         assert_eq!(
             parts("http://[::1]:80/"),
-            of("::1", 80, "/", "http://[::1]:80")
+            of("::1", "http://[::1]:80/", "http://[::1]:80")
         );
         for bad in [
             "",

@@ -1,5 +1,6 @@
 //! Evidence from the agent to the auditor: signed, exported, and verified with a public key alone.
 
+mod encrypted;
 mod redacted;
 mod stamped;
 

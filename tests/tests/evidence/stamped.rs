@@ -87,7 +87,8 @@ impl Authority {
         loop {
             let mut line = String::new();
             reader.read_line(&mut line)?;
-            if let Some(value) = line.strip_prefix("Content-Length: ") {
+            line.make_ascii_lowercase();
+            if let Some(value) = line.strip_prefix("content-length: ") {
                 len = value.trim().parse()?;
             }
             if line.trim().is_empty() {

@@ -125,7 +125,9 @@ impl<'a> Bed<'a> {
                 .to_string_lossy()
                 .into_owned();
             let is_of = ids.iter().any(|id| name.starts_with(id.as_str()));
-            if is_of && !name.ends_with(".upload.json") {
+            // These two stay on the node.
+            let stays = [".upload.json", ".receipt.json", ".receipt.part"];
+            if is_of && !stays.iter().any(|ending| name.ends_with(ending)) {
                 wanted.insert(name, fs::read(path)?);
             }
         }

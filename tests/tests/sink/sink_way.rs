@@ -11,10 +11,10 @@ use remora_tests::{
     name,
     node::Node,
     objects::{BUCKET, KEYS, ObjectStore},
-    run,
+    run, wait,
 };
 
-use super::{Bed, FILTER, PACKETS, text, verify};
+use super::{Bed, FILTER, LIMIT, PACKETS, text, verify};
 
 #[test]
 fn a_capture_is_in_its_sink_byte_for_byte_with_its_names_and_proves_itself_there() -> Result<()> {
@@ -54,9 +54,17 @@ fn a_capture_is_in_its_sink_byte_for_byte_with_its_names_and_proves_itself_there
     bed.store
         .put(&format!("cases/{id}/{id}.pcapng"), "another")?;
     assert_eq!(verify_stored(&node, &id, key)?.status.code(), Some(1));
-    // The agent's own directory is whole as well, the record of its upload in it.
+    // The agent's own directory is whole as well, the record of its upload in it, and its receipt.
+    let receipt = bed.agent.data_dir().join(format!("{id}.receipt.json"));
+    wait::until(LIMIT, "the receipt", || Ok(receipt.exists()))?;
     let own = verify(&bed.agent.data_dir(), key)?;
     assert!(matches!(own.status.code(), Some(0 | 3)), "{own:?}");
+    let sentence = "uploaded to evidence";
+    assert!(text(&own.stdout).contains(sentence), "{own:?}");
+    let custody = bed.remora(&["show", &id, "--custody"])?;
+    assert!(text(&custody.stdout).contains(sentence), "{custody:?}");
+    // One that is taken away is missed: after it comes the next capture's manifest.
+    let signed = fs::read(&receipt)?;
     let shown = bed.remora(&["show", &id])?;
     let shown = text(&shown.stdout);
     assert!(
@@ -85,6 +93,10 @@ fn a_capture_is_in_its_sink_byte_for_byte_with_its_names_and_proves_itself_there
         "{seen:?}"
     );
     controller.end_by(Signal::SIGTERM)?;
+    assert_eq!(fs::read(&receipt)?, signed, "it is signed once");
+    fs::remove_file(&receipt)?;
+    let without = verify(&bed.agent.data_dir(), key)?;
+    assert_eq!(without.status.code(), Some(1), "{without:?}");
     Ok(())
 }
 

@@ -71,6 +71,11 @@ pub(crate) const PEERS: &[Package] = &[
         "unpacks compressed captures, as a user would",
     ),
     program(
+        "age",
+        "age",
+        "decrypts captures, as who has the secret key would",
+    ),
+    program(
         "strace",
         "strace",
         "injects errors and delays into the agent's writes",

@@ -23,6 +23,7 @@ use super::{
     Sealer,
     ahead::Ahead,
     holds::{HOLD, HOLD_PART, RELEASE_PART},
+    receipts::RECEIPT_PART,
     room,
     sealer::read,
     sync_directory,
@@ -200,7 +201,7 @@ impl Sealer {
 
     /// Takes up what an agent that died had begun.
     pub(super) fn finish_deletions(&mut self) -> io::Result<()> {
-        for ending in [TOMBSTONE_PART, HOLD_PART, RELEASE_PART] {
+        for ending in [TOMBSTONE_PART, HOLD_PART, RELEASE_PART, RECEIPT_PART] {
             for id in self.store.ids(ending).map_err(io::Error::other)? {
                 remove_if_there(&self.store.file(id, ending))?;
             }

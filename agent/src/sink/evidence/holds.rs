@@ -33,11 +33,11 @@ pub(super) const RELEASE_PART: &str = "release.part";
 
 /// Where the test may kill it.
 #[derive(Clone, Copy)]
-struct Steps {
-    signed: &'static str,
-    written: &'static str,
-    synced: &'static str,
-    renamed: &'static str,
+pub(super) struct Steps {
+    pub(super) signed: &'static str,
+    pub(super) written: &'static str,
+    pub(super) synced: &'static str,
+    pub(super) renamed: &'static str,
 }
 
 const HOLD_STEPS: Steps = Steps {
@@ -191,7 +191,7 @@ impl Sealer {
     }
 
     /// Puts a document into the chain; `done` once it has its name, whatever comes after.
-    fn keep_link(
+    pub(super) fn keep_link(
         &self,
         id: CaptureId,
         (aside, name): (&str, &str),

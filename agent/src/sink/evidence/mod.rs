@@ -1,7 +1,7 @@
 //! From a finished capture to its signed manifest.
 //!
 //! ```text
-//! account kept ─▶ files hashed ─▶ <id>.manifest.json: written aside, synced, renamed
+//! account kept ─▶ files hashed, encrypted if so asked ─▶ <id>.manifest.json: written aside, synced, renamed
 //!   (told)                          ─▶ directory synced ─▶ chain.head: likewise ─▶ next capture
 //! ```
 //! One thread does it, after the capture's end was told: it alone has the chain. A manifest is made
@@ -11,8 +11,10 @@
 
 mod ahead;
 mod deletion;
+mod encrypt;
 mod holds;
 mod keys;
+mod receipts;
 mod retention;
 pub(super) mod room;
 mod sealer;
@@ -32,6 +34,7 @@ use remora_capture::{
 };
 use tokio::sync::watch;
 
+pub use encrypt::{Recipients, RecipientsError};
 pub use keys::Keys;
 pub(super) use keys::public_files;
 pub use retention::Retention;
@@ -73,6 +76,8 @@ enum Order {
         by: String,
         reply: Reply<Hold>,
     },
+    /// All of it is in its store of objects.
+    Receipt(CaptureId),
     /// There will be no more.
     End,
 }
@@ -137,6 +142,10 @@ impl Seals {
 
     pub(super) fn forget(&self, id: CaptureId) {
         self.order(Order::Forget(id));
+    }
+
+    pub(super) fn receipt(&self, id: CaptureId) {
+        self.order(Order::Receipt(id));
     }
 
     /// Ends the thread when all that was ordered is done.

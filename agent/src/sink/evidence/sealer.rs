@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use remora_capture::{
     evidence::{
         Cause, DOCUMENT_BYTES_MAX, Digest, Digester, FileRecord, Head, Hold, Link, MANIFEST_ENDING,
-        Manifest, Origin, Release, Tombstone,
+        Manifest, Origin, Receipt, Release, Tombstone,
     },
     filter::{self, Meaning, Names},
     session::{CaptureId, Destination},
@@ -25,8 +25,8 @@ use remora_capture::{
 };
 
 use super::{
-    Keys, Order, Retention, Told, ahead::Ahead, deletion::TOMBSTONE, holds::HOLD, retention::Kept,
-    sync_directory,
+    Keys, Order, Recipients, Retention, Told, ahead::Ahead, deletion::TOMBSTONE,
+    encrypt::plain_files, holds::HOLD, receipts::RECEIPT, retention::Kept, sync_directory,
 };
 use crate::{
     custody::CustodyError,
@@ -55,6 +55,7 @@ pub struct Sealer {
     pub(super) told: Arc<Told>,
     pub(super) keys: Keys,
     pub(super) origin: Origin,
+    pub(super) recipients: Recipients,
     pub(super) growing: BTreeMap<CaptureId, Ahead>,
     /// Captures whose manifest could not be written.
     failed: BTreeSet<CaptureId>,
@@ -76,12 +77,19 @@ impl Sealer {
             orders,
             keys,
             origin,
+            recipients: Recipients::default(),
             growing: BTreeMap::new(),
             failed: BTreeSet::new(),
             next_try: Instant::now(),
             buried: BTreeSet::new(),
             next_removal: Instant::now(),
         })
+    }
+
+    /// Encrypts finished files to these keys.
+    #[must_use]
+    pub fn encrypting_to(self, recipients: Recipients) -> Self {
+        Self { recipients, ..self }
     }
 
     /// Makes what is missing, then what is ordered, until it is told to end.
@@ -95,12 +103,17 @@ impl Sealer {
             tracing::error!(%error, "failed to read tombstones and holds; nothing is deleted by itself");
         }
         self.seal_missing();
+        if let Err(error) = self.missing_receipts() {
+            tracing::error!(%error, "failed to look for uploads without a receipt");
+        }
         // Nothing is deleted by itself where it is not known what is held.
         let is_known = chain.is_ok() && holds.is_ok();
         let is_retaining = is_known && self.store.retention() != Retention::default();
         let mut is_more = is_retaining;
         loop {
             match self.next(is_retaining, is_more) {
+                // What is encrypted at the end is read then anyway.
+                Ok(Order::Watch(..)) if !self.recipients.is_empty() => {}
                 Ok(Order::Watch(id, growth)) => {
                     self.growing.insert(id, Ahead::new(Some(growth)));
                 }
@@ -129,6 +142,7 @@ impl Sealer {
                 Ok(Order::Release { id, by, reply }) => {
                     let _gone = reply.send(self.release(id, &by));
                 }
+                Ok(Order::Receipt(id)) => self.receipt(id),
                 Err(RecvTimeoutError::Timeout) => self.hash_ahead(),
                 Ok(Order::End) | Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -192,6 +206,7 @@ impl Sealer {
                         self.told.inventory().put(id, Kept::of(&manifest, waits));
                     }
                     later(&mut head, said, &manifest.chain, &bytes);
+                    self.remove_plain(plain_files(&manifest));
                 }
                 Err(error) => {
                     tracing::error!(capture = %id, %error, "a manifest is not this node's");
@@ -214,6 +229,15 @@ impl Sealer {
                 && let Some(link) = &hold.chain
             {
                 later(&mut head, said, link, &bytes);
+            }
+        }
+        for id in self.store.ids(RECEIPT).map_err(io::Error::other)? {
+            let bytes = read(&self.store.file(id, RECEIPT))?;
+            match Receipt::from_signed(&bytes, &self.keys.public) {
+                Ok(receipt) => later(&mut head, said, &receipt.chain, &bytes),
+                Err(error) => {
+                    tracing::error!(capture = %id, %error, "a receipt is not this node's");
+                }
             }
         }
         for name in self.store.releases()? {
@@ -298,14 +322,7 @@ impl Sealer {
         }
         let files = records(&sidecar)
             .into_iter()
-            .map(|file| match ahead.finish(directory, &file.name) {
-                Ok(digest) => Ok(FileRecord::new(&file, Some(digest))),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    tracing::error!(capture = %id, file = file.name, "gone before it was hashed");
-                    Ok(FileRecord::new(&file, None))
-                }
-                Err(error) => Err(error),
-            })
+            .map(|file| self.record(id, &mut ahead, &file))
             .collect::<io::Result<Vec<_>>>()?;
         reach("files hashed");
         let account = CaptureFile {
@@ -326,6 +343,7 @@ impl Sealer {
             Timestamp::now(),
         );
         let kept = Kept::of(&manifest, manifest.sink.is_some());
+        let plain = plain_files(&manifest);
         let signed = manifest.sign(&self.keys.secret).map_err(io::Error::other)?;
         reach("manifest signed");
         remove(&self.store.file(id, SEAL_RESERVE));
@@ -343,6 +361,7 @@ impl Sealer {
         self.told.inventory().put(id, kept);
         sync_directory(directory)?;
         reach("directory synced");
+        self.remove_plain(plain);
         self.keep_head(head)?;
         Ok(Some(head))
     }

@@ -28,6 +28,7 @@ use crate::{
     upload::{Facts, Offer, Order, Progress, SinkHost, StoreChecksum, UploadError, Uploader},
 };
 use record::Known;
+pub(super) use record::{UPLOAD, kept};
 use transfer::{Client, ClientError, Failure, Transfer};
 
 /// Files that are sent at once.
@@ -158,6 +159,8 @@ impl Parts {
                 tracing::error!(capture = %id, %error, "failed to write how far its upload is");
             }
             if upload.is_verified() {
+                // Before retention may delete it.
+                self.store.seals().receipt(id);
                 self.store.seals().inventory().uploaded(id);
                 self.state().known.remove(&id);
                 tracing::info!(capture = %id, sink = %upload.sink, "all of it is in its sink");

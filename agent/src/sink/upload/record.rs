@@ -16,7 +16,7 @@ use crate::sink::{
     store::write_anew,
 };
 
-const UPLOAD: &str = "upload.json";
+pub(in crate::sink) const UPLOAD: &str = "upload.json";
 const UPLOAD_PART: &str = "upload.part";
 
 /// What is known of a capture that waits.
@@ -58,7 +58,7 @@ pub(super) fn read(store: &Store, id: CaptureId) -> io::Result<Option<Known>> {
 }
 
 /// The record as it lies there.
-pub(super) fn kept(store: &Store, id: CaptureId) -> io::Result<Upload> {
+pub(in crate::sink) fn kept(store: &Store, id: CaptureId) -> io::Result<Upload> {
     let bytes = read_up_to(&store.file(id, UPLOAD), UPLOAD_BYTES_MAX)?;
     serde_json::from_slice(&bytes).map_err(io::Error::other)
 }

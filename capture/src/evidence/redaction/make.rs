@@ -146,7 +146,7 @@ pub fn redact(
     let file = manifest
         .files
         .iter()
-        .find(|file| file.digest == Some(digest));
+        .find(|file| file.readable().1 == Some(digest));
     let file = file.ok_or(RedactError::NotSigned)?;
     if kept == 0 {
         return Err(RedactError::Empty);
@@ -165,7 +165,7 @@ pub fn redact(
         capture_id: manifest.capture_id,
         key_id: key.public().id(),
         original: Original {
-            name: file.name.clone(),
+            name: file.readable().0.to_owned(),
             digest,
             packets: seen,
             manifest: String::from_utf8_lossy(&order.manifest).into_owned(),

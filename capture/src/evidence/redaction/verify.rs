@@ -106,7 +106,7 @@ fn origin(redaction: &Redaction, keys: &[PublicKey]) -> Result<String, String> {
     let is_signed = manifest
         .files
         .iter()
-        .any(|file| file.name == original.name && file.digest == Some(original.digest));
+        .any(|file| file.readable() == (original.name.as_str(), Some(original.digest)));
     if !is_signed {
         return Err(format!(
             "{}: no file that the manifest of {id} was signed for",

@@ -1,12 +1,15 @@
-//! Captures that must not be deleted, and those that may be again.
+//! What was said of captures later: that they must not be deleted, that they may be again, that they are uploaded.
 
 use super::{Entry, Inventory, Place, Report, Scope, links::Kind, shown_whole};
 use crate::{
-    evidence::{Digest, HOLD_ENDING, Hold, MANIFEST_ENDING, PublicKey, RELEASE_ENDING, Release},
+    evidence::{
+        Digest, HOLD_ENDING, Hold, MANIFEST_ENDING, Manifest, PublicKey, RECEIPT_ENDING,
+        RELEASE_ENDING, Receipt, Release,
+    },
     session::CaptureId,
 };
 
-/// Holds and releases that were signed, each of a capture that is there: their places in the chain.
+/// Holds, releases and receipts that were signed, each of a capture that is there: their places in the chain.
 pub(super) fn places(
     inventory: &Inventory,
     keys: &[PublicKey],
@@ -19,6 +22,8 @@ pub(super) fn places(
             hold(id, entry, keys)
         } else if name.ends_with(RELEASE_ENDING) {
             release(name, entry, keys, inventory)
+        } else if let Some(id) = name.strip_suffix(RECEIPT_ENDING) {
+            receipt(id, entry, keys, inventory)
         } else {
             continue;
         };
@@ -108,6 +113,35 @@ fn release(
         text,
         places,
         is_unfinished,
+    })
+}
+
+fn receipt(
+    id: &str,
+    entry: &Entry,
+    keys: &[PublicKey],
+    inventory: &Inventory,
+) -> Result<Found, String> {
+    let receipt = Receipt::from_signed(&entry.bytes, keys).map_err(|error| error.to_string())?;
+    if receipt.capture_id.to_string() != id {
+        return Err(format!("it is the receipt of {}", receipt.capture_id));
+    }
+    let manifest = inventory.entries.get(&format!("{id}{MANIFEST_ENDING}"));
+    let manifest = manifest.and_then(|entry| Manifest::open(&entry.bytes, keys).ok());
+    if manifest.is_some_and(|manifest| !receipt.is_of(&manifest)) {
+        return Err("it is of other files than the manifest".to_owned());
+    }
+    let text = receipt.text();
+    Ok(Found {
+        id: receipt.capture_id,
+        text,
+        places: vec![Place {
+            file: entry.digest.sha256,
+            link: receipt.chain,
+            id: receipt.capture_id,
+            kind: Kind::Receipt,
+        }],
+        is_unfinished: false,
     })
 }
 

@@ -26,6 +26,7 @@ pub(super) enum Kind {
     Tombstone,
     Hold,
     Release,
+    Receipt,
 }
 
 impl Kind {
@@ -35,6 +36,7 @@ impl Kind {
             Self::Tombstone => "tombstones",
             Self::Hold => "holds",
             Self::Release => "releases",
+            Self::Receipt => "receipts",
         }
     }
 }
@@ -75,7 +77,7 @@ pub(super) fn follow(
             if scope == Scope::Directory {
                 let until = sequence.saturating_sub(1);
                 report.broken.push(format!(
-                    "chain {chain}: manifests {expected} to {until} are missing, or tombstones, holds or releases"
+                    "chain {chain}: manifests {expected} to {until} are missing, or tombstones, holds, releases or receipts"
                 ));
             }
         } else if last.map_or(link.previous.is_some(), |last| !link.follows(&last)) {
@@ -132,7 +134,13 @@ pub(super) fn follow(
         (Some(_), Some(_)) => {}
     }
     if report.broken.len() == before {
-        let kinds = [Kind::Manifest, Kind::Tombstone, Kind::Hold, Kind::Release];
+        let kinds = [
+            Kind::Manifest,
+            Kind::Tombstone,
+            Kind::Hold,
+            Kind::Release,
+            Kind::Receipt,
+        ];
         let counted: Vec<_> = kinds
             .into_iter()
             .map(|kind| (kind, places.values().filter(|p| p.kind == kind).count()))

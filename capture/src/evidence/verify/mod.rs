@@ -20,7 +20,7 @@ use self::{
 };
 use super::{
     DOCUMENT_BYTES_MAX, Digest, Digester, FileDigest, HOLD_ENDING, Head, MANIFEST_ENDING, Manifest,
-    PublicKey, RELEASE_ENDING, STAMP_ENDING, TOMBSTONE_ENDING,
+    PlainRecord, PublicKey, RECEIPT_ENDING, RELEASE_ENDING, STAMP_ENDING, TOMBSTONE_ENDING,
 };
 use crate::{text::excerpt, upload::UPLOAD_ENDING};
 
@@ -109,6 +109,15 @@ impl Entry {
         })
     }
 
+    /// Of a file that is no document and was digested elsewhere.
+    #[must_use]
+    pub fn of(digest: FileDigest) -> Self {
+        Self {
+            digest,
+            bytes: Vec::new(),
+        }
+    }
+
     #[must_use]
     pub fn digest(&self) -> FileDigest {
         self.digest
@@ -121,6 +130,7 @@ fn is_document(name: &str) -> bool {
         TOMBSTONE_ENDING,
         HOLD_ENDING,
         RELEASE_ENDING,
+        RECEIPT_ENDING,
         STAMP_ENDING,
     ];
     name == HEAD || endings.iter().any(|ending| name.ends_with(ending))
@@ -304,6 +314,9 @@ fn files(
             // Of a file that was read.
             Some(_) => bytes += digest.bytes,
         }
+        if let Some(plain) = &file.plain {
+            decrypted(plain, inventory, (report, accounted));
+        }
     }
     let files = manifest.files.iter().map(|file| file.packets);
     let there: u128 = files
@@ -331,6 +344,27 @@ fn files(
     }
 }
 
+/// What an encrypted file holds, if it was decrypted, is as it was signed.
+fn decrypted(
+    plain: &PlainRecord,
+    inventory: &Inventory,
+    (report, accounted): (&mut Report, &mut BTreeSet<String>),
+) {
+    let name = shown(&plain.name);
+    accounted.insert(plain.name.clone());
+    match inventory.entries.get(&plain.name) {
+        None => {}
+        Some(entry) if entry.digest == plain.digest => {
+            report
+                .proved
+                .push(format!("{name}: decrypted, the bytes that were signed"));
+        }
+        Some(_) => report
+            .broken
+            .push(format!("{name}: decrypted, it is not what was signed")),
+    }
+}
+
 /// Files that no manifest knows.
 fn strangers(
     inventory: &Inventory,
@@ -353,7 +387,9 @@ fn strangers(
             ".tombstone.part",
             ".hold.part",
             ".release.part",
+            ".receipt.part",
             ".upload.part",
+            ".age.part",
         ];
         let is_part = parts.iter().any(|part| name.ends_with(part));
         if name.strip_suffix(".part") == Some(HEAD) || is_part {

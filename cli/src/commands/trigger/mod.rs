@@ -101,7 +101,7 @@ impl fmt::Display for Counts {
 /// # Errors
 /// The controller cannot be where the arguments say, the secret cannot be read, or standard input or
 /// output failed.
-pub(super) fn run(args: &TriggerArgs) -> anyhow::Result<Outcome> {
+pub(super) async fn run(args: &TriggerArgs) -> anyhow::Result<Outcome> {
     ensure!(
         args.stdin,
         "where from? `--stdin` takes alerts from standard input, a line each"
@@ -113,8 +113,8 @@ pub(super) fn run(args: &TriggerArgs) -> anyhow::Result<Outcome> {
         args.to
     );
     let secret = args.secret.as_deref().map(secret).transpose()?;
-    let controller = Controller::new(args.to, secret);
-    let counts = forward(io::stdin().lock(), &controller)?;
+    let controller = Controller::new(args.to, secret)?;
+    let counts = forward(io::stdin().lock(), &controller).await?;
     terminal::note(&counts.to_string());
     Ok(match counts.refused {
         0 => Outcome::Done,
@@ -122,11 +122,11 @@ pub(super) fn run(args: &TriggerArgs) -> anyhow::Result<Outcome> {
     })
 }
 
-fn forward(input: impl BufRead, controller: &Controller) -> anyhow::Result<Counts> {
+async fn forward(input: impl BufRead, controller: &Controller) -> anyhow::Result<Counts> {
     let mut counts = Counts::default();
     for line in Lines::new(input) {
         let answer = match line.context("standard input failed")? {
-            Ok(alert) => controller.post(&alert),
+            Ok(alert) => controller.post(&alert).await,
             Err(too_long) => Answer::refused("too_large", too_long),
         };
         counts.received += 1;

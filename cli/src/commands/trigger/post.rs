@@ -1,11 +1,10 @@
-//! One alert to the controller, as HTTP/1.1.
+//! One alert to the controller.
 
-use std::{
-    io::{self, Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
-    time::Duration,
-};
+use std::{net::SocketAddr, time::Duration};
 
+use anyhow::Context as _;
+use remora_capture::text::with_causes;
+use reqwest::{Client, RequestBuilder, header::CONTENT_TYPE, redirect::Policy};
 use serde::Deserialize;
 
 use super::{Answer, Decision};
@@ -13,11 +12,12 @@ use super::{Answer, Decision};
 /// How long a connection and an answer may take: the controller gives its agent a second.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Largest answer that is read, in bytes.
-const ANSWER_MAX: u64 = 1 << 20;
+const ANSWER_MAX: usize = 1 << 20;
 
 /// Where alerts go.
 #[derive(Debug)]
 pub(super) struct Controller {
+    client: Client,
     address: SocketAddr,
     secret: Option<String>,
 }
@@ -32,57 +32,77 @@ struct Body {
 }
 
 impl Controller {
-    pub(super) fn new(address: SocketAddr, secret: Option<String>) -> Self {
-        Self { address, secret }
-    }
-
-    /// Posts an alert. Without an answer it is posted once more: the same alert is one capture.
-    pub(super) fn post(&self, alert: &[u8]) -> Answer {
-        let answer = self.exchange(alert).or_else(|_first| self.exchange(alert));
-        answer.map(|bytes| read(&bytes)).unwrap_or_else(|error| {
-            let reason = format!(
-                "the controller at {} does not answer ({error}); is remora-controller running?",
-                self.address
-            );
-            Answer::refused("controller_away", reason)
+    /// # Errors
+    /// There is no HTTP here.
+    pub(super) fn new(address: SocketAddr, secret: Option<String>) -> anyhow::Result<Self> {
+        // Somebody else may have set it to the same.
+        let _set = rustls::crypto::ring::default_provider().install_default();
+        let client = Client::builder()
+            .no_proxy()
+            .redirect(Policy::none())
+            .timeout(TIMEOUT)
+            // Nobody serves a connection while standard input is waited for.
+            .pool_max_idle_per_host(0)
+            .tls_certs_only(Vec::new())
+            .user_agent("remora-trigger");
+        Ok(Self {
+            client: client.build().context("no HTTP client")?,
+            address,
+            secret,
         })
     }
 
-    fn exchange(&self, alert: &[u8]) -> io::Result<Vec<u8>> {
-        let mut stream = TcpStream::connect_timeout(&self.address, TIMEOUT)?;
-        stream.set_read_timeout(Some(TIMEOUT))?;
-        stream.set_write_timeout(Some(TIMEOUT))?;
-        let authorization = match &self.secret {
-            Some(secret) => format!("Authorization: Bearer {secret}\r\n"),
-            None => String::new(),
+    /// Posts an alert. Without an answer it is posted once more: the same alert is one capture.
+    pub(super) async fn post(&self, alert: &[u8]) -> Answer {
+        let answer = match self.exchange(alert).await {
+            Err(_first) => self.exchange(alert).await,
+            answer => answer,
         };
-        let head = format!(
-            "POST /falco HTTP/1.1\r\nHost: {}\r\nUser-Agent: remora-trigger\r\nConnection: close\r\n\
-             Content-Type: application/json\r\nContent-Length: {}\r\n{authorization}\r\n",
-            self.address,
-            alert.len()
-        );
-        // One that is refused by its head may be answered before it is all written.
-        let written = stream.write_all(&[head.as_bytes(), alert].concat());
-        let mut bytes = Vec::new();
-        stream.take(ANSWER_MAX).read_to_end(&mut bytes)?;
-        if bytes.is_empty() {
-            written?;
-            return Err(io::ErrorKind::UnexpectedEof.into());
+        answer.map_or_else(
+            |error| {
+                let reason = format!(
+                    "the controller at {} does not answer ({}); is remora-controller running?",
+                    self.address,
+                    with_causes(&error.without_url())
+                );
+                Answer::refused("controller_away", reason)
+            },
+            |body| read(&body),
+        )
+    }
+
+    /// The body of its answer, as far as it is read.
+    async fn exchange(&self, alert: &[u8]) -> reqwest::Result<Vec<u8>> {
+        let mut answer = self.request(alert).send().await?;
+        let mut body = Vec::new();
+        while body.len() < ANSWER_MAX
+            && let Some(piece) = answer.chunk().await?
+        {
+            body.extend_from_slice(&piece);
         }
-        Ok(bytes)
+        Ok(body)
+    }
+
+    fn request(&self, alert: &[u8]) -> RequestBuilder {
+        let request = self
+            .client
+            .post(format!("http://{}/falco", self.address))
+            .header(CONTENT_TYPE, "application/json")
+            .body(alert.to_vec());
+        match &self.secret {
+            Some(secret) => request.bearer_auth(secret),
+            None => request,
+        }
     }
 }
 
-fn read(answer: &[u8]) -> Answer {
-    let end = answer.windows(4).position(|w| w == b"\r\n\r\n");
-    let body = end.and_then(|end| serde_json::from_slice::<Body>(&answer[end + 4..]).ok());
-    let Some(Body {
+fn read(body: &[u8]) -> Answer {
+    let Ok(Body {
         decision,
         capture_id,
         code,
         reason,
-    }) = body
+    }) = serde_json::from_slice(body)
     else {
         return Answer::refused("no_answer", "who answered is no remora-controller");
     };
@@ -103,7 +123,7 @@ mod tests {
     #[test]
     fn only_the_controllers_answers_are_believed() {
         let of = |body: &str| {
-            let answer = read(format!("HTTP/1.1 200 OK\r\nx: y\r\n\r\n{body}").as_bytes());
+            let answer = read(body.as_bytes());
             format!("{} {}", answer.decision.word(), answer.told)
         };
         assert_eq!(

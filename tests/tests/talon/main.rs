@@ -1,5 +1,7 @@
 //! From Falco Talon's own calls to files with exactly the packets of the endpoint.
 
+mod beside;
+
 use std::{
     fs,
     net::{Ipv4Addr, SocketAddr},
