@@ -190,8 +190,9 @@ const CASES: [Case; 51] = [
     case("the cluster's administrator", "admin", Start("pod/cart", "own"), Yes,
         &[("admin", "start", Allowed, "")]),
     // More than one namespace, and none.
+    // Two by a right of his own and by his group's; two not.
     case("all namespaces: what he may see of them", "viewer", List(""), Yes,
-        &[("{own}:viewer", "list", Refused, "not_allowed"), ("{own}:viewer", "list", Allowed, ""),
+        &[("{own}:viewer", "list", Refused, "not_allowed"), ("{own}:viewer", "list", Allowed, ""), ("{own}:viewer", "list", Allowed, ""),
           ("{own}:viewer", "list", Refused, "not_allowed")]),
     case("a node, by a right in namespaces", "capturer", Start("node/node-a", ""), no("may not create captures.remora.dev in the whole cluster"),
         &[("{own}:capturer", "start", Refused, "not_allowed")]),
