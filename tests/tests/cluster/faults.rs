@@ -11,15 +11,11 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use remora_capture::session::Selector;
-use remora_proto::v1;
 use serde_json::Value;
-use tonic::Request;
 
 use remora_tests::{
     cluster::{
         Cluster,
-        access::ADMIN,
         kubectl::Kubectl,
         pods::KubePod,
         release::{CONTROLLERS, NAMESPACE},
@@ -32,7 +28,6 @@ use remora_tests::{
 
 use crate::{
     Test,
-    caller::Controller,
     capture::Bed,
     capturing::Capturing,
     node_agent::NodeAgent,
@@ -61,8 +56,6 @@ const EVERY: Duration = Duration::from_secs(2);
 /// Captures that are started at once.
 const STARTS: usize = 8;
 const LIMIT: Duration = Duration::from_secs(60);
-/// How long after the API server's return all may take to be as it was.
-const CONVERGED: Duration = Duration::from_secs(10);
 
 fn api_away(cluster: &Cluster) -> Result<()> {
     let bed = Bed::open(cluster, "away")?;
@@ -97,8 +90,7 @@ fn api_away(cluster: &Cluster) -> Result<()> {
     let by_container = by_container.context("no capture was started")?;
     cluster.control_plane().start_api()?;
     let back = Instant::now();
-    converges(&bed, &agent)?;
-    // Kubernetes itself has to find the API server again; a pod made after that is captured by name.
+    // Whoever watches has to find the API server again; a pod made after that is captured by name.
     let fresh = bed.shop.web(&[("fresh", "node-a")])?;
     let made = back.elapsed();
     let capturing = bed.start(&["pod/fresh", "-f", &filter])?;
@@ -128,70 +120,6 @@ fn api_away(cluster: &Cluster) -> Result<()> {
             "no packet of {page} in what was begun meanwhile"
         );
     }
-    Ok(())
-}
-
-/// From a plain list's answer on: until the controllers and the agent tell of a pod that is made then. It is no
-/// kubelet's, so that of Kubernetes' own parts none but the API server is waited for.
-fn converges(bed: &Bed<'_>, agent: &NodeAgent) -> Result<()> {
-    let cluster = bed.shop.cluster;
-    wait::until(LIMIT, "a plain list", || {
-        let list = ["get", "pods", "-n", &bed.shop.namespace];
-        Ok(cluster.kubectl().run(&list).is_ok())
-    })?;
-    let answered = Instant::now();
-    bed.shop.bare_pod("seen", "node-a")?;
-    let controller = Controller::first(cluster)?;
-    let selector = Selector::parse("pod/seen", &bed.shop.namespace)?;
-    let start = v1::ClusterStartRequest {
-        selector: Some((&selector).into()),
-        ..Default::default()
-    };
-    let bearer = format!("Bearer {}", cluster.access().token(ADMIN)?);
-    // Of a container: for a pod that starts the agent would wait.
-    let target = format!("pod:{}/seen/web", bed.shop.namespace);
-    let (mut by_controller, mut by_agent) = (None, None);
-    let mut last = [String::new(), String::new()];
-    let seen = wait::until(
-        CONVERGED,
-        "agent and controller to tell of a new pod",
-        || {
-            if by_controller.is_none() {
-                let mut request = Request::new(start.clone());
-                let authorization = bearer.parse()?;
-                request
-                    .metadata_mut()
-                    .insert("authorization", authorization);
-                let asked = controller.call(request, async |client, request| {
-                    Ok(client.start(request).await?.into_inner())
-                })?;
-                // The agent has no cgroup of it; before it is seen, the controller has no such pod.
-                let is_seen = match &asked {
-                    Ok(_) => true,
-                    Err(status) => {
-                        last[0] = status.to_string();
-                        let unseen = ["in namespace", "nobody could be asked", "is not known"];
-                        !unseen.iter().any(|text| status.message().contains(text))
-                    }
-                };
-                by_controller = is_seen.then(|| answered.elapsed());
-            }
-            if by_agent.is_none() {
-                let words = ["capture", "--store", target.as_str()];
-                let said = run::finish(&mut agent.remora(&words)?)?;
-                last[1] = String::from_utf8_lossy(&said.stderr).into_owned();
-                let unseen = ["there is no pod", "there is no known pod"];
-                let is_seen = !unseen.iter().any(|text| last[1].contains(text));
-                by_agent = is_seen.then(|| answered.elapsed());
-            }
-            Ok(by_controller.is_some() && by_agent.is_some())
-        },
-    );
-    seen.with_context(|| format!("{last:?}"))?;
-    println!(
-        "after the API server's return a new pod is known: by the controller after {by_controller:?}, by the agent \
-         after {by_agent:?} ({last:?})"
-    );
     Ok(())
 }
 
@@ -302,7 +230,7 @@ fn controller_killed(cluster: &Cluster) -> Result<()> {
 }
 
 /// Starts a capture that the nodes keep; its id.
-pub(crate) fn store(bed: &Bed<'_>, words: &[&str]) -> Result<String> {
+fn store(bed: &Bed<'_>, words: &[&str]) -> Result<String> {
     // All that it is about is known then.
     Capturing::stop(bed.start(words)?)?;
     let namespace = ["--store", "-n", &bed.shop.namespace];
@@ -312,7 +240,7 @@ pub(crate) fn store(bed: &Bed<'_>, words: &[&str]) -> Result<String> {
 }
 
 /// The capture as the controllers tell of it.
-pub(crate) fn shown(kubectl: &Kubectl, id: &str) -> Result<Value> {
+fn shown(kubectl: &Kubectl, id: &str) -> Result<Value> {
     Ok(serde_json::from_str(&user(
         kubectl,
         &["show", id, "-o", "json"],
@@ -320,7 +248,7 @@ pub(crate) fn shown(kubectl: &Kubectl, id: &str) -> Result<Value> {
 }
 
 /// What `kubectl remora` prints.
-pub(crate) fn user(kubectl: &Kubectl, words: &[&str]) -> Result<String> {
+fn user(kubectl: &Kubectl, words: &[&str]) -> Result<String> {
     run::output(kubectl.remora()?.args(words))
 }
 

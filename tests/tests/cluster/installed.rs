@@ -42,12 +42,6 @@ pub(crate) fn taken(cluster: &Cluster) -> Result<Release> {
     installed.take().context("it was not installed")
 }
 
-/// Gives the release back for the tests that follow.
-pub(crate) fn put_back(release: Release) {
-    let mut installed = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
-    *installed = Some(release);
-}
-
 /// The agent's pod on a node.
 pub(crate) fn agent_on(cluster: &Cluster, node: &str) -> Result<KubePod> {
     let agents = cluster.kubectl().pods(NAMESPACE, AGENTS)?;

@@ -18,7 +18,6 @@ mod objects;
 mod past;
 mod rights;
 mod shop;
-mod upgrade;
 mod witness;
 
 use std::{process::ExitCode, sync::Arc};
@@ -49,7 +48,6 @@ fn main() -> ExitCode {
         &faults::TESTS,
         &churn::TESTS,
         &crowd::TESTS,
-        &upgrade::TESTS,
         &chart::LAST,
     ]
     .concat();
