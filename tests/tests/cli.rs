@@ -4,6 +4,7 @@ use std::{
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    thread,
     time::Duration,
 };
 
@@ -221,6 +222,25 @@ fn a_client_that_is_killed_leaves_no_session() -> Result<()> {
     )?;
     process.end_by(Signal::SIGKILL, LIMIT)?;
     wait::until(LIMIT, "the session to end", || {
+        Ok(agent.status()?.sessions_running == 0)
+    })
+}
+
+/// Also one that was about to ask for its stream, which nobody takes then, or somebody who is gone.
+#[test]
+fn clients_that_are_killed_at_any_moment_leave_no_session() -> Result<()> {
+    let node = Node::new()?;
+    let web = node.pod("web")?;
+    let agent = TestAgent::start(&node)?;
+    let file = node.directory().join("web.pcapng");
+    for delay in 0..60 {
+        let mut command = remora(&agent)?;
+        command.args(["capture", &target(&web), "-w", path_text(&file)?]);
+        let mut process = node.spawn(&mut command, "remora")?;
+        thread::sleep(Duration::from_millis(delay / 2));
+        process.end_by(Signal::SIGKILL, LIMIT)?;
+    }
+    wait::until(LIMIT, "the sessions to end", || {
         Ok(agent.status()?.sessions_running == 0)
     })
 }

@@ -20,7 +20,9 @@ use super::{
     error, evidence, stored,
 };
 use crate::node::AskEvidence;
-use crate::session::{DriverHandle, How, Order, Receipt, Settled, Started, StreamSource};
+use crate::session::{
+    DriverHandle, How, LookupError, Order, Receipt, Settled, Started, StreamSource,
+};
 
 /// Messages of a stream that wait for its connection.
 const MESSAGES: usize = 4;
@@ -190,14 +192,23 @@ impl Capture for CaptureService {
         let caller = self.peers.check(&request)?;
         let id = id(&request.into_inner().id)?;
         self.custody.here(id).await?;
-        let source = self
-            .driver
-            .stream(id)
-            .await
-            .map_err(|error| error::lookup(&error))?;
-        tracing::info!(%caller, capture = %id, "stream");
         let (sender, receiver) = mpsc::channel(MESSAGES);
-        (self.spawn)(Box::pin(stream(self.driver.clone(), id, source, sender)));
+        let (found, answer) = oneshot::channel();
+        let driver = self.driver.clone();
+        // Not a part of this call, which is dropped when the caller goes: a stream that was taken for it is to be
+        // ended then, or its capture runs on for nobody.
+        (self.spawn)(Box::pin(async move {
+            let source = driver.stream(id).await;
+            let _gone = found.send(source.as_ref().map(|_source| ()).map_err(|error| *error));
+            if let Ok(source) = source {
+                stream(driver, id, source, sender).await;
+            }
+        }));
+        match answer.await {
+            Ok(found) => found.map_err(|error| error::lookup(&error))?,
+            Err(_ended) => return Err(error::lookup(&LookupError::Draining)),
+        }
+        tracing::info!(%caller, capture = %id, "stream");
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
