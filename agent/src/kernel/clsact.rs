@@ -199,9 +199,7 @@ impl Clsact {
         }
         Ok(())
     }
-}
 
-impl Clsact {
     /// Filters of ours are on the device that has this index now.
     ///
     /// # Errors
