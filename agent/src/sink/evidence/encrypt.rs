@@ -5,7 +5,7 @@
 //!   ─▶ the manifest is signed, with both digests, and is on the disk ─▶ <id>.pcapng is removed
 //! ```
 //! Killed before the manifest has its name, the file is encrypted anew; killed after it, the next start removes
-//! what is still there in the open. It costs one pass over the file with buffers of some KiB.
+//! what is still there in the open. It costs one pass over the file, in pieces of 256 KiB.
 
 use std::{
     fs::{self, File},
@@ -21,7 +21,7 @@ use remora_capture::{
     text::one_line,
 };
 
-use super::{Sealer, ahead::Ahead};
+use super::{Sealer, ahead::Ahead, sealer::read_up_to};
 use crate::sink::{
     fail_point::reach,
     shelf::create,
@@ -35,7 +35,7 @@ const PUBLIC_KEY: &str = "age1";
 /// Bytes read at a time.
 const PIECE: usize = 1 << 18;
 /// Longest file of public keys that is read, in bytes.
-const FILE_BYTES_MAX: u64 = 64 << 10;
+const FILE_BYTES_MAX: usize = 64 << 10;
 /// Keys that one file can be encrypted to.
 const RECIPIENTS_MAX: usize = 64;
 
@@ -126,14 +126,16 @@ impl Recipients {
 }
 
 fn text(path: &Path) -> Result<String, RecipientsError> {
-    let mut text = String::new();
-    File::open(path)
-        .and_then(|file| file.take(FILE_BYTES_MAX).read_to_string(&mut text))
-        .map_err(|source| RecipientsError::File {
-            path: path.to_owned(),
-            source,
-        })?;
-    Ok(text)
+    let failed = |source| RecipientsError::File {
+        path: path.to_owned(),
+        source,
+    };
+    let bytes = read_up_to(path, FILE_BYTES_MAX).map_err(failed)?;
+    // Keys that were cut off would be readers who are left out without a word.
+    if bytes.len() > FILE_BYTES_MAX {
+        return Err(failed(io::ErrorKind::FileTooLarge.into()));
+    }
+    String::from_utf8(bytes).map_err(|_text| failed(io::ErrorKind::InvalidData.into()))
 }
 
 fn key(text: &str) -> Result<x25519::Recipient, RecipientsError> {
@@ -264,6 +266,8 @@ mod tests {
         assert!(matches!(given("# none\n"), Err(RecipientsError::Empty(_))));
         let many = format!("{key}\n").repeat(RECIPIENTS_MAX);
         assert!(matches!(given(&many), Err(RecipientsError::TooMany)));
+        let padded = format!("{key}\n#{}\n{key}\n", "x".repeat(FILE_BYTES_MAX));
+        assert!(matches!(given(&padded), Err(RecipientsError::File { .. })));
         let error = given("AGE-SECRET-KEY-1X\n").err().expect("refused");
         assert!(!error.to_string().contains("SECRET"), "{error}");
         let error = given("age1x\n").err().expect("refused");
