@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use remora_proto::v1::target::Target;
+use remora_proto::v1::{self, target::Target};
 use serde_json::json;
 
 use remora_tests::{
@@ -60,6 +60,10 @@ fn crowd(cluster: &Cluster) -> Result<()> {
             },
         },
     });
+    let before: BTreeSet<String> = recorded(&calls)?
+        .into_iter()
+        .map(|tap| tap.interface)
+        .collect();
     let begun = Instant::now();
     bed.shop.apply(&deployment.to_string())?;
     let mut tried = BTreeSet::new();
@@ -82,13 +86,23 @@ fn crowd(cluster: &Cluster) -> Result<()> {
     let running = begun.elapsed();
     let of_node = pods.iter().filter(|pod| pod.node == "node-a").count();
     wait::until(LIMIT, "each of them to be recorded", || {
-        Ok(recorded(&calls, &bed.shop.namespace)? == of_node)
+        let taps = recorded(&calls)?.into_iter();
+        let new = taps.filter(|tap| !before.contains(&tap.interface));
+        Ok(new.count() >= of_node)
+    })?;
+    let all_recorded = begun.elapsed();
+    let named = format!("pod {}/", bed.shop.namespace);
+    wait::until(LIMIT, "the names of all", || {
+        let taps = recorded(&calls)?.into_iter();
+        let theirs = taps.filter(|tap| tap.description.starts_with(&named));
+        Ok(theirs.count() == of_node)
     })?;
     ensure!(!took.is_empty(), "nobody was captured meanwhile");
     took.sort();
     println!(
-        "{count} pods at once, {of_node} on the node: running after {running:?}, recorded {:?} later; {} triggers by \
-         container id meanwhile, armed: p50 {:?}, longest {:?}",
+        "{count} pods at once, {of_node} on the node: running after {running:?}, recorded {:?} later, with their \
+         names {:?} later; {} triggers by container id meanwhile, armed: p50 {:?}, longest {:?}",
+        all_recorded - running,
         begun.elapsed() - running,
         took.len(),
         took[took.len() / 2],
@@ -119,10 +133,9 @@ fn trigger(calls: &Calls, pod: &KubePod) -> Result<Duration> {
     Ok(took)
 }
 
-/// Pods of the namespace with look-back.
-fn recorded(calls: &Calls, namespace: &str) -> Result<usize> {
-    let prefix = format!("pod {namespace}/");
-    let taps = calls.taps()?.into_iter();
-    let of_namespace = taps.filter(|tap| tap.description.starts_with(&prefix));
-    Ok(of_namespace.filter(|tap| tap.look_back.is_some()).count())
+/// Taps that have look-back.
+fn recorded(calls: &Calls) -> Result<Vec<v1::Tap>> {
+    let mut taps = calls.taps()?;
+    taps.retain(|tap| tap.look_back.is_some());
+    Ok(taps)
 }
