@@ -415,7 +415,7 @@ mod tests {
     use super::*;
     use crate::{
         record::tests::bytes_of,
-        session::{BoundTap, KernelCounts, LinkEnd, Meter, TapHook, TapId, View},
+        session::{BoundTap, KernelCounts, LinkEnd, Meter, Takes, TapHook, TapId, View},
         writer::lane::{LaneParts, LaneStart, ToWriter},
     };
 
@@ -444,6 +444,7 @@ mod tests {
                 hook: TapHook::Tc,
                 view: View::Pod,
                 end: LinkEnd::VethHost,
+                takes: Takes::All,
             };
             let lane = Lane::new(LaneParts {
                 slot: Slot(SLOT),
