@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use remora_proto::v1;
 use remora_tests::{
     agent::{TestAgent, looking_back, of_pod_filtered, recorded},
@@ -148,5 +148,65 @@ fn a_capture_during_which_packets_begin_to_come_past_says_how_many_it_has_not() 
     bed.received(5, PAST)?;
     let capture = proof::prove(&agent, &agent.stop(&third.id)?)?.capture;
     assert_eq!(of(&capture, 5).1, PACKETS);
+    Ok(())
+}
+
+/// A pod that a netkit device leads to instead of its veth: its address, or `None` on a kernel that has none.
+fn behind_netkit(node: &Node, pod: &Pod) -> Result<Option<Ipv4Addr>> {
+    let (gateway, address) = (Ipv4Addr::new(10, 78, 0, 1), Ipv4Addr::new(10, 78, 0, 2));
+    match node.netns().ip("link add nk-web type netkit") {
+        Err(error) if format!("{error:#}").contains("Unknown device type") => return Ok(None),
+        made => made?,
+    };
+    let devices = node.netns().ip("-o link show type netkit")?;
+    // `7: nk0@nk-web: <…`
+    let other = devices.lines().find_map(|line| {
+        let name = line.split(": ").nth(1)?.split('@').next()?;
+        (name != "nk-web").then(|| name.to_owned())
+    });
+    let other = other.context("netkit devices come in pairs")?;
+    node.netns().ip(&format!("link del {}", pod.interface()))?;
+    let within = pod.netns().name();
+    node.netns()
+        .ip(&format!("link set {other} netns {within} name eth0"))?;
+    for (netns, device, own, across) in [
+        (node.netns(), "nk-web", gateway, address),
+        (pod.netns(), "eth0", address, gateway),
+    ] {
+        netns.ip(&format!("addr add {own}/32 dev {device}"))?;
+        netns.ip(&format!("link set {device} up"))?;
+        netns.ip(&format!("route add {across}/32 dev {device} scope link"))?;
+    }
+    Ok(Some(address))
+}
+
+#[test]
+fn a_pod_behind_netkit_is_captured_at_its_sockets() -> Result<()> {
+    let node = Node::new()?;
+    let web = node.pod("web")?;
+    let Some(address) = behind_netkit(&node, &web)? else {
+        println!("skipped: this kernel has no netkit (CONFIG_NETKIT)");
+        return Ok(());
+    };
+    let _sinks = [
+        traffic::sink(PAST, node.directory(), |tool| web.command(tool))?,
+        traffic::sink(PAST, node.directory(), |tool| node.command(tool))?,
+    ];
+    let agent = TestAgent::start(&node)?;
+    let state = agent.capture(of_pod_filtered(&web, "udp"))?;
+    stream(1, address, PAST).send(|tool| node.command(tool))?;
+    stream(2, Ipv4Addr::new(10, 78, 0, 1), PAST).send(|tool| web.command(tool))?;
+    let state = agent.stop(&state.id)?;
+    let capture = proof::prove(&agent, &state)?.capture;
+    assert_eq!(
+        of(&capture, 1),
+        (PACKETS, PACKETS, Some(Direction::Inbound))
+    );
+    assert_eq!(
+        of(&capture, 2),
+        (PACKETS, PACKETS, Some(Direction::Outbound))
+    );
+    let told = capture.comments.join("\n");
+    assert!(told.contains("netkit"), "{told}");
     Ok(())
 }
