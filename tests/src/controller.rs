@@ -171,7 +171,14 @@ impl<'a> TestController<'a> {
             "falco-talon.actionner": "aws:lambda",
             "falco-talon.action.parameters": parameters,
         });
-        let body = serde_json::to_vec(&event)?;
+        self.invoke_body(invocation, &serde_json::to_vec(&event)?)
+    }
+
+    /// The same with a whole event as Talon sends it.
+    ///
+    /// # Errors
+    /// No answer.
+    pub fn invoke_body(&self, invocation: &str, body: &[u8]) -> Result<Response> {
         let date = jiff::Timestamp::now()
             .strftime("%Y%m%dT%H%M%SZ")
             .to_string();
@@ -191,13 +198,13 @@ impl<'a> TestController<'a> {
                 ("amz-sdk-request", "attempt=1; max=3"),
                 ("x-amz-invocation-type", "RequestResponse"),
             ],
-            body: &body,
+            body,
         });
         let mut message = format!("POST {path} HTTP/1.1\r\nConnection: close\r\n");
         for (name, value) in headers {
             message += &format!("{name}: {value}\r\n");
         }
-        let message = [message.as_bytes(), b"\r\n", &body].concat();
+        let message = [message.as_bytes(), b"\r\n", body].concat();
         http::bytes_over_tcp(self.node.netns(), self.address, &message)
             .with_context(|| self.process.tail())
     }
