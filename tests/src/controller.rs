@@ -171,14 +171,19 @@ impl<'a> TestController<'a> {
             "falco-talon.actionner": "aws:lambda",
             "falco-talon.action.parameters": parameters,
         });
-        self.invoke_body(invocation, &serde_json::to_vec(&event)?)
+        let body = serde_json::to_vec(&event)?;
+        self.invoke_body((invocation, "attempt=1; max=3"), &body)
     }
 
-    /// The same with a whole event as Talon sends it.
+    /// The same with a whole event as Talon sends it. `call`: its id and attempt.
     ///
     /// # Errors
     /// No answer.
-    pub fn invoke_body(&self, invocation: &str, body: &[u8]) -> Result<Response> {
+    pub fn invoke_body(
+        &self,
+        (invocation, attempt): (&str, &str),
+        body: &[u8],
+    ) -> Result<Response> {
         let date = jiff::Timestamp::now()
             .strftime("%Y%m%dT%H%M%SZ")
             .to_string();
@@ -195,7 +200,7 @@ impl<'a> TestController<'a> {
             host: "remora",
             headers: &[
                 ("amz-sdk-invocation-id", invocation),
-                ("amz-sdk-request", "attempt=1; max=3"),
+                ("amz-sdk-request", attempt),
                 ("x-amz-invocation-type", "RequestResponse"),
             ],
             body,

@@ -230,6 +230,7 @@ fn captures_are_deleted_by_hand_and_the_archive_of_one_says_so() -> Result<()> {
             "{output:?}"
         );
     }
+    bed.agent.spoil();
     fs::remove_file(bed.data(&format!("{first}{TOMBSTONE_ENDING}")))?;
     let output = verify(&bed.agent.data_dir(), key, &head)?;
     assert_eq!(output.status.code(), Some(1), "{output:?}");

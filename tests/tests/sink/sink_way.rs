@@ -141,8 +141,8 @@ fn an_encrypted_capture_is_read_in_the_store_by_who_has_the_secret_key() -> Resu
     let key = keys.first().context("no key")?;
     let held = "decrypted, the bytes that were signed";
     for (identity, code, is_held) in [
-        (None, 3, false),
-        (Some(secret.as_path()), 3, true),
+        (None, 0, false),
+        (Some(secret.as_path()), 0, true),
         (Some(stranger.as_path()), 1, false),
     ] {
         let output = verify_stored(&node, &id, key, identity)?;
