@@ -19,7 +19,7 @@ pub mod tap;
 
 /// Version of every layout in this crate. It stands in each record and in the object's
 /// `ABI` global, so that neither an old object nor an old record is read by a new agent.
-pub const ABI_VERSION: u16 = 7;
+pub const ABI_VERSION: u16 = 8;
 
 /// Sessions that can be armed on one node at a time: the bits of a tap's bitmap.
 pub const SESSION_SLOTS: u32 = 64;

@@ -1,9 +1,9 @@
 //! Taps: the points where packets are taken, and how a packet finds its tap.
 //!
 //! ```text
-//! TC:      ifindex                -> tap index -> sessions (u64 bitmap), Tap
+//! TC:      ifindex                -> tap index -> TapSessions, Tap
 //! cgroup:  cgroup of the program's
-//!          attachment             -> tap index -> sessions (u64 bitmap), Tap
+//!          attachment             -> tap index -> TapSessions, Tap
 //! ```
 //! Tap index 0 means "none", so that an array of zeroes is an empty table.
 
@@ -14,6 +14,20 @@ pub const TAP_HEADERS_ONLY: u32 = 1 << 1;
 /// In the word of a cgroup that programs are attached to, whose low half is its tap index: the cgroup's
 /// packets that cross an interface belong to a TC tap; only loopback is this tap's.
 pub const CGROUP_LOOPBACK_ONLY: u64 = 1 << 32;
+/// Likewise, but of those only the ones that it sends: those that it receives come past that interface, and
+/// are this tap's.
+pub const CGROUP_RECEIVED: u64 = 1 << 33;
+
+/// The sessions armed on a tap, as bitmaps: those that take what comes in by the hook, and those that take what
+/// goes out. Flipping a bit arms or disarms.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TapSessions {
+    pub ingress: u64,
+    pub egress: u64,
+}
+
+const _: () = assert!(size_of::<TapSessions>() == 16);
 
 /// What a packet of a tap is stamped with. Written by userspace before the tap is bound.
 #[repr(C)]

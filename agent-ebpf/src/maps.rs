@@ -13,7 +13,7 @@ use remora_agent_common::{
     program::{Instruction, PROGRAM_POOL},
     session::{Budget, Session},
     stage::STAGES,
-    tap::{Gate, Tap},
+    tap::{Gate, Tap, TapSessions},
 };
 
 use crate::{
@@ -60,9 +60,9 @@ pub(crate) static IFINDEX_TAPS_HIGH: HashMap<u32, u32> = HashMap::with_max_entri
 #[map]
 pub(crate) static CGROUP_TAP: AttachPoint = AttachPoint::new();
 
-/// tap index -> sessions armed on it. Flipping a bit here arms or disarms.
+/// tap index -> sessions armed on it.
 #[map]
-pub(crate) static TAP_SESSIONS: Array<u64> = Array::with_max_entries(TAP_SLOTS, 0);
+pub(crate) static TAP_SESSIONS: Array<TapSessions> = Array::with_max_entries(TAP_SLOTS, 0);
 
 /// tap index -> sessions whose filters the tap's program has, in [`TC_FILTERS`] or
 /// [`CGROUP_FILTERS`].

@@ -1,7 +1,7 @@
 //! Which tap a packet belongs to, and which of the two hooks owns it.
 //!
-//! TC owns what crosses an interface that is a tap. The cgroup hooks own the rest: loopback, and
-//! everything of a cgroup without such an interface. A loopback packet passes the sender's egress
+//! TC owns what crosses an interface that is a tap. The cgroup hooks own the rest: loopback, everything of
+//! a cgroup without such an interface, and what it receives past it (another's `bpf_redirect_peer`). A loopback packet passes the sender's egress
 //! and the receiver's ingress; it is taken once:
 //!
 //! - at the receiver, if the receiving socket belongs to the same tap,
@@ -18,7 +18,7 @@ use aya_ebpf::{
 use remora_agent_common::{
     IFINDEX_ARRAY, TAP_SLOTS,
     filter::{FAMILY_IPV4, FAMILY_IPV6, Flow, PORTS_BOTH, PROTOCOL_TCP, PROTOCOL_UDP},
-    tap::CGROUP_LOOPBACK_ONLY,
+    tap::{CGROUP_LOOPBACK_ONLY, CGROUP_RECEIVED},
 };
 
 use crate::{
@@ -79,13 +79,19 @@ pub(crate) fn ring(tap: impl Into<u64>) -> u32 {
     }
 }
 
-/// The sessions armed on a tap.
+/// The sessions armed on a tap for packets that come in by the hook, or go out.
 #[inline(always)]
-pub(crate) fn sessions(tap: impl Into<u64>) -> u64 {
-    match table::array_mut(&maps::TAP_SESSIONS, tap) {
-        // SAFETY: it points into a map value.
-        Some(sessions) => unsafe { sessions.read_volatile() },
-        None => 0,
+pub(crate) fn sessions<const IS_INGRESS: bool>(tap: impl Into<u64>) -> u64 {
+    let Some(sessions) = table::array_mut(&maps::TAP_SESSIONS, tap) else {
+        return 0;
+    };
+    // SAFETY: it points into a map value.
+    unsafe {
+        if IS_INGRESS {
+            (&raw const (*sessions).ingress).read_volatile()
+        } else {
+            (&raw const (*sessions).egress).read_volatile()
+        }
     }
 }
 
@@ -101,10 +107,15 @@ pub(crate) fn seen(tap: impl Into<u64>) {
 /// The tap of the cgroup that this run of the program is for, if it takes the packet: a program runs
 /// once for each cgroup that it is attached to, from the socket's upwards.
 #[inline(always)]
-pub(crate) fn of_cgroup(skb: &Skb) -> Option<u32> {
+pub(crate) fn of_cgroup<const IS_INGRESS: bool>(skb: &Skb) -> Option<u32> {
+    let elsewhere = if IS_INGRESS {
+        CGROUP_LOOPBACK_ONLY
+    } else {
+        CGROUP_LOOPBACK_ONLY | CGROUP_RECEIVED
+    };
     let point = maps::CGROUP_TAP.get();
     let tap = point as u32;
-    if tap == 0 || (point & CGROUP_LOOPBACK_ONLY != 0 && skb.ifindex() != LOOPBACK) {
+    if tap == 0 || (point & elsewhere != 0 && skb.ifindex() != LOOPBACK) {
         return None;
     }
     Some(tap)

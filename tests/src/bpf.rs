@@ -227,6 +227,19 @@ impl ForeignTcx {
         Self::attach_program(netns, interface, &EMPTY, &both)
     }
 
+    /// Attaches one where packets enter the host through `interface` that hands IPv4 UDP packets to one port to
+    /// the other end of `veth` in its network namespace, past the end here, as Cilium's routing does.
+    ///
+    /// # Errors
+    /// As [`Self::attach`]; there is no such veth.
+    pub fn attach_redirect(netns: &Netns, interface: &str, port: u16, veth: &str) -> Result<Self> {
+        let ifindex = netns.enter(|| {
+            nix::net::if_::if_nametoindex(veth).with_context(|| format!("no interface {veth}"))
+        })?;
+        let program = redirecting(port, ifindex.cast_signed());
+        Self::attach_program(netns, interface, &program, &[TcAttachType::Ingress])
+    }
+
     fn attach_program(
         netns: &Netns,
         interface: &str,
@@ -326,6 +339,29 @@ fn dropping(port: u16) -> [Instruction; 7] {
         (0x28, 0x00, 0, 36),
         (0x55, 0x00, 2, port.into()),
         (0xb7, 0x00, 0, 2),
+        (0x95, 0x00, 0, 0),
+        (0xb7, 0x00, 0, -1),
+        (0x95, 0x00, 0, 0),
+    ]
+}
+
+/// ```text
+/// r6 = r1
+/// r0 = be16 at byte 36
+/// if r0 != port goto pass
+/// r1 = ifindex; r2 = 0
+/// r0 = bpf_redirect_peer(r1, r2); exit
+/// pass: r0 = -1; exit          TCX_NEXT
+/// ```
+fn redirecting(port: u16, ifindex: i32) -> [Instruction; 9] {
+    const REDIRECT_PEER: i32 = 155;
+    [
+        (0xbf, 0x16, 0, 0),
+        (0x28, 0x00, 0, 36),
+        (0x55, 0x00, 4, port.into()),
+        (0xb7, 0x01, 0, ifindex),
+        (0xb7, 0x02, 0, 0),
+        (0x85, 0x00, 0, REDIRECT_PEER),
         (0x95, 0x00, 0, 0),
         (0xb7, 0x00, 0, -1),
         (0x95, 0x00, 0, 0),

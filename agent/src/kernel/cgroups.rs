@@ -21,7 +21,7 @@ use std::{
 };
 
 use aya::maps::Map;
-use remora_agent_common::tap::CGROUP_LOOPBACK_ONLY;
+use remora_agent_common::tap::{CGROUP_LOOPBACK_ONLY, CGROUP_RECEIVED};
 
 use super::{
     KernelError, Pins,
@@ -172,6 +172,7 @@ impl CgroupHooks {
         let word = u64::from(tap.index)
             | match place.scope {
                 CgroupScope::LoopbackOnly => CGROUP_LOOPBACK_ONLY,
+                CgroupScope::Received => CGROUP_RECEIVED,
                 CgroupScope::All => 0,
             };
         if !self.links.contains_key(&place.id) {

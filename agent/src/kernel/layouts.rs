@@ -8,7 +8,7 @@ use remora_agent_common::{
     look_back::{FlowState, PAGE_VALUE},
     program::Instruction,
     session::{Budget, DIRECTION_EGRESS, DIRECTION_INGRESS, FILTER_PROGRAM, FILTER_TYPED, Session},
-    tap::{Gate, Tap},
+    tap::{Gate, Tap, TapSessions},
 };
 use remora_capture::{
     filter::{AddressTerm, Family, PortTerm, Side, Terms},
@@ -36,6 +36,7 @@ pod!(
     Checkpoint,
     Gate,
     Tap,
+    TapSessions,
     Session,
     Budget,
     SessionCounters,

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use remora_agent_common::{
     SESSION_SLOTS, TAP_SLOTS,
     session::{DIRECTION_INGRESS, FILTER_PROGRAM, Session},
+    tap::TapSessions,
 };
 
 use super::{
@@ -185,13 +186,18 @@ impl Maps {
     fn clear_bits(&mut self, bits: &BTreeMap<u32, u64>) -> Result<(), KernelError> {
         for index in 1..TAP_SLOTS {
             let wanted = bits.get(&index).copied().unwrap_or(0);
-            let there = self
+            let Layout(TapSessions { ingress, egress }) = self
                 .tap_sessions
                 .get(&index, 0)
                 .map_err(failed("TAP_SESSIONS"))?;
+            let there = ingress | egress;
             if there & !wanted != 0 {
+                let left = TapSessions {
+                    ingress: ingress & wanted,
+                    egress: egress & wanted,
+                };
                 self.tap_sessions
-                    .set(index, there & wanted, 0)
+                    .set(index, Layout(left), 0)
                     .map_err(failed("TAP_SESSIONS"))?;
             }
             let covered = self
@@ -232,11 +238,12 @@ impl Maps {
             .iter()
             .filter(|tap| self.table.is_bound(tap.id))
         {
-            let sessions = self
+            let Layout(sessions) = self
                 .tap_sessions
                 .get(&tap.id.index, 0)
                 .map_err(failed("TAP_SESSIONS"))?;
-            if sessions >> slot & 1 == 0 {
+            // The one that each session of a tap has.
+            if sessions.ingress >> slot & 1 == 0 {
                 return Ok(StillArmed::No);
             }
         }

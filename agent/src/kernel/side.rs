@@ -21,7 +21,7 @@ use crate::{
     record::look_back::Reading,
     session::{
         Arming, BoundTap, CgroupPlace, CgroupScope, InterfacePlace, KernelCounts, LeftTap, LinkEnd,
-        Place, Slot, Standing, StartError, StillArmed, TapHook, TapId, Taps, View,
+        Place, Slot, Standing, StartError, StillArmed, Takes, TapHook, TapId, Taps, View,
     },
     writer::past::Rings,
 };
@@ -94,7 +94,7 @@ impl KernelSide {
         };
         let standing = self.tables.restore(standing, &attached)?;
         for id in cgroups {
-            if !self.tables.is_cgroup_bound(id) {
+            if self.tables.cgroup_scope(id).is_none() {
                 hooks.detach(id);
             }
         }
@@ -277,13 +277,13 @@ impl KernelSide {
             let (id, end) = self.tables.enter_interface(*ifindex).ok_or_else(|| {
                 KernelError::Scope(format!("interface `{name}` went away; try again"))
             })?;
-            let mut tap = Tables::describe_interface(id, end, interface);
+            let mut tap = Tables::describe_interface(id, end, interface, place.takes());
             tap.info.hook = self.hook.name().to_owned();
             taps.push(tap);
         }
         for LeftTap { id, interface } in &place.left {
             self.tables.enter(*id);
-            let mut tap = Tables::describe_interface(*id, interface.end, interface);
+            let mut tap = Tables::describe_interface(*id, interface.end, interface, place.takes());
             tap.info.hook = self.hook.name().to_owned();
             taps.push(tap);
         }
@@ -322,6 +322,9 @@ impl Drop for Urgent<'_> {
 fn describe_cgroup(id: TapId, cgroup: &CgroupPlace) -> BoundTap {
     let description = match cgroup.scope {
         CgroupScope::LoopbackOnly => "the pod's loopback; Ethernet headers are synthetic",
+        CgroupScope::Received => {
+            "the pod's loopback, and what its sockets receive; Ethernet headers are synthetic"
+        }
         CgroupScope::All => "packets of the cgroup's sockets; Ethernet headers are synthetic",
     };
     BoundTap {
@@ -330,7 +333,7 @@ fn describe_cgroup(id: TapId, cgroup: &CgroupPlace) -> BoundTap {
             hook: "cgroup".to_owned(),
             interface: match cgroup.scope {
                 CgroupScope::LoopbackOnly => "lo".to_owned(),
-                CgroupScope::All => "cgroup".to_owned(),
+                CgroupScope::Received | CgroupScope::All => "cgroup".to_owned(),
             },
             ifindex: 0,
             cgroup_id: cgroup.id,
@@ -340,6 +343,7 @@ fn describe_cgroup(id: TapId, cgroup: &CgroupPlace) -> BoundTap {
         hook: TapHook::Cgroup,
         view: View::Pod,
         end: LinkEnd::Other,
+        takes: Takes::All,
     }
 }
 
@@ -353,6 +357,10 @@ impl Taps for KernelSide {
                 Err(StartError::Kernel(error.to_string()))
             }
         }
+    }
+
+    fn scope(&self, cgroup: u64) -> Option<CgroupScope> {
+        self.tables.cgroup_scope(cgroup)
     }
 
     fn arm(&self, arming: &Arming, taps: &[BoundTap]) -> Result<(), StartError> {

@@ -15,7 +15,7 @@ use remora_agent_common::{
     IFINDEX_ARRAY, SESSION_SLOTS, TAP_SLOTS,
     counters::SessionCounters,
     session::{Budget, Session},
-    tap::{Gate, TAP_FLIP, TAP_HEADERS_ONLY, Tap},
+    tap::{Gate, TAP_FLIP, TAP_HEADERS_ONLY, Tap, TapSessions},
 };
 use remora_capture::{
     filter::Meaning,
@@ -31,7 +31,7 @@ use super::{
     taps::{Point, TapTable, Unbound},
 };
 use crate::session::{
-    Arming, BoundTap, CgroupScope, InterfacePlace, KernelCounts, LinkEnd, Slot, StillArmed,
+    Arming, BoundTap, CgroupScope, InterfacePlace, KernelCounts, LinkEnd, Slot, StillArmed, Takes,
     TapHook, TapId,
 };
 
@@ -43,7 +43,7 @@ pub(super) struct Maps {
     pub(super) gate: Array<MapData, Layout<Gate>>,
     pub(super) ifindex_taps: Array<MapData, u32>,
     pub(super) ifindex_taps_high: HashMap<MapData, u32, u32>,
-    pub(super) tap_sessions: Array<MapData, u64>,
+    pub(super) tap_sessions: Array<MapData, Layout<TapSessions>>,
     pub(super) tap_covered: Array<MapData, u64>,
     pub(super) tap_seen: TapSeen,
     pub(super) taps: Array<MapData, Layout<Tap>>,
@@ -248,10 +248,10 @@ impl Tables {
         }
     }
 
-    /// The tap of a cgroup, if it is bound.
+    /// How a cgroup is bound, if it is.
     #[must_use]
-    pub fn is_cgroup_bound(&self, id: u64) -> bool {
-        self.maps().table.cgroup(id).is_some()
+    pub fn cgroup_scope(&self, id: u64) -> Option<CgroupScope> {
+        self.maps().table.cgroup(id).map(|(_, scope)| scope)
     }
 
     pub fn is_bound(&self, tap: TapId) -> bool {
@@ -309,7 +309,7 @@ impl Tables {
         }
         let flipped = maps.write_gate().and_then(|()| {
             taps.iter()
-                .try_for_each(|tap| maps.flip(tap.id, |sessions| sessions | bit))
+                .try_for_each(|tap| maps.flip(tap.id, |sessions| armed(sessions, bit, tap)))
         });
         if flipped.is_err() {
             drop(maps);
@@ -353,7 +353,10 @@ impl Tables {
         let mut maps = self.maps();
         let bit = 1u64 << slot.0;
         for BoundTap { id, .. } in taps {
-            log_failure(maps.flip(*id, |sessions| sessions & !bit));
+            log_failure(maps.flip(*id, |sessions| TapSessions {
+                ingress: sessions.ingress & !bit,
+                egress: sessions.egress & !bit,
+            }));
             // Or the slot's next session would be taken for it.
             if maps.table.is_bound(*id) {
                 let covered = maps.covered.get(&id.index).copied().unwrap_or(0);
@@ -406,7 +409,7 @@ impl Tables {
         let maps = self.maps();
         let (tap, hook) = maps.table.at(index)?;
         let armed = match maps.tap_sessions.get(&index, 0) {
-            Ok(armed) => armed,
+            Ok(Layout(armed)) => armed.ingress | armed.egress,
             Err(error) => {
                 log_failure(Err(failed("TAP_SESSIONS")(error)));
                 return None;
@@ -448,7 +451,12 @@ impl Tables {
     }
 
     /// The tap of an interface as a session is told of it.
-    pub(super) fn describe_interface(id: TapId, end: LinkEnd, place: &InterfacePlace) -> BoundTap {
+    pub(super) fn describe_interface(
+        id: TapId,
+        end: LinkEnd,
+        place: &InterfacePlace,
+        takes: Takes,
+    ) -> BoundTap {
         BoundTap {
             id,
             info: TapInfo {
@@ -456,16 +464,21 @@ impl Tables {
                 interface: place.name.clone(),
                 ifindex: place.ifindex,
                 cgroup_id: 0,
-                description: match end {
-                    LinkEnd::VethHost => "host end of the pod's veth".to_owned(),
-                    LinkEnd::Loopback => "loopback interface, each packet once".to_owned(),
-                    LinkEnd::Other => "interface".to_owned(),
-                },
+                description: match (end, takes) {
+                    (LinkEnd::VethHost, Takes::All) => "host end of the pod's veth",
+                    (LinkEnd::VethHost, Takes::Sent) => {
+                        "host end of the pod's veth, what the pod sends"
+                    }
+                    (LinkEnd::Loopback, _) => "loopback interface, each packet once",
+                    (LinkEnd::Other, _) => "interface",
+                }
+                .to_owned(),
                 look_back: None,
             },
             hook: TapHook::Tc,
             view: place.view,
             end,
+            takes,
         }
     }
 }
@@ -529,22 +542,26 @@ impl Maps {
     }
 
     /// Only this process writes the bitmaps, and only under the lock.
-    fn flip(&mut self, tap: TapId, change: impl Fn(u64) -> u64) -> Result<(), KernelError> {
+    fn flip(
+        &mut self,
+        tap: TapId,
+        change: impl Fn(TapSessions) -> TapSessions,
+    ) -> Result<(), KernelError> {
         if !self.table.is_bound(tap) {
             return Ok(());
         }
-        let before = self
+        let Layout(before) = self
             .tap_sessions
             .get(&tap.index, 0)
             .map_err(failed("TAP_SESSIONS"))?;
         self.tap_sessions
-            .set(tap.index, change(before), 0)
+            .set(tap.index, Layout(change(before)), 0)
             .map_err(failed("TAP_SESSIONS"))
     }
 
     fn no_sessions(&mut self, index: u32) -> Result<(), KernelError> {
         self.tap_sessions
-            .set(index, 0, 0)
+            .set(index, Layout::default(), 0)
             .map_err(failed("TAP_SESSIONS"))?;
         self.set_covered(index, 0)
     }
@@ -584,6 +601,17 @@ pub(super) fn failed(name: &'static str) -> impl Fn(MapError) -> KernelError {
     move |source| KernelError::Map {
         name,
         source: Box::new(source),
+    }
+}
+
+/// With the session's bit for what it takes of the tap. What a pod sends comes in by the node's end of its veth.
+fn armed(sessions: TapSessions, bit: u64, tap: &BoundTap) -> TapSessions {
+    TapSessions {
+        ingress: sessions.ingress | bit,
+        egress: match tap.takes {
+            Takes::All => sessions.egress | bit,
+            Takes::Sent => sessions.egress,
+        },
     }
 }
 

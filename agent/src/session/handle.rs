@@ -213,16 +213,23 @@ fn bind(
     let current = |bound: &Vec<BoundTap>, place: &Place| {
         Confirm::taps(Arc::clone(taps), bound.clone(), place.clone())
     };
+    let as_taken = |place: Place| {
+        let cgroup = place.cgroup.as_ref();
+        match cgroup.and_then(|cgroup| taps.scope(cgroup.id)) {
+            Some(scope) => place.taken_as(scope),
+            None => place,
+        }
+    };
     let place = match looked {
         FirstLook::Certain(place) => place,
-        FirstLook::Presumed(place) => match taps.bind(&place) {
+        FirstLook::Presumed(presumed) => match taps.bind(&presumed) {
             Ok(bound) => {
-                let confirm = current(&bound, &place).and_presumption(
+                let confirm = current(&bound, &presumed).and_presumption(
                     Arc::clone(targets),
                     target,
-                    place.clone(),
+                    presumed.clone(),
                 );
-                return Ok((place, bound, confirm));
+                return Ok((presumed, bound, confirm));
             }
             Err(error) => {
                 tracing::debug!(%error, "what was presumed cannot be bound");
@@ -230,6 +237,7 @@ fn bind(
             }
         },
     };
+    let place = as_taken(place);
     let bound = taps.bind(&place)?;
     let confirm = if place.is_past() {
         Confirm::nothing()

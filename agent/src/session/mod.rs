@@ -77,6 +77,10 @@ pub struct Place {
     pub pod: Option<Box<PodIdentity>>,
 }
 
+/// What is said of a place that is taken as it was when another session began.
+const AS_OTHERS: &str = "what comes into it past its interface is taken, or not, as in the capture of it that runs \
+                         already";
+
 /// The tap where the packets of a target passed that is gone. Its index may be another's by now, or
 /// the interface be there still, with others of its pod behind it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,6 +94,35 @@ impl Place {
     #[must_use]
     pub fn is_past(&self) -> bool {
         !self.left.is_empty()
+    }
+
+    /// What of it is taken at its interfaces.
+    #[must_use]
+    pub fn takes(&self) -> Takes {
+        match self.cgroup.as_ref().map(|cgroup| cgroup.scope) {
+            Some(CgroupScope::Received) => Takes::Sent,
+            _ => Takes::All,
+        }
+    }
+
+    /// All that its target sends and receives, but for loopback, is taken at its interfaces.
+    #[must_use]
+    fn is_taken_at_interfaces(&self) -> bool {
+        let scope = self.cgroup.as_ref().map(|cgroup| cgroup.scope);
+        scope == Some(CgroupScope::LoopbackOnly) && !self.interfaces.is_empty()
+    }
+
+    /// The same place in the way in which a session of its cgroup takes it already: that way is the cgroup's.
+    #[must_use]
+    fn taken_as(mut self, bound: CgroupScope) -> Self {
+        use CgroupScope::{LoopbackOnly, Received};
+        if let Some(cgroup) = &mut self.cgroup
+            && let (LoopbackOnly, Received) | (Received, LoopbackOnly) = (cgroup.scope, bound)
+        {
+            cgroup.scope = bound;
+            self.notes.push(AS_OTHERS.to_owned());
+        }
+        self
     }
 }
 
@@ -107,6 +140,8 @@ pub struct CgroupPlace {
 pub enum CgroupScope {
     /// Only loopback: the others pass an interface of the place.
     LoopbackOnly,
+    /// Loopback, and what its sockets receive: only what they send passes an interface of the place.
+    Received,
     All,
 }
 
@@ -117,6 +152,16 @@ pub struct InterfacePlace {
     pub end: LinkEnd,
     /// Whose eyes the session's directions are for.
     pub view: View,
+}
+
+/// Which of the packets that pass an interface are taken there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Takes {
+    #[default]
+    All,
+    /// Those that the pod behind it sends: what it receives comes past the interface, and is taken at its
+    /// sockets.
+    Sent,
 }
 
 /// What kind of end of a link an interface is.
@@ -146,6 +191,8 @@ pub struct BoundTap {
     pub hook: TapHook,
     pub view: View,
     pub end: LinkEnd,
+    #[serde(default)]
+    pub takes: Takes,
 }
 
 impl BoundTap {
@@ -223,6 +270,9 @@ pub trait Taps: Send + Sync + 'static {
     /// # Errors
     /// [`StartError::Kernel`], and nothing is bound.
     fn bind(&self, place: &Place) -> Result<Vec<BoundTap>, StartError>;
+
+    /// How a cgroup is bound, if it is: the same for all its sessions.
+    fn scope(&self, cgroup: u64) -> Option<CgroupScope>;
 
     /// Fills the session's slot, then sets its bit on each tap: from the last of these writes on,
     /// packets are captured.
@@ -317,6 +367,10 @@ pub trait Targets: Send + Sync + 'static {
 
     /// The cgroup or an interface of the place still exists.
     fn still_there(&self, place: &Place) -> bool;
+
+    /// Packets that have come into the place's pod past its interfaces since they exist; 0 where that is not
+    /// known.
+    fn bypassed(&self, place: &Place) -> u64;
 
     /// Which of the places have interfaces that somebody else is behind by now: the place's
     /// number, and who, for a person. Blocks for milliseconds.

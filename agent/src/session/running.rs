@@ -120,6 +120,17 @@ fn at_packet_limit(state: &CaptureState, meter: &Meter) -> bool {
     state.spec.limits.packets.map(NonZeroU64::get) == Some(live)
 }
 
+/// What is said of a session whose target received packets past the interfaces where they were taken.
+pub(super) fn missed(packets: u64) -> String {
+    if packets == 0 {
+        return String::new();
+    }
+    format!(
+        "by its end {packets} packets had come into the target past its interface (another program of the node \
+         hands them over): they are not in the file, and in no count"
+    )
+}
+
 /// Two problems as one text.
 pub(super) fn join(first: &str, second: &str) -> String {
     match (first, second) {

@@ -97,7 +97,11 @@ impl ShareWatch {
 /// The place's interfaces were found to be the cgroup's alone.
 fn is_alone(place: &Place) -> bool {
     let scope = place.cgroup.as_ref().map(|cgroup| cgroup.scope);
-    scope == Some(CgroupScope::LoopbackOnly) && !place.interfaces.is_empty()
+    let is_behind = matches!(
+        scope,
+        Some(CgroupScope::LoopbackOnly | CgroupScope::Received)
+    );
+    is_behind && !place.interfaces.is_empty()
 }
 
 fn look(targets: &dyn Targets, sessions: &[(Slot, u32)], places: &[Place]) -> Vec<Shared> {

@@ -14,11 +14,13 @@
 //! ```
 //! A pod's packets are taken at the host end of its veth, which alone sees all of them, and its
 //! loopback by the cgroup programs. The veth is left out when it may carry packets of others:
-//! then the cgroup programs take all they see.
+//! then the cgroup programs take all they see. Where [another's program](bypass) puts packets into the pod past
+//! the host end, they take what the pod receives.
 //!
 //! | processes of the cgroup | cgroup programs | interfaces |
 //! |---|---|---|
 //! | all in one other network namespace, alone in there, veths lead there | loopback | the veths |
+//! | as above, but packets come in there past the veths | loopback, what is received | the veths, what is sent |
 //! | as above, but not alone in there | all | - |
 //! | all in the agent's own network namespace | all | - |
 //! | in several; or where no veth leads; none at all; not to be seen | all | - |
@@ -40,6 +42,7 @@
 #![forbid(unsafe_code)]
 
 mod addresses;
+mod bypass;
 mod census;
 mod cgroup;
 mod departed;

@@ -12,6 +12,7 @@
 use std::{collections::BTreeMap, io};
 
 use super::{
+    bypass::bypassed,
     cgroup::{Cgroup, Members},
     error::ResolveError,
     links::{Interface, InterfaceKind},
@@ -37,6 +38,8 @@ pub(super) enum Placement {
         veths: Vec<Interface>,
         /// Interfaces in there that are not the other end of one of these.
         others: usize,
+        /// Packets come in there past these.
+        bypassed: bool,
     },
     /// As `Behind`, but others are in there, too.
     Shared { veths: Vec<Interface>, with: Sharer },
@@ -97,8 +100,14 @@ pub(super) fn placement_of(
                 let found = sharers(&mut processes, &[Claim { nsid, cgroup }])?;
                 return Ok(match found.into_iter().next().flatten() {
                     None => {
-                        let others = outward.saturating_sub(veths.len());
-                        Placement::Behind { veths, others }
+                        let others = outward.len().saturating_sub(veths.len());
+                        let bypassed = bypassed(&outward, &veths)
+                            .map_err(ResolveError::io("read /proc/thread-self/net/dev"))?;
+                        Placement::Behind {
+                            veths,
+                            others,
+                            bypassed: bypassed > 0,
+                        }
                     }
                     Some(with) => Placement::Shared { veths, with },
                 });

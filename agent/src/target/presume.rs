@@ -8,17 +8,19 @@
 //!    └──────▶ whole look at once ─▶ Certain                                          anew, doubted
 //! ```
 //! It presumes that all processes of the cgroup are where one of them is, that they are alone in
-//! there, and that the veths are those that link events have told.
+//! there, that the veths are those that link events have told, and that no packet comes in there past them until
+//! one has been seen to do so on this node.
 
 use std::{
     collections::VecDeque,
     io,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, PoisonError, atomic::Ordering::Relaxed},
 };
 
 use remora_capture::session::Target;
 
 use super::{
+    bypass::bypassed,
     cgroup::{Cgroup, Monitors},
     error::ResolveError,
     placement::Placement,
@@ -118,8 +120,13 @@ impl Resolver {
         if veths.is_empty() {
             return Ok(None);
         }
-        let others = procfs::outward_interfaces(pid)?.saturating_sub(veths.len());
-        Ok(Some(Placement::Behind { veths, others }))
+        let outward = procfs::outward_interfaces(pid)?;
+        let bypassed = self.has_bypass.load(Relaxed) && bypassed(&outward, &veths)? > 0;
+        Ok(Some(Placement::Behind {
+            others: outward.len().saturating_sub(veths.len()),
+            veths,
+            bypassed,
+        }))
     }
 }
 

@@ -52,29 +52,51 @@ pub(super) fn is_gone(error: &io::Error) -> bool {
         .any(|errno| error.raw_os_error() == Some(*errno as i32))
 }
 
+/// Packets that an interface has received and sent since it exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Traffic {
+    pub(super) name: String,
+    pub(super) received: u64,
+    pub(super) sent: u64,
+}
+
 /// Interfaces in the network namespace of `pid` that may lead somewhere: without `lo` and the idle
 /// devices that tunnel modules put into every namespace.
-pub(super) fn outward_interfaces(pid: u32) -> io::Result<usize> {
-    /// Lines of about 130 bytes.
-    const DEV_FILE_MAX: u64 = 1024 * 1024;
-    let mut text = String::new();
-    fs::File::open(format!("/proc/{pid}/net/dev"))?
-        .take(DEV_FILE_MAX)
-        .read_to_string(&mut text)?;
+pub(super) fn outward_interfaces(pid: u32) -> io::Result<Vec<Traffic>> {
     const IDLE: [&str; 10] = [
         "lo", "tunl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "sit0", "ip6tnl0",
         "ip6gre0",
     ];
-    Ok(interface_names(&text)
-        .filter(|name| !IDLE.contains(name))
-        .count())
+    let mut interfaces = interfaces(&format!("/proc/{pid}/net/dev"))?;
+    interfaces.retain(|interface| !IDLE.contains(&interface.name.as_str()));
+    Ok(interfaces)
 }
 
-/// The names in `/proc/PID/net/dev` (proc_pid_net(5)): two lines of titles, then `  eth0: 1 2 3 …`.
-fn interface_names(text: &str) -> impl Iterator<Item = &str> {
-    text.lines()
-        .skip(2)
-        .filter_map(|line| Some(line.split_once(':')?.0.trim_start()))
+/// Interfaces in the network namespace of the calling thread.
+pub(super) fn own_interfaces() -> io::Result<Vec<Traffic>> {
+    interfaces("/proc/thread-self/net/dev")
+}
+
+fn interfaces(path: &str) -> io::Result<Vec<Traffic>> {
+    /// Lines of about 130 bytes.
+    const DEV_FILE_MAX: u64 = 1024 * 1024;
+    let mut text = String::new();
+    fs::File::open(path)?
+        .take(DEV_FILE_MAX)
+        .read_to_string(&mut text)?;
+    Ok(text.lines().skip(2).filter_map(parse_traffic).collect())
+}
+
+/// A line of `/proc/PID/net/dev` (proc_pid_net(5)), after two of titles: `  eth0: 1 2 3 …`, eight numbers of what
+/// was received, then of what was sent; the second of each is packets.
+fn parse_traffic(line: &str) -> Option<Traffic> {
+    let (name, numbers) = line.split_once(':')?;
+    let mut numbers = numbers.split_ascii_whitespace().map(str::parse);
+    Some(Traffic {
+        name: name.trim_start().to_owned(),
+        received: numbers.nth(1)?.ok()?,
+        sent: numbers.nth(7)?.ok()?,
+    })
 }
 
 /// Processes that are to be seen, up to `max`.
@@ -219,13 +241,16 @@ mod tests {
     }
 
     #[test]
-    fn interface_names_are_what_stands_before_the_colon() {
-        let text =
-            "Inter-|   Receive\n face |bytes    packets\n    lo: 1 2\n  eth0:12 3\nv@é.1: 0\n";
+    fn an_interface_has_its_name_before_the_colon_and_packets_second_of_each_eight() {
+        let parsed = |line: &str| parse_traffic(line).map(|t| (t.name, t.received, t.sent));
+        let of = |name: &str| Some((name.to_owned(), 2, 10));
         assert_eq!(
-            interface_names(text).collect::<Vec<_>>(),
-            ["lo", "eth0", "v@é.1"]
+            parsed("  eth0: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16"),
+            of("eth0")
         );
+        assert_eq!(parsed("v@é.1:1 2 3 4 5 6 7 8 9 10 11"), of("v@é.1"));
+        assert_eq!(parsed("  eth0: 1 2"), None);
+        assert_eq!(parsed(" face |bytes    packets"), None);
     }
 
     #[test]
@@ -262,6 +287,7 @@ mod tests {
         #[test]
         fn no_line_makes_the_parsers_panic(line in ".{0,200}") {
             let _ = parse_mountinfo(&line);
+            let _ = parse_traffic(&line);
             let _ = parse_cgroup(&line);
             let _ = unescape_octal(&line);
         }

@@ -1,6 +1,10 @@
 //! From a user's target to the places where its packets pass.
 
-use std::{thread, time::Duration};
+use std::{
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    thread,
+    time::Duration,
+};
 
 use remora_capture::session::Target;
 
@@ -31,6 +35,8 @@ pub enum CgroupScope {
     None,
     /// What stays on the loopback interface; all else passes the interfaces.
     LoopbackOnly,
+    /// As `LoopbackOnly`, and what its sockets receive, which comes past the interfaces.
+    Received,
     /// Everything that its sockets send and receive.
     All,
 }
@@ -66,6 +72,8 @@ pub struct Resolver {
     /// For [`Resolver::presume`].
     pub(super) veths: KnownVeths,
     pub(super) doubted: Doubted,
+    /// Packets have been seen to come into a pod of this node past its veth.
+    pub(super) has_bypass: AtomicBool,
     /// For [`Resolver::departed`].
     pub(super) residents: Residents,
     pub(super) pods: KnownPods,
@@ -100,6 +108,7 @@ impl Resolver {
             root,
             veths,
             doubted: Doubted::default(),
+            has_bypass: AtomicBool::new(false),
             residents: Residents::default(),
             pods,
         }
@@ -219,6 +228,9 @@ impl Resolver {
             thread::sleep(BETWEEN_LOOKS);
             placement = look()?;
         }
+        if let Placement::Behind { bypassed: true, .. } = placement {
+            self.has_bypass.store(true, Relaxed);
+        }
         Ok(resolved(cgroup, part, placement))
     }
 }
@@ -236,8 +248,24 @@ pub(super) fn resolved(cgroup: Cgroup, part: Option<String>, placement: Placemen
         ));
     }
     let mut interfaces = Vec::new();
+    let mut cgroup_scope = CgroupScope::All;
     match placement {
-        Placement::Behind { veths, others } => {
+        Placement::Behind {
+            veths,
+            others,
+            bypassed,
+        } => {
+            cgroup_scope = if bypassed {
+                notes.push(format!(
+                    "packets come into it past {} (another program of the node hands them over): what it \
+                     receives is taken at its sockets, without what none of them takes (SYNs and \
+                     datagrams to closed ports, pings, ICMP errors), and look-back has only what it sends",
+                    names(&veths)
+                ));
+                CgroupScope::Received
+            } else {
+                CgroupScope::LoopbackOnly
+            };
             if others > 0 {
                 notes.push(format!(
                     "its network namespace has {others} more interfaces than those that lead to \
@@ -264,8 +292,8 @@ pub(super) fn resolved(cgroup: Cgroup, part: Option<String>, placement: Placemen
             ));
         }
         Placement::Remote => notes.push(format!(
-            "no veth of the node leads to its network namespace (macvlan, nested, or none at \
-             all): {SOCKETS_ONLY}"
+            "no veth of the node leads to its network namespace (netkit, macvlan, nested, or \
+             none at all): {SOCKETS_ONLY}"
         )),
         Placement::Mixed { namespaces } => notes.push(format!(
             "its processes are in {namespaces} network namespaces: {SOCKETS_ONLY}"
@@ -276,11 +304,6 @@ pub(super) fn resolved(cgroup: Cgroup, part: Option<String>, placement: Placemen
             ));
         }
     }
-    let cgroup_scope = if interfaces.is_empty() {
-        CgroupScope::All
-    } else {
-        CgroupScope::LoopbackOnly
-    };
     Resolved {
         cgroup: Some(cgroup),
         cgroup_scope,

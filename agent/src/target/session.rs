@@ -6,8 +6,11 @@ use nix::net::if_::if_nametoindex;
 use remora_capture::session::{LookBackMode, PodIdentity, Target};
 
 use super::{
+    bypass::bypassed,
+    cgroup::Monitors,
     error::ResolveError,
-    links::InterfaceKind,
+    links::{Interface, InterfaceKind},
+    procfs,
     resolve::{CgroupScope, Resolved, Resolver},
     rtnl::RouteSocket,
     sharers::{Claim, LiveProcesses, sharers},
@@ -91,6 +94,10 @@ impl Targets for Resolver {
         fs::metadata(path).is_ok_and(|directory| directory.ino() == cgroup.id)
     }
 
+    fn bypassed(&self, place: &Place) -> u64 {
+        self.bypassed_now(place).unwrap_or_default()
+    }
+
     fn shared(&self, places: &[Place]) -> Result<Vec<(usize, String)>, String> {
         self.sharers_of(places).map_err(|error| match error {
             ResolveError::Io { ref source, .. } => format!("{error}: {source}"),
@@ -100,6 +107,18 @@ impl Targets for Resolver {
 }
 
 impl Resolver {
+    /// `None` where it is not known: the pod may be gone.
+    fn bypassed_now(&self, place: &Place) -> Option<u64> {
+        let cgroup = self
+            .cgroup_root()
+            .by_path(&place.cgroup.as_ref()?.path)
+            .ok()?;
+        let pid = *cgroup.members(Monitors::Skipped).pids.first()?;
+        let inside = procfs::outward_interfaces(pid).ok()?;
+        let veths: Vec<_> = place.interfaces.iter().map(veth).collect();
+        bypassed(&inside, &veths).ok()
+    }
+
     fn sharers_of(&self, places: &[Place]) -> Result<Vec<(usize, String)>, ResolveError> {
         let io = ResolveError::io;
         let mut socket = RouteSocket::open(0).map_err(io("open rtnetlink"))?;
@@ -159,6 +178,7 @@ fn place(resolved: Resolved, view: View) -> Place {
     let scope = match cgroup_scope {
         CgroupScope::None => None,
         CgroupScope::LoopbackOnly => Some(Scope::LoopbackOnly),
+        CgroupScope::Received => Some(Scope::Received),
         CgroupScope::All => Some(Scope::All),
     };
     Place {
@@ -182,6 +202,14 @@ fn place(resolved: Resolved, view: View) -> Place {
         notes,
         level: LookBackMode::default(),
         pod: None,
+    }
+}
+
+fn veth(place: &InterfacePlace) -> Interface {
+    Interface {
+        ifindex: place.ifindex,
+        name: place.name.clone(),
+        kind: InterfaceKind::Veth,
     }
 }
 

@@ -18,6 +18,7 @@ use remora_agent_common::{SESSION_SLOTS, checkpoint::Checkpoint};
 use super::{
     Frontier, RecordSource, Waker,
     lane::Lane,
+    patience::Patience,
     progress::{KeepCheckpoint, Progress},
 };
 use crate::{
@@ -122,6 +123,7 @@ pub struct Consumer<S> {
     lanes: Vec<Option<Box<Lane>>>,
     closing: Vec<Closing>,
     totals: Arc<RecordTotals>,
+    patience: Patience,
     /// Of a ring that outlives the agent.
     progress: Option<Progress>,
 }
@@ -143,6 +145,7 @@ impl<S: RecordSource> Consumer<S> {
             lanes: (0..SESSION_SLOTS).map(|_| None).collect(),
             closing: Vec::new(),
             totals,
+            patience: Patience::default(),
             progress: None,
         };
         (handle, consumer)
@@ -206,15 +209,16 @@ impl<S: RecordSource> Consumer<S> {
             lanes,
             closing,
             totals,
+            patience,
             progress,
         } = self;
         let end = source.position() + source.capacity() / PASS_PARTS;
         for _ in 0..PASS_RECORDS {
             let more = source.next(&mut |at, bytes| {
-                if hand_out(at, bytes, lanes, totals, Unknown::Look) {
+                if hand_out(at, bytes, lanes, totals, patience, Unknown::Look) {
                     // Its session may have been opened since the commands were last looked at.
                     obey(commands, lanes, closing, progress);
-                    hand_out(at, bytes, lanes, totals, Unknown::Count);
+                    hand_out(at, bytes, lanes, totals, patience, Unknown::Count);
                 }
             });
             if !more {
@@ -323,6 +327,7 @@ fn hand_out(
     bytes: &[u8],
     lanes: &mut [Option<Box<Lane>>],
     totals: &RecordTotals,
+    patience: &mut Patience,
     unknown: Unknown,
 ) -> bool {
     match Record::parse(bytes) {
@@ -337,7 +342,7 @@ fn hand_out(
             }
             for slot in slots(sessions) {
                 match lane_of(lanes, slot, &packet, at) {
-                    Some(lane) => lane.packet(&packet),
+                    Some(lane) => lane.packet(&packet, patience),
                     None if unknown == Unknown::Look => return true,
                     None => {
                         totals.stale.fetch_add(1, Relaxed);
@@ -415,8 +420,8 @@ mod tests {
     use super::*;
     use crate::{
         record::tests::bytes_of,
-        session::{BoundTap, KernelCounts, LinkEnd, Meter, TapHook, TapId, View},
-        writer::lane::{LaneParts, LaneStart, ToWriter},
+        session::{BoundTap, KernelCounts, LinkEnd, Meter, Takes, TapHook, TapId, View},
+        writer::lane::{LaneParts, LaneStart, STUCK, ToWriter},
     };
 
     const SLOT: u32 = 3;
@@ -444,6 +449,7 @@ mod tests {
                 hook: TapHook::Tc,
                 view: View::Pod,
                 end: LinkEnd::VethHost,
+                takes: Takes::All,
             };
             let lane = Lane::new(LaneParts {
                 slot: Slot(SLOT),
@@ -461,7 +467,12 @@ mod tests {
         }
 
         fn take(&mut self, record: &[u8]) {
-            let unknown = hand_out(0, record, &mut self.lanes, &self.totals, Unknown::Count);
+            self.take_with(record, &mut Patience::default());
+        }
+
+        fn take_with(&mut self, record: &[u8], patience: &mut Patience) {
+            let (lanes, totals) = (&mut self.lanes, &self.totals);
+            let unknown = hand_out(0, record, lanes, totals, patience, Unknown::Count);
             assert!(!unknown, "counted, not put off");
         }
 
@@ -585,5 +596,46 @@ mod tests {
         bed.take(&record(&header()));
         assert_eq!((bed.totals(), bed.session()), ([0, 0], [2, 0, 1]));
         assert_eq!(bed.finish(), [(1, 1)]);
+    }
+
+    const MANY: u64 = 200;
+
+    /// [`MANY`] packets that fill more batches than wait for a writer; how many were dropped.
+    fn flood(bed: &mut Bed, patience: &mut Patience) -> u64 {
+        let header = RecordHeader {
+            caplen: 60_000,
+            origlen: 60_000,
+            ..header()
+        };
+        let record = bytes_of(&header, &vec![7; 60_000]);
+        for _ in 0..MANY {
+            bed.take_with(&record, patience);
+        }
+        assert_eq!(bed.session(), [MANY, 0, 0]);
+        bed.meter.dropped_queue.load(Relaxed)
+    }
+
+    #[test]
+    fn a_writer_that_is_behind_is_waited_for() {
+        let mut bed = Bed::new();
+        let written = std::mem::replace(&mut bed.written, sync_channel(0).1);
+        let mut patience = Patience::with(move |_pause| drop(written.try_recv()));
+        assert_eq!(flood(&mut bed, &mut patience), 0);
+    }
+
+    #[test]
+    fn a_writer_that_is_stuck_is_waited_for_once_until_it_takes_something() {
+        let mut bed = Bed::new();
+        let pauses = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&pauses);
+        let mut patience = Patience::with(move |_pause| {
+            count.fetch_add(1, Relaxed);
+        });
+        assert!(flood(&mut bed, &mut patience) > 0);
+        assert_eq!(pauses.swap(0, Relaxed), u64::from(STUCK));
+        drop(bed.written.try_recv());
+        let record = record(&header());
+        bed.take_with(&record, &mut patience);
+        assert_eq!(pauses.load(Relaxed), 0, "there is room");
     }
 }

@@ -12,7 +12,7 @@ use remora_capture::{
 
 use crate::{
     record::Packet,
-    session::{BoundTap, TapHook},
+    session::{BoundTap, Takes, TapHook},
 };
 
 /// What all packets of a file have in common.
@@ -35,6 +35,7 @@ struct FileTap {
     interface_id: u32,
     /// The file's directions are for the interface's eyes, the record's for the pod's.
     swap: bool,
+    takes: Takes,
 }
 
 /// The file's interface of a packet.
@@ -42,6 +43,14 @@ struct FileTap {
 pub struct FileInterface {
     id: u32,
     swap: bool,
+    takes: Takes,
+}
+
+impl FileInterface {
+    /// Packets that go this way are not taken there, but elsewhere.
+    pub(super) fn leaves_to_others(self, direction: PacketDirection) -> bool {
+        self.takes == Takes::Sent && direction == PacketDirection::Ingress
+    }
 }
 
 /// What a block says beside the packet.
@@ -70,6 +79,7 @@ impl Encoder {
                 hook: tap.hook,
                 interface_id,
                 swap: tap.is_swapped(),
+                takes: tap.takes,
             })
             .collect();
         Self {
@@ -105,6 +115,7 @@ impl Encoder {
         Some(FileInterface {
             id: tap.interface_id,
             swap: tap.swap,
+            takes: tap.takes,
         })
     }
 

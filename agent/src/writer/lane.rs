@@ -11,6 +11,7 @@ use remora_capture::session::StopReason;
 use super::{
     encoder::{Encoder, Marks},
     memory::{BATCH_BYTES, Permit, Share},
+    patience::Patience,
 };
 use crate::{
     record::Packet,
@@ -19,6 +20,8 @@ use crate::{
 
 /// Batches of one session that wait for its writer: 8 MiB, a quarter of a second at 32 MB/s.
 pub const QUEUE_BATCHES: usize = 32;
+/// Pauses of the reader after which a writer that has taken nothing is stuck, and no longer waited for.
+pub(super) const STUCK: u32 = 8;
 
 /// Blocks on their way to the writer.
 #[derive(Debug)]
@@ -61,6 +64,8 @@ pub struct Lane {
     batch: Option<Batch>,
     to_writer: SyncSender<ToWriter>,
     share: Share,
+    /// Pauses of the reader since the writer last had room.
+    waited: u32,
     signals: tokio::sync::mpsc::Sender<Signal>,
     signal: Option<StopReason>,
 }
@@ -154,6 +159,7 @@ impl Lane {
             batch: None,
             to_writer,
             share,
+            waited: 0,
             signals,
             signal: None,
         }
@@ -208,8 +214,8 @@ impl Lane {
         false
     }
 
-    /// Encodes a packet into the batch, or counts why not.
-    pub fn packet(&mut self, packet: &Packet<'_>) {
+    /// Encodes a packet into the batch, or counts why not. Waits for its writer as far as the reader's patience goes.
+    pub(super) fn packet(&mut self, packet: &Packet<'_>, patience: &mut Patience) {
         let is_done = self.is_done();
         Meter::add(&self.meter.read, 1);
         if self.packet_limit.is_some_and(|limit| self.read() >= limit) {
@@ -224,7 +230,7 @@ impl Lane {
             self.next_id += 1;
             return;
         }
-        if !self.has_room() {
+        if !self.comes_to_room(patience) {
             Meter::add(&self.meter.dropped_queue, 1);
             self.drop_one();
             return;
@@ -237,7 +243,7 @@ impl Lane {
             comment: None,
         };
         self.next_id += 1;
-        // `has_room` made sure of it.
+        // `comes_to_room` made sure of it.
         if let Some(batch) = &mut self.batch {
             batch.packet_blocks +=
                 self.encoder
@@ -338,6 +344,18 @@ impl Lane {
         if !is_told {
             self.untold = self.untold.saturating_add(1);
         }
+    }
+
+    /// As [`Self::has_room`], after waiting for it, if its writer is not stuck.
+    fn comes_to_room(&mut self, patience: &mut Patience) -> bool {
+        while !self.has_room() {
+            if self.waited == STUCK || !patience.pause() {
+                return false;
+            }
+            self.waited += 1;
+        }
+        self.waited = 0;
+        true
     }
 
     /// Makes sure of a batch that takes one more packet.

@@ -20,6 +20,7 @@ pub mod lane;
 pub mod memory;
 pub mod output;
 pub mod past;
+mod patience;
 pub mod progress;
 
 use std::{

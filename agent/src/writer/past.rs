@@ -205,7 +205,7 @@ impl Chooser<'_> {
             Direction::Ingress => direction == PacketDirection::Ingress,
             Direction::Egress => direction == PacketDirection::Egress,
         };
-        way && self.matches(packet)
+        way && !interface.leaves_to_others(direction) && self.matches(packet)
     }
 
     /// The verdict that its programs would have given.

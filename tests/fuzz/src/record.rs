@@ -8,7 +8,7 @@
 
 use remora_agent::{
     record::{LookBackRecord, Packet, Record},
-    session::{BoundTap, LinkEnd, TapHook, TapId, View},
+    session::{BoundTap, LinkEnd, Takes, TapHook, TapId, View},
     writer::encoder::{Encoder, Marks},
 };
 use remora_agent_common::{
@@ -70,6 +70,7 @@ fn encode(packet: &Packet<'_>, how: u8) {
         hook,
         view: View::Interface,
         end: LinkEnd::VethHost,
+        takes: Takes::All,
     };
     let taps = [tap(TapHook::Tc), tap(TapHook::Cgroup)];
     let encoder = Encoder::new(snaplen, super_packets, i64::from(how) << 54, &taps);

@@ -48,14 +48,17 @@ const EVERYWHERE: [Selected; 7] = [
         ],
     ),
 ];
-/// What needs TCX links besides.
-const WITH_PINS: Selected = (
-    "pin",
-    &[
-        "an_upgrade_is_no_gap_and_streams_end_in_order",
-        "cleanup_refuses_beside_an_agent_and_leaves_nothing_behind_a_dead_one",
-    ],
-);
+/// What needs TCX links besides; the second has no other kernel with netkit here.
+const WITH_LINKS: [Selected; 2] = [
+    (
+        "pin",
+        &[
+            "an_upgrade_is_no_gap_and_streams_end_in_order",
+            "cleanup_refuses_beside_an_agent_and_leaves_nothing_behind_a_dead_one",
+        ],
+    ),
+    ("bypass", &[]),
+];
 /// For a kernel on which the agent cannot run.
 const TOO_OLD: Selected = (
     "kernel_hooks",
@@ -67,7 +70,7 @@ pub(super) fn selected(name: &str) -> Vec<Selected> {
     match version(name) {
         version if version < OLDEST => vec![TOO_OLD],
         version if version < WITH_TCX => EVERYWHERE.to_vec(),
-        _ => EVERYWHERE.into_iter().chain([WITH_PINS]).collect(),
+        _ => EVERYWHERE.into_iter().chain(WITH_LINKS).collect(),
     }
 }
 

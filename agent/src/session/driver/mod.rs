@@ -25,7 +25,7 @@ use super::{
     handle::{Armed, Reply, Request},
     rates::{Buckets, Rates},
     registry::Registry,
-    running::{Afterwards, Drained, Running, SlotState, conclude, join},
+    running::{Afterwards, Drained, Running, SlotState, conclude, join, missed},
     share::{ShareWatch, Shared},
 };
 
@@ -274,6 +274,7 @@ impl Driver {
         let bound = Arc::clone(&session.taps);
         let meter = Arc::clone(&session.meter);
         let (taps, outputs) = (Arc::clone(&self.taps), Arc::clone(&self.outputs));
+        let (targets, place) = (Arc::clone(&self.targets), session.place.clone());
         let done = self.drained.0.clone();
         self.registry.update(state.clone());
         self.publish(&state);
@@ -283,6 +284,10 @@ impl Driver {
             let closed = output.close(taps.counts(slot));
             taps.release(&bound);
             let files = conclude(&mut state, closed, &meter);
+            if place.is_taken_at_interfaces() {
+                let packets = targets.bypassed(&place);
+                state.message = join(&state.message, &missed(packets));
+            }
             if afterwards == Afterwards::Forget {
                 outputs.forget(state.id);
             } else if let Err(problem) = outputs.keep(&state, &files) {

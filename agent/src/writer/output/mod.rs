@@ -39,6 +39,10 @@ use crate::session::{
     TapId,
 };
 
+/// Of a writer's thread, bytes; only what is used takes memory. Pages of a look-back ring (147 584 bytes) pass by
+/// value, which a build without optimisation does several times over.
+const STACK: usize = 8 << 20;
+
 /// Makes the sink; called on the writer's thread, so that arming waits for no disk.
 pub type OpenSink = Box<dyn FnOnce() -> Result<Box<dyn Sink>, StartError> + Send>;
 
@@ -128,6 +132,7 @@ pub fn open(parts: OutputParts, consumer: ConsumerHandle) -> Result<WriterOutput
     };
     let thread = std::thread::Builder::new()
         .name(format!("writer-{slot}"))
+        .stack_size(STACK)
         .spawn(move || {
             // What it does is not in the way of arming, on a machine of few CPUs neither.
             let Ok(armed_ns) = when_armed.recv() else {

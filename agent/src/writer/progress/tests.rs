@@ -139,6 +139,7 @@ impl Bed {
             hook: crate::session::TapHook::Tc,
             view: crate::session::View::Pod,
             end: crate::session::LinkEnd::Other,
+            takes: crate::session::Takes::All,
         };
         let start = LaneStart {
             capture: [3, 4],

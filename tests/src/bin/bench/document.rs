@@ -82,6 +82,50 @@ times the time of a packet):
 With all capabilities, so without barriers, the programs before took 120 ns.
 ";
 
+/// What a reader of the goals' column asks next. Figures are those of the tables, or of the commands named.
+pub(crate) const MISSED: &str = "
+## Goals that are missed
+
+What was tried, and what stands in the way. The measures stay as they are. Figures are of 2026-11-29; those that
+are not in the tables have their command beside them.
+
+- **P1, recorded** (206 ns; 0.77 of tcpdump, goal 0.25; an empty program is 70). Look-back looks at each packet of
+  each pod: its first 24 bytes, a keyed hash, its flow's place, a clock and two counters are 106 ns of programs
+  behind a hook. Tried: the kernel's hash of a flow (half of the samples), the exact clock (32 ns instead of 4), three
+  to seven barriers less a program (322 to 106 ns). That its flow is cut can be known of no packet without looking
+  at it. Not recorded it costs 11 ns more than an empty program.
+- **P1, no session** (0.977 where nothing is recorded, goal 0.99). An empty program alone costs 2.2 %. To meet it
+  the agent would have to leave the veths, and to come back on a trigger: then there is no look-back, and each
+  trigger waits for the kernel's lock over all links.
+- **P2** (0.55 to 0.70 of tcpdump, recorded 0.65 to 0.84; goals 0.25 to 0.35, which is 130 to 230 ns). The hook
+  (57 to 70 ns) and the record (65 ns at 64 bytes, 138 to 182 at 1400: *Sizes of records*) are as much already;
+  the rest is the stages' calls, the exact budgets (atomic) and the clock. Tried: dynptr and scratch for the
+  record, and programs without barriers.
+- **P2, bulk**: faster than beside tcpdump (1.05, 1.15), but of some 30 000 super-packets 352 and 856 were lost,
+  and counted: the sender is slowed down less than the one CPU for reading and writing takes.
+- **P3** (2.3 times tcpdump at 64 bytes, 1.08 at 1400; goal 0.5; of dumpcap 0.22 and 0.66, goal 0.2). tcpdump
+  copies a packet from its ring to a buffer, 0.10 s a million. Here a thread takes it from the ring, finds its
+  sessions, puts a block with direction, number and padding together, and another writes it. At 1400 bytes both
+  pay for `write(2)`'s copy into new pages, which is most of tcpdump's 1.06: half of that cannot be had by who
+  writes the same bytes.
+- **P4, stalled** (goal 3). Both rings hold about as many packets of 1400 bytes, and the generator is at its end
+  with 64.
+- **P5, armed** (2.0 ms as the client sees it, goal 0.2). That is a request over HTTP/2 and back, a file made with
+  its first blocks, and the arming, of which the agent's own log tells (`--log debug`): finding the pod 0.15 ms,
+  its cgroup's programs 0.15, the output 0.10, the bit 0.05. The first packet comes earlier than the answer. The
+  p99 of 40 is the first trigger of all; of 200 it is 2.1 to 2.3 ms (`cargo test --release -p remora-tests --test
+  latency`).
+- **P5, whole flows** (0.59, goal 0.4): each packet is copied into its pod's ring, which is most of what a capture
+  costs. With the flow cutoff, the default, it is met.
+- **P6, idle** (5.1 times tcpdump, goal 2). The agent is one program with gRPC, TLS, HTTP, a client of Kubernetes
+  and a runtime; tcpdump has none of these. Its maps are 2.6 MiB without look-back.
+- **P7, bystander beside 16 tcpdumps** (0.12, goal 0.05): it is look-back's price again, whatever the sessions are.
+- **P7, 64 sessions of one packet** (6.7 times one, goal 2). Each has its own limits, which hold to the packet on
+  all CPUs: two atomic additions and a call by `bpf_loop`, 37 ns. One record serves all.
+- **P8** (misses 0.65 to 0.87, goal 0.3; hits 0.68 to 0.76, goal 0.4): the filter itself is 20 to 90 ns of it; the
+  rest is P1's and P2's.
+";
+
 /// Why records have size classes. Another measurement's figures, too.
 pub(crate) const SIZES: &str = "
 ## Sizes of records
@@ -138,9 +182,7 @@ first; a ring for each 8 CPUs is the way then.
 and above an eighth of the ring each record woke the reader, which is an interrupt each: with a reader
 that is behind, a packet cost 1890 ns (whole: 2171). Now a CPU asks once for many bytes: 299 and 362.
 
-**Giving room back** a 64th of the ring at a time instead of record by record made no difference that could
-be measured: the agent's CPU was 3.3 and 3.0 times tcpdump's with each record, 2.9 and 3.0 in parts (64
-bytes; 1400: 1.05, 1.06 and 1.11, 1.18; `bench P3 --quick`, two runs each in turn, load 5 to 9), and a
-packet cost the programs as much with a reader on the other CPU as without. So it stayed as it was, for
-all the room is the programs' then.
+**Giving room back** a 64th of the ring at a time instead of record by record made no difference by itself that
+could be measured. With a look every 6 ms instead of 4 and a packet's block put together in four pieces the agent's
+CPU went from 2.5 to 2.2 and 2.3 times tcpdump's at 64 bytes, and from 1.25 to 1.16 and 1.08 at 1400.
 ";

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     Plan,
-    document::{INTRODUCTION, ONE_RING, SIZES, WHERE_TIME_GOES},
+    document::{INTRODUCTION, MISSED, ONE_RING, SIZES, WHERE_TIME_GOES},
     goals::{Goal, Part},
     machine::Machine,
     outcome::Outcome,
@@ -122,6 +122,7 @@ impl Report {
             text += &Self::outcomes(measured).markdown();
             text += &problem(&measured.part);
         }
+        text += MISSED;
         text += WHERE_TIME_GOES;
         text += SIZES;
         text += ONE_RING;

@@ -19,8 +19,8 @@ use remora_agent::{
     node::NodeFacts,
     record::look_back::Reading,
     session::{
-        BoundTap, Confirm, KernelCounts, LinkEnd, Meter, Opening, Outputs as _, Slot, TapHook,
-        TapId, View,
+        BoundTap, Confirm, KernelCounts, LinkEnd, Meter, Opening, Outputs as _, Slot, Takes,
+        TapHook, TapId, View,
     },
     sink::{SessionOutputs, Store},
     writer::{Consumer, memory::Memory, past::Rings},
@@ -129,6 +129,7 @@ fn tap() -> BoundTap {
         hook: TapHook::Tc,
         view: View::Pod,
         end: LinkEnd::VethHost,
+        takes: Takes::All,
     }
 }
 
