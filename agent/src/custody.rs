@@ -75,6 +75,12 @@ pub trait Custodian: Send + Sync {
     /// [`CustodyError`].
     fn release(&self, id: CaptureId, by: &str) -> Result<Hold, CustodyError>;
 
+    /// What [`delete`](Self::delete) answered to the same, who asks again since the answer was lost.
+    fn deleted(&self, id: CaptureId, by: &str, why: &str) -> Option<(Tombstone, Head)>;
+
+    /// What the last [`release`](Self::release) answered, likewise.
+    fn released(&self, id: CaptureId, by: &str) -> Option<Hold>;
+
     /// What lies beside a capture, by its own word.
     fn mark(&self, id: CaptureId) -> Mark;
 }

@@ -165,10 +165,17 @@ impl Upload {
             && self.files.iter().zip(&other.files).all(same)
     }
 
-    /// All of it is in the store.
+    /// All of it is in the store; what has no files, as only a record that somebody put there can say, is not.
     #[must_use]
     pub fn is_verified(&self) -> bool {
-        self.files.iter().all(|file| file.object.is_some())
+        self.verified_at().is_some()
+    }
+
+    /// When the store told of the last object, if it has told of all.
+    #[must_use]
+    pub fn verified_at(&self) -> Option<Timestamp> {
+        let told = self.files.iter().map(|file| Some(file.object.as_ref()?.at));
+        told.collect::<Option<Vec<_>>>()?.into_iter().max()
     }
 
     /// The file that goes next, if it is time.
@@ -242,6 +249,8 @@ mod tests {
         }
         assert!(upload.is_verified());
         assert_eq!(upload.next(after(0)), None);
+        upload.files.clear();
+        assert!(!upload.is_verified(), "nothing is there");
     }
 
     #[test]

@@ -5,13 +5,14 @@ mod support;
 use std::time::Duration;
 
 use remora_capture::pcapng::read_packets;
-use remora_controller::cluster::index::Change;
+use remora_controller::{cluster::index::Change, fleet::Fleet};
 use remora_proto::{
+    client::AgentAddress,
     reason::{Reason, reason_of},
     v1,
 };
 use support::{
-    PATIENCE,
+    Behaviour, FakeAgent, PATIENCE,
     bed::{Bed, request},
     nodes::{TRUE_NS, Temper},
 };
@@ -452,4 +453,33 @@ async fn status_tells_nodes_their_agents_and_their_clocks() {
         "{}",
         status.nodes[3].error
     );
+}
+
+/// The agent may have done it: it answers as then, if it is told that it was asked before.
+#[tokio::test]
+async fn a_deletion_and_a_release_whose_answers_were_lost_are_asked_for_again_and_say_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("agent.sock");
+    for is_deletion in [true, false] {
+        let mut agent = FakeAgent::listen(socket.clone(), Behaviour::Arm);
+        let remote = Fleet::of_host(AgentAddress::Unix(socket.clone()))
+            .agent("host")
+            .unwrap();
+        let call = async {
+            if is_deletion {
+                let request = v1::DeleteRequest::default();
+                remote.delete(&request).await.map(drop)
+            } else {
+                let request = v1::ReleaseRequest::default();
+                remote.release(&request).await.map(drop)
+            }
+        };
+        let lost = async {
+            agent.asked().await;
+            agent.start_again();
+        };
+        let (answer, ()) = tokio::join!(call, lost);
+        answer.unwrap();
+        assert_eq!(agent.kept(), [false, true]);
+    }
 }

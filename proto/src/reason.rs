@@ -61,6 +61,8 @@ pub enum Reason {
     CaptureNotUploaded,
     /// The privacy level of its namespace lets nothing of it be captured, whoever asks.
     NamespacePrivate,
+    /// The capture's files are encrypted: the node cannot read them.
+    CaptureEncrypted,
 }
 
 /// A word is not a [`Reason`] of this version.
@@ -70,7 +72,7 @@ pub struct UnknownReason;
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::InvalidSpec,
         Self::InvalidFilter,
         Self::TargetNotFound,
@@ -93,6 +95,7 @@ impl Reason {
         Self::CaptureNotHeld,
         Self::CaptureNotUploaded,
         Self::NamespacePrivate,
+        Self::CaptureEncrypted,
     ];
 
     /// The word.
@@ -121,6 +124,7 @@ impl Reason {
             Self::CaptureNotHeld => "capture_not_held",
             Self::CaptureNotUploaded => "capture_not_uploaded",
             Self::NamespacePrivate => "namespace_private",
+            Self::CaptureEncrypted => "capture_encrypted",
         }
     }
 }

@@ -26,7 +26,7 @@ use tonic::{
 
 use crate::{
     host::Host,
-    http, name,
+    http, manifests, name,
     node::Pod,
     run::{self, AGENT_UID, Place, Proc, Rights},
     wait,
@@ -98,6 +98,7 @@ pub struct TestAgent<'a> {
     options: Options,
     node: &'a dyn Host,
     starts: u32,
+    is_spoilt: bool,
 }
 
 impl<'a> TestAgent<'a> {
@@ -149,6 +150,7 @@ impl<'a> TestAgent<'a> {
             options,
             node,
             starts: 0,
+            is_spoilt: false,
         };
         agent.start_again()?;
         Ok(agent)
@@ -204,6 +206,11 @@ impl<'a> TestAgent<'a> {
         let status = process.wait(START_LIMIT)?;
         anyhow::ensure!(!status.success(), "it ended well: {}", process.tail());
         Ok(process.log())
+    }
+
+    /// The test changes what it has signed: it is not looked at when the test is over.
+    pub fn spoil(&mut self) {
+        self.is_spoilt = true;
     }
 
     /// How it is started from now on.
@@ -510,6 +517,21 @@ impl<'a> TestAgent<'a> {
         let answer = http::over_unix(&self.metrics_socket(), http::Request::get("/metrics"))?;
         anyhow::ensure!(answer.status == 200, "metrics answer {}", answer.status);
         Ok(answer.body)
+    }
+}
+
+/// What it has signed lies there as it was signed, whatever the test was about.
+impl Drop for TestAgent<'_> {
+    fn drop(&mut self) {
+        // From here on nothing changes there.
+        self.process = None;
+        // A failure has been told already.
+        if !self.is_spoilt
+            && !std::thread::panicking()
+            && let Err(error) = manifests::prove(&self.data_dir())
+        {
+            panic!("{error:?}");
+        }
     }
 }
 

@@ -172,6 +172,18 @@ impl<'a> TestController<'a> {
             "falco-talon.action.parameters": parameters,
         });
         let body = serde_json::to_vec(&event)?;
+        self.invoke_body((invocation, "attempt=1; max=3"), &body)
+    }
+
+    /// The same with a whole event as Talon sends it. `call`: its id and attempt.
+    ///
+    /// # Errors
+    /// No answer.
+    pub fn invoke_body(
+        &self,
+        (invocation, attempt): (&str, &str),
+        body: &[u8],
+    ) -> Result<Response> {
         let date = jiff::Timestamp::now()
             .strftime("%Y%m%dT%H%M%SZ")
             .to_string();
@@ -188,16 +200,16 @@ impl<'a> TestController<'a> {
             host: "remora",
             headers: &[
                 ("amz-sdk-invocation-id", invocation),
-                ("amz-sdk-request", "attempt=1; max=3"),
+                ("amz-sdk-request", attempt),
                 ("x-amz-invocation-type", "RequestResponse"),
             ],
-            body: &body,
+            body,
         });
         let mut message = format!("POST {path} HTTP/1.1\r\nConnection: close\r\n");
         for (name, value) in headers {
             message += &format!("{name}: {value}\r\n");
         }
-        let message = [message.as_bytes(), b"\r\n", &body].concat();
+        let message = [message.as_bytes(), b"\r\n", body].concat();
         http::bytes_over_tcp(self.node.netns(), self.address, &message)
             .with_context(|| self.process.tail())
     }

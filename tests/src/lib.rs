@@ -19,7 +19,8 @@
 //!   Wireshark's and tcpdump's own tools.
 //! - [`beside`]: captures with filters beside one of all, of the same traffic.
 //! - [`latency`]: how long a trigger takes, and tcpdump for the same.
-//! - [`proof`]: the conservation law over the file, the sidecar, the API and the metrics.
+//! - [`proof`]: the conservation law over the file, the sidecar, the API and the metrics. [`manifests`]: each file
+//!   that an agent has signed, when a test is over.
 //! - [`screen`]: what the demos show.
 //! - [`random`]: the same numbers in each run. [`twin`]: for generators on two paths.
 //! - [`bpf`]: kernel objects of a process, and foreign programs on interfaces.
@@ -42,6 +43,7 @@ pub mod host;
 pub mod http;
 pub mod kubelet;
 pub mod latency;
+pub mod manifests;
 pub mod name;
 pub mod netns;
 pub mod node;

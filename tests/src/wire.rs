@@ -98,14 +98,23 @@ impl Tcpdump {
 /// Which readers there are, if not all: `REMORA_TEST_READERS=capinfos,tcpdump`.
 const READERS: &str = "REMORA_TEST_READERS";
 
+fn readers() -> String {
+    std::env::var(READERS).unwrap_or_else(|_unset| "tshark,capinfos,tcpdump".into())
+}
+
+/// Whether the tests have a reader.
+#[must_use]
+pub fn has_reader(name: &str) -> bool {
+    readers().split(',').any(|reader| reader == name)
+}
+
 /// Reads a file with tshark, capinfos and tcpdump; each must end with 0. Only where
 /// `REMORA_TEST_READERS` says so (a small virtual machine), one is left out.
 ///
 /// # Errors
 /// One of them does not like the file.
 pub fn assert_readable(file: &Path) -> Result<()> {
-    let readers = std::env::var(READERS).unwrap_or_else(|_unset| "tshark,capinfos,tcpdump".into());
-    for reader in readers.split(',') {
+    for reader in readers().split(',') {
         let mut command = run::command(reader);
         match reader {
             // Quiet: it reads every block, and printing is what takes its time.

@@ -5,7 +5,7 @@ use std::{fs, net::SocketAddr, path::Path, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 use remora_tests::{
     cgroup::Cgroup,
-    name,
+    manifests, name,
     netns::Netns,
     packets::Capture,
     run::{self, Place, Proc, Rights},
@@ -61,6 +61,7 @@ fn the_readmes_five_minutes_lead_to_verified_evidence() -> Result<()> {
     let mut run = Proc::spawn(&mut command, directory.path(), "five-minutes")?;
     let log = run.wait_success(LIMIT)?;
     ensure!(log.contains("ended; 1 capture in"), "{log}");
+    manifests::prove(&place.join("captures"))?;
     let capture = Capture::read(&directory.path().join("evidence.pcapng"))?;
     let web: SocketAddr = ([127, 0, 0, 1], 8080).into();
     let of_web = capture.frames().filter(|frame| {

@@ -10,7 +10,10 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use remora_capture::evidence::{MANIFEST_ENDING, TOMBSTONE_ENDING};
-use remora_proto::v1;
+use remora_proto::{
+    reason::{Reason, reason_of},
+    v1,
+};
 use remora_tests::{
     agent::{Options, TestAgent, of_pod_filtered},
     node::{Node, Pod},
@@ -227,10 +230,59 @@ fn captures_are_deleted_by_hand_and_the_archive_of_one_says_so() -> Result<()> {
             "{output:?}"
         );
     }
+    bed.agent.spoil();
     fs::remove_file(bed.data(&format!("{first}{TOMBSTONE_ENDING}")))?;
     let output = verify(&bed.agent.data_dir(), key, &head)?;
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(text(&output.stdout).contains("missing, "), "{output:?}");
+    Ok(())
+}
+
+/// As a controller asks whose connection broke under the first call.
+#[test]
+fn who_asks_again_since_the_answer_was_lost_gets_it() -> Result<()> {
+    let node = Node::new()?;
+    let bed = Bed::new(&node, &[])?;
+    let id = bed.captured()?;
+    let client = bed.agent.client()?;
+    let hold = v1::HoldRequest {
+        id: id.clone(),
+        why: "case 42".into(),
+        ..Default::default()
+    };
+    let held = bed.agent.block_on(client.clone().hold(hold.clone()))?;
+    let same = bed.agent.block_on(client.clone().hold(hold))?;
+    assert_eq!(same.into_inner(), held.into_inner());
+    let release = |again| {
+        let request = v1::ReleaseRequest {
+            id: id.clone(),
+            again,
+            ..Default::default()
+        };
+        bed.agent.block_on(client.clone().release(request))
+    };
+    let released = release(true)?.into_inner();
+    assert_eq!(release(true)?.into_inner(), released);
+    let refused = release(false).err().context("taken")?;
+    assert_eq!(reason_of(&refused), Some(Reason::CaptureNotHeld));
+    let delete = |why: &str, again| {
+        let request = v1::DeleteRequest {
+            id: id.clone(),
+            why: why.to_owned(),
+            again,
+            ..Default::default()
+        };
+        bed.agent.block_on(client.clone().delete(request))
+    };
+    let deleted = delete("closed", true)?.into_inner();
+    assert_eq!(delete("closed", true)?.into_inner(), deleted);
+    // Not to who says something else, nor to who does not know of it.
+    for (why, again) in [("another", true), ("closed", false)] {
+        let refused = delete(why, again).err().context("taken")?;
+        assert_eq!(reason_of(&refused), Some(Reason::CaptureDeleted), "{why}");
+    }
+    assert!(bed.is_deleted(&id));
+    bed.prove()?;
     Ok(())
 }
 

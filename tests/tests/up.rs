@@ -13,7 +13,7 @@ use remora_tests::{
     cgroup::Cgroup,
     controller,
     http::{self, Request},
-    name,
+    manifests, name,
     node::Node,
     packets::Capture,
     run::{self, Place, Proc, Rights},
@@ -122,6 +122,7 @@ fn an_alert_about_a_process_of_the_host_becomes_a_capture_and_ctrl_c_leaves_that
     ensure!(sidecar.contains("shutdown"), "{sidecar}");
     let capture = Capture::read(&captures.join(format!("{id}.pcapng")))?;
     assert_eq!(capture.packets.len() as u64, sent, "{log}");
+    manifests::prove(&captures)?;
     let remora = run::remora_program("remora")?;
     let key = fs::read_dir(captures.join("keys"))?
         .flatten()
@@ -168,6 +169,7 @@ fn whoever_kills_it_leaves_neither_program_and_no_open_capture() -> Result<()> {
         !names.iter().any(|name| name.ends_with(".open.json")),
         "{names:?}"
     );
+    manifests::prove(&data.join("captures"))?;
     Ok(())
 }
 

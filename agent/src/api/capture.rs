@@ -246,10 +246,11 @@ impl Capture for CaptureService {
             why,
             not_uploaded,
             requester,
+            again,
         } = request.into_inner();
         let caller = custody::on_behalf(&requester, caller)?;
         let why = (why, not_uploaded);
-        let deleted = self.custody.delete(id(&text)?, caller, why).await?;
+        let deleted = self.custody.delete(id(&text)?, caller, why, again).await?;
         Ok(Response::new(deleted))
     }
 
@@ -276,9 +277,10 @@ impl Capture for CaptureService {
         let v1::ReleaseRequest {
             id: text,
             requester,
+            again,
         } = request.into_inner();
         let caller = custody::on_behalf(&requester, caller)?;
-        let released = self.custody.release(id(&text)?, caller).await?;
+        let released = self.custody.release(id(&text)?, caller, again).await?;
         Ok(Response::new(released))
     }
 }
@@ -418,7 +420,8 @@ async fn stream(
                 "{name} is encrypted, and this node cannot read it; `remora get {id} --identity FILE` decrypts it \
                  on your side, `remora export {id}` copies it as it is"
             );
-            let _gone = sender.send(Err(Status::failed_precondition(message))).await;
+            let encrypted = status(Code::FailedPrecondition, Reason::CaptureEncrypted, message);
+            let _gone = sender.send(Err(encrypted)).await;
         }
         Err(Ended::Failed(path, error)) => {
             let message = format!("failed to read {}: {error}", path.display());

@@ -28,9 +28,18 @@ impl Custody {
         id: CaptureId,
         caller: String,
         (why, not_uploaded): (String, bool),
+        again: bool,
     ) -> Result<v1::DeleteResponse, Status> {
         bounded(&why)?;
-        let deleted = self.ask(move |custodian| custodian.delete(id, &caller, &why, not_uploaded));
+        let deleted =
+            self.ask(
+                move |custodian| match custodian.delete(id, &caller, &why, not_uploaded) {
+                    Err(error @ CustodyError::Deleted(_)) if again => {
+                        custodian.deleted(id, &caller, &why).ok_or(error)
+                    }
+                    deleted => deleted,
+                },
+            );
         let (tombstone, head) = deleted.await?;
         Ok((&tombstone, &head).into())
     }
@@ -51,8 +60,14 @@ impl Custody {
         &self,
         id: CaptureId,
         caller: String,
+        again: bool,
     ) -> Result<v1::ReleaseResponse, Status> {
-        let held = self.ask(move |custodian| custodian.release(id, &caller));
+        let held = self.ask(move |custodian| match custodian.release(id, &caller) {
+            Err(error @ CustodyError::NotHeld(_)) if again => {
+                custodian.released(id, &caller).ok_or(error)
+            }
+            released => released,
+        });
         let hold = Some((&held.await?).into());
         Ok(v1::ReleaseResponse { hold })
     }

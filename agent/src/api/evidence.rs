@@ -9,6 +9,7 @@ use remora_capture::{
 };
 use remora_proto::{
     limits::STREAM_BLOCKS_BYTES_MAX,
+    reason::{Reason, status},
     v1::{self, evidence_response::Message},
 };
 use tokio::{
@@ -16,7 +17,7 @@ use tokio::{
     io::AsyncReadExt as _,
     time::{Instant, sleep},
 };
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::{capture::Sender, error};
 use crate::{node::AskEvidence, session::LookupError};
@@ -34,7 +35,11 @@ pub(super) fn finished(state: &CaptureState) -> Result<(), Status> {
     }
     if !state.phase.is_final() {
         let running = format!("capture {id} runs; `remora stop {id}` ends it");
-        return Err(Status::failed_precondition(running));
+        return Err(status(
+            Code::FailedPrecondition,
+            Reason::CaptureRunning,
+            running,
+        ));
     }
     Ok(())
 }

@@ -572,6 +572,14 @@ impl Custodian for Store {
         self.seals.release(id, by)
     }
 
+    fn deleted(&self, id: CaptureId, by: &str, why: &str) -> Option<(Tombstone, Head)> {
+        self.read_deleted(id, by, why)
+    }
+
+    fn released(&self, id: CaptureId, by: &str) -> Option<Hold> {
+        self.read_released(id, by)
+    }
+
     fn mark(&self, id: CaptureId) -> Mark {
         self.read_mark(id)
     }

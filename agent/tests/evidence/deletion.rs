@@ -58,7 +58,7 @@ impl Keeping {
     }
 
     #[track_caller]
-    fn until(&self, what: &str, is: impl Fn() -> bool) {
+    pub(super) fn until(&self, what: &str, is: impl Fn() -> bool) {
         let begun = Instant::now();
         while !is() {
             assert!(begun.elapsed() < LIMIT, "{what}");
@@ -68,8 +68,19 @@ impl Keeping {
 
     /// A signed one.
     pub(super) fn captured(&self) -> CaptureId {
+        self.signed(state(Destination::Store))
+    }
+
+    /// Likewise, and it is to be uploaded.
+    pub(super) fn captured_for(&self, sink: &str) -> CaptureId {
+        let mut state = state(Destination::Store);
+        state.spec.sink = Some(sink.parse().expect("a name"));
+        self.signed(state)
+    }
+
+    fn signed(&self, state: CaptureState) -> CaptureId {
         let before = self.store.seals().head();
-        let id = capture(&self.store);
+        let id = capture_of(&self.store, state);
         self.until("signed", || self.store.seals().head() != before);
         id
     }

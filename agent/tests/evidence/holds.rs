@@ -110,6 +110,28 @@ fn killed_between_any_two_steps_a_capture_is_released_or_held_and_the_chain_hold
 }
 
 #[test]
+fn who_asks_again_gets_the_answer_that_was_lost_and_nobody_else_does() {
+    let directory = tempfile::tempdir().expect("directory");
+    let keeping = Keeping::start(directory.path(), Retention::default());
+    let store = &keeping.store;
+    let id = keeping.captured();
+    assert_eq!(store.released(id, "uid=1"), None);
+    assert!(store.deleted(id, "uid=0", "").is_none());
+    for why in ["case 42", "case 43"] {
+        let held = store.hold(id, "uid=0", why).expect("held");
+        assert_eq!(store.hold(id, "uid=1", "").expect("as it was"), held);
+        assert_eq!(store.release(id, "uid=1").expect("released"), held);
+        assert_eq!(store.released(id, "uid=1"), Some(held));
+        assert_eq!(store.released(id, "uid=0"), None);
+    }
+    let (stone, head) = store.delete(id, "uid=0", "closed", false).expect("deleted");
+    assert_eq!(store.deleted(id, "uid=0", "closed"), Some((stone, head)));
+    for (by, why) in [("uid=1", "closed"), ("uid=0", "")] {
+        assert!(store.deleted(id, by, why).is_none(), "{by}: {why}");
+    }
+}
+
+#[test]
 fn a_capture_can_be_held_again_and_what_is_no_hold_of_ours_is_released_too() {
     let directory = tempfile::tempdir().expect("directory");
     let path = directory.path();

@@ -7,6 +7,7 @@
 mod deletion;
 mod encrypted;
 mod holds;
+mod uploaded;
 
 use std::{
     collections::BTreeSet,
@@ -205,6 +206,7 @@ fn child() {
         .chain(&encrypted::POINTS)
         .chain(&holds::HOLD_POINTS)
         .chain(&holds::RELEASE_POINTS)
+        .chain(&uploaded::POINTS)
         .find(|known| **known == point)
         .expect("a point");
     if env::var(deletion::DELETES).is_ok() {
@@ -212,6 +214,9 @@ fn child() {
     }
     if let Ok(what) = env::var(holds::HOLDS) {
         return holds::hold_or_release(Path::new(&directory), point, &what);
+    }
+    if let Ok(store) = env::var(uploaded::UPLOADS) {
+        return uploaded::upload_oldest(Path::new(&directory), point, &store);
     }
     let store = open(Path::new(&directory));
     store.recover(&[]).expect("recovered");

@@ -86,8 +86,18 @@ impl Release {
     /// # Errors
     /// None did, or what it signed is no release.
     pub fn from_signed(bytes: &[u8], keys: &[PublicKey]) -> Result<Self, ManifestError> {
-        let envelope = Envelope::from_bytes(bytes)?;
-        let payload = envelope.open(RELEASE_TYPE, keys)?;
+        Self::of_payload(Envelope::from_bytes(bytes)?.open(RELEASE_TYPE, keys)?)
+    }
+
+    /// Reads a file, whoever signed it: to be shown, not to be believed.
+    ///
+    /// # Errors
+    /// It is no release.
+    pub fn unverified(bytes: &[u8]) -> Result<Self, ManifestError> {
+        Self::of_payload(Envelope::from_bytes(bytes)?.unverified())
+    }
+
+    fn of_payload(payload: &[u8]) -> Result<Self, ManifestError> {
         let release: Self = serde_json::from_slice(payload)
             .map_err(|error| ManifestError::Statement(shown(&error.to_string()).to_string()))?;
         match &release.hold {

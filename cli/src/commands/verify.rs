@@ -36,16 +36,13 @@ pub(super) async fn run(args: &VerifyArgs) -> anyhow::Result<Outcome> {
             let head = head.map(|head| read_head(head, &trusted)).transpose()?;
             let place = args.path.to_str().map(Place::of).transpose()?.flatten();
             let keys = args.identity.as_deref().map(Identities::read).transpose()?;
+            let keys = keys.unwrap_or_default();
             let gathered = match place {
                 Some(place) => {
-                    ensure!(
-                        keys.is_none(),
-                        "--identity reads what lies here: fetch the folder first"
-                    );
                     let cannot = || args.path.display().to_string();
-                    place.gather().await.with_context(cannot)?
+                    place.gather(&keys).await.with_context(cannot)?
                 }
-                None => gather(&args.path, &keys.unwrap_or_default())?,
+                None => gather(&args.path, &keys)?,
             };
             let mut report = verify(&gathered.inventory, &trusted, head.as_ref(), gathered.scope);
             stamps(&gathered.inventory, args.tsa_ca.as_deref(), &mut report)?;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use age::{DecryptError, Decryptor, x25519};
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use remora_capture::{
     evidence::{Digester, ENCRYPTED_ENDING, Entry, FileDigest, Inventory},
     text::one_line,
@@ -30,8 +30,15 @@ impl Identities {
     pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
         let mut text = String::new();
         File::open(path)
-            .and_then(|file| file.take(FILE_BYTES_MAX).read_to_string(&mut text))
+            .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text))
             .with_context(|| format!("--identity {} cannot be read", path.display()))?;
+        // A key that was cut off would be files that cannot be decrypted, for no reason that is told.
+        ensure!(
+            text.len() as u64 <= FILE_BYTES_MAX,
+            "--identity {}: more than {} KiB; give a file with the secret keys alone",
+            path.display(),
+            FILE_BYTES_MAX >> 10
+        );
         let lines = text.lines().map(str::trim);
         let keys = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
         let keys: Result<Vec<_>, _> = keys.map(str::parse).collect();
@@ -177,6 +184,27 @@ mod tests {
             (digest.expect("decrypted"), &plain),
             (of(&packets), &packets)
         );
+    }
+
+    #[test]
+    fn keys_at_the_end_of_a_long_file_are_not_left_out_without_a_word() {
+        use age::secrecy::ExposeSecret as _;
+
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().join("keys.txt");
+        let key = x25519::Identity::generate().to_string();
+        let read = |padding: u64| {
+            let padding = "#".repeat(usize::try_from(padding).expect("small"));
+            let text = format!("{padding}\n{}\n", key.expose_secret());
+            std::fs::write(&path, text).expect("file");
+            Identities::read(&path)
+        };
+        let fits = FILE_BYTES_MAX - key.expose_secret().len() as u64 - 2;
+        assert_eq!(read(fits).expect("keys").0.len(), 1);
+        for longer in [1, 10, FILE_BYTES_MAX] {
+            let error = read(fits + longer).err().expect("refused").to_string();
+            assert!(error.contains("more than 64 KiB"), "{error}");
+        }
     }
 
     #[test]

@@ -10,12 +10,12 @@ use object_store::{
     gcp::GoogleCloudStorageBuilder, path::Path,
 };
 use remora_capture::{
-    evidence::{Entry, Inventory, Scope},
+    evidence::{Inventory, Scope},
     text::shown,
 };
 use tokio::runtime::Handle;
 
-use super::gather::Gathered;
+use super::{Identities, gather::Gathered};
 
 /// Most objects below one place.
 const OBJECTS_MAX: usize = 100_000;
@@ -67,11 +67,11 @@ impl Place {
         }))
     }
 
-    /// Reads all below it.
+    /// Reads all below it, and what is encrypted to one of the keys.
     ///
     /// # Errors
     /// The store refuses, or there is no manifest.
-    pub(crate) async fn gather(&self) -> anyhow::Result<Gathered> {
+    pub(crate) async fn gather(&self, keys: &Identities) -> anyhow::Result<Gathered> {
         let mut inventory = Inventory::default();
         let listed = self.store.list(Some(&self.prefix)).take(OBJECTS_MAX + 1);
         let listed: Vec<_> = listed.try_collect().await.context("it cannot be listed")?;
@@ -87,11 +87,12 @@ impl Place {
                 stream: got.with_context(cannot)?.into_stream(),
                 rest: Bytes::new(),
             };
-            let read = {
-                let name = name.clone();
-                tokio::task::spawn_blocking(move || Entry::read(&name, pieces)).await?
-            };
-            inventory.put(&name, read.with_context(cannot)?);
+            let keys = keys.clone();
+            let read = tokio::task::spawn_blocking(move || {
+                let read = keys.gather(&name, pieces, &mut inventory);
+                read.map(|_digest| inventory)
+            });
+            inventory = read.await?.with_context(cannot)?;
         }
         if inventory.manifests().next().is_none() {
             bail!("no manifest is there: it is no evidence");

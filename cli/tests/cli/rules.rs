@@ -49,6 +49,59 @@ fn test_says_which_rule_which_target_and_which_filter() {
     assert_eq!(tested.status.code(), Some(0));
 }
 
+/// Falco's rules that the default rules name: `- NAME   # list`.
+fn named() -> Vec<(&'static str, &'static str)> {
+    let mut entry = "";
+    let mut named = Vec::new();
+    for line in include_str!("../../../deploy/rules/falco.yaml").lines() {
+        if let Some(name) = line.strip_prefix("- rule: ") {
+            entry = name;
+        }
+        let listed = line
+            .trim()
+            .strip_prefix("- ")
+            .and_then(|l| l.split_once("  #"));
+        if let Some((name, list)) = listed {
+            let lists = ["stable", "incubating", "sandbox", "retired"];
+            assert!(lists.contains(&list.trim()), "{line}");
+            named.push((entry, name.trim()));
+        }
+    }
+    named
+}
+
+#[test]
+fn test_says_of_each_rule_that_the_default_rules_name_what_is_captured() {
+    let named = named();
+    assert_eq!(named.len(), 29);
+    for (entry, name) in named {
+        // By its name, whatever its priority and tags.
+        let alert = ALERT
+            .replace("Outbound Connection to C2 Servers", name)
+            .replace("Critical", "Debug")
+            .replace(r#""network""#, "");
+        let tested = rules(&["test", DEFAULT, "--alert", "-"], &alert);
+        assert_eq!(tested.status.code(), Some(0), "{name}: {tested:?}");
+        let out = text(&tested.stdout);
+        for line in [
+            &*format!("rule `{entry}` matches"),
+            "target     container:ee97d9c4186f",
+            "look-back ",
+        ] {
+            assert!(out.contains(line), "{name}: {line}\n{out}");
+        }
+        let filter = match entry {
+            "Command and control" => Some("host 198.51.100.23 or port 53"),
+            "Unexpected connection" => Some("host 198.51.100.23 and tcp port 4444"),
+            _ => None,
+        };
+        match filter {
+            Some(filter) => assert!(out.contains(&format!("filter     {filter}\n")), "{out}"),
+            None => assert!(!out.contains("198.51.100.23"), "{name}\n{out}"),
+        }
+    }
+}
+
 #[test]
 fn test_says_why_nothing_is_captured_and_ends_with_1() {
     let shell = ALERT

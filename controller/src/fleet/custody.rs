@@ -74,6 +74,7 @@ impl Deed {
                     why: why.clone(),
                     not_uploaded: *not_uploaded,
                     requester,
+                    again: false,
                 };
                 let deleted = Some(agent.delete(&request).await?);
                 Ok(v1::CustodyPart { deleted, ..part })
@@ -88,7 +89,11 @@ impl Deed {
                 Ok(v1::CustodyPart { hold, ..part })
             }
             Self::Release => {
-                let request = v1::ReleaseRequest { id, requester };
+                let request = v1::ReleaseRequest {
+                    id,
+                    requester,
+                    again: false,
+                };
                 let hold = agent.release(&request).await?.hold;
                 Ok(v1::CustodyPart { hold, ..part })
             }

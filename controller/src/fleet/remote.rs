@@ -139,8 +139,10 @@ impl RemoteAgent {
     ) -> Result<v1::DeleteResponse, AgentError> {
         let deadline = Instant::now() + STOP_DEADLINE;
         let client = client::capture_client(self.channel.clone());
+        let mut next = request.clone();
         let call = || {
-            let request = limited(request.clone(), deadline);
+            let request = limited(next.clone(), deadline);
+            next.again = true;
             let mut client = client.clone();
             async move {
                 client
@@ -177,8 +179,10 @@ impl RemoteAgent {
     ) -> Result<v1::ReleaseResponse, AgentError> {
         let deadline = Instant::now() + STOP_DEADLINE;
         let client = client::capture_client(self.channel.clone());
+        let mut next = request.clone();
         let call = || {
-            let request = limited(request.clone(), deadline);
+            let request = limited(next.clone(), deadline);
+            next.again = true;
             let mut client = client.clone();
             async move {
                 client

@@ -124,6 +124,7 @@ fn agent_status(reason: Reason) -> StatusCode {
         | Reason::CaptureDeleted
         | Reason::CaptureNotHeld
         | Reason::CaptureNotUploaded
+        | Reason::CaptureEncrypted
         | Reason::NamespacePrivate => StatusCode::CONFLICT,
         Reason::SessionLimit
         | Reason::QuotaExceeded

@@ -41,6 +41,19 @@ pub(crate) struct Shared {
     started: Mutex<HashMap<String, CaptureId>>,
     /// Every request that came, with what it means.
     requests: Mutex<Vec<(v1::StartRequest, Start)>>,
+    /// Of each deletion and release, whether it said that it came again.
+    kept: Mutex<Vec<bool>>,
+}
+
+impl Shared {
+    /// The first call is never answered.
+    async fn keep<T: Default>(&self, again: bool) -> Result<Response<T>, Status> {
+        self.kept.lock().unwrap().push(again);
+        if !again {
+            std::future::pending::<()>().await;
+        }
+        Ok(Response::new(T::default()))
+    }
 }
 
 /// The service.
@@ -142,9 +155,9 @@ impl capture_server::Capture for Fake {
 
     async fn delete(
         &self,
-        _: Request<v1::DeleteRequest>,
+        request: Request<v1::DeleteRequest>,
     ) -> Result<Response<v1::DeleteResponse>, Status> {
-        Err(Status::unimplemented("fake"))
+        self.0.keep(request.get_ref().again).await
     }
 
     async fn hold(
@@ -156,9 +169,9 @@ impl capture_server::Capture for Fake {
 
     async fn release(
         &self,
-        _: Request<v1::ReleaseRequest>,
+        request: Request<v1::ReleaseRequest>,
     ) -> Result<Response<v1::ReleaseResponse>, Status> {
-        Err(Status::unimplemented("fake"))
+        self.0.keep(request.get_ref().again).await
     }
 }
 
@@ -168,6 +181,7 @@ impl capture_server::Capture for Fake {
 pub(crate) struct FakeAgent {
     shared: Arc<Shared>,
     socket: PathBuf,
+    listener: std::os::unix::net::UnixListener,
     /// Of its own: what tonic spawned for a connection ends with it and not before.
     runtime: Option<tokio::runtime::Runtime>,
 }
@@ -178,10 +192,23 @@ impl FakeAgent {
             behaviour: Mutex::new(behaviour),
             started: Mutex::default(),
             requests: Mutex::default(),
+            kept: Mutex::default(),
         });
         let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
         listener.set_nonblocking(true).unwrap();
-        let service = capture_server::CaptureServer::new(Fake(shared.clone()))
+        let mut agent = Self {
+            shared,
+            socket,
+            listener,
+            runtime: None,
+        };
+        agent.serve();
+        agent
+    }
+
+    fn serve(&mut self) {
+        let listener = self.listener.try_clone().unwrap();
+        let service = capture_server::CaptureServer::new(Fake(self.shared.clone()))
             .max_decoding_message_size(remora_proto::limits::REQUEST_BYTES_MAX);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -196,11 +223,22 @@ impl FakeAgent {
                 .await
                 .unwrap();
         });
-        Self {
-            shared,
-            socket,
-            runtime: Some(runtime),
+        self.runtime = Some(runtime);
+    }
+
+    /// Its connections break, as when it is killed; it listens on, so that nobody finds it away.
+    pub(crate) fn start_again(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            // Where one may wait: what it has accepted is gone after this.
+            let ended = std::thread::spawn(move || runtime.shutdown_timeout(PATIENCE));
+            ended.join().unwrap();
         }
+        self.serve();
+    }
+
+    /// Of each deletion and release that came, whether it said that it came again.
+    pub(crate) fn kept(&self) -> Vec<bool> {
+        self.shared.kept.lock().unwrap().clone()
     }
 
     pub(crate) fn behave(&self, behaviour: Behaviour) {
@@ -215,10 +253,10 @@ impl FakeAgent {
         self.shared.started.lock().unwrap().len()
     }
 
-    /// Ends when it has been asked for a capture.
+    /// Ends when it has been asked for something.
     pub(crate) async fn asked(&self) {
         let asked = async {
-            while self.requests().is_empty() {
+            while self.requests().is_empty() && self.kept().is_empty() {
                 tokio::task::yield_now().await;
             }
         };

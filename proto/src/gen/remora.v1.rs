@@ -608,6 +608,9 @@ pub struct DeleteRequest {
     /// For whom the caller asks, as he says: kept beside what the agent knows of him. At most 512 bytes.
     #[prost(string, tag = "4")]
     pub requester: ::prost::alloc::string::String,
+    /// The same call was made before, and its answer was lost: if it was carried out, this one has its answer.
+    #[prost(bool, tag = "5")]
+    pub again: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DeleteResponse {
@@ -645,6 +648,9 @@ pub struct ReleaseRequest {
     /// As in DeleteRequest.
     #[prost(string, tag = "2")]
     pub requester: ::prost::alloc::string::String,
+    /// As in DeleteRequest.
+    #[prost(bool, tag = "3")]
+    pub again: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReleaseResponse {
@@ -757,6 +763,8 @@ pub enum Reason {
     CaptureNotUploaded = 21,
     /// The privacy level of its namespace lets nothing of it be captured, whoever asks.
     NamespacePrivate = 22,
+    /// Its files are encrypted, and the node cannot read them: whoever has a secret key asks for its evidence.
+    CaptureEncrypted = 23,
 }
 impl Reason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -788,6 +796,7 @@ impl Reason {
             Self::CaptureNotHeld => "REASON_CAPTURE_NOT_HELD",
             Self::CaptureNotUploaded => "REASON_CAPTURE_NOT_UPLOADED",
             Self::NamespacePrivate => "REASON_NAMESPACE_PRIVATE",
+            Self::CaptureEncrypted => "REASON_CAPTURE_ENCRYPTED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -816,6 +825,7 @@ impl Reason {
             "REASON_CAPTURE_NOT_HELD" => Some(Self::CaptureNotHeld),
             "REASON_CAPTURE_NOT_UPLOADED" => Some(Self::CaptureNotUploaded),
             "REASON_NAMESPACE_PRIVATE" => Some(Self::NamespacePrivate),
+            "REASON_CAPTURE_ENCRYPTED" => Some(Self::CaptureEncrypted),
             _ => None,
         }
     }

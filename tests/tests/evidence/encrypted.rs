@@ -1,5 +1,7 @@
 //! Files that the node cannot read any more: read by `age`, which has none of our code.
 
+use remora_proto::reason::{Reason, reason_of};
+
 use super::*;
 
 /// A secret key's file, and its public key.
@@ -109,6 +111,13 @@ fn the_node_keeps_what_only_the_secret_keys_holder_can_read() -> Result<()> {
     let refused = remora(&bed.agent, &["get", &ids[0], "-w", path])?;
     assert_ne!(refused.status.code(), Some(0));
     assert!(text(&refused.stderr).contains("--identity"), "{refused:?}");
+    let streamed = bed.agent.stream(&ids[0])?.read_to_end().err();
+    let status = streamed.and_then(|error| error.downcast::<tonic::Status>().ok());
+    assert_eq!(
+        status.as_ref().and_then(reason_of),
+        Some(Reason::CaptureEncrypted),
+        "{status:?}"
+    );
     let _empty = fs::remove_file(&target);
     for (identity, code) in [(&stranger, 1), (&secret, 0)] {
         let identity = identity.to_str().context("path")?;

@@ -105,7 +105,12 @@ fn while_the_store_is_away_all_stays_the_quota_refuses_starts_and_all_is_there_o
                 break refused;
             }
         }
-        ensure!(ids.len() < 40, "the quota is never reached");
+        ensure!(
+            ids.len() < 40,
+            "the quota is never reached: {} bytes of {:?}",
+            bed.agent.status()?.store_bytes,
+            bed.agent.list(true)?
+        );
     };
     assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
     assert!(refused.message().contains("--quota"), "{refused}");

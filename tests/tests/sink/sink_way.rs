@@ -1,6 +1,11 @@
 //! The way without a fault.
 
-use std::{fs, net::SocketAddr, path::Path, process::Output};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Output,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
@@ -48,12 +53,13 @@ fn a_capture_is_in_its_sink_byte_for_byte_with_its_names_and_proves_itself_there
     fs::write(&file, bytes)?;
     assert_eq!(verify(&file, key)?.status.code(), Some(1));
     // Straight from the store it is the same.
-    let stored = verify_stored(&node, &id, key)?;
+    let stored = verify_stored(&node, &id, key, None)?;
     assert!(matches!(stored.status.code(), Some(0 | 3)), "{stored:?}");
     assert!(text(&stored.stdout).contains("2000 packets"), "{stored:?}");
     bed.store
         .put(&format!("cases/{id}/{id}.pcapng"), "another")?;
-    assert_eq!(verify_stored(&node, &id, key)?.status.code(), Some(1));
+    let changed = verify_stored(&node, &id, key, None)?;
+    assert_eq!(changed.status.code(), Some(1), "{changed:?}");
     // The agent's own directory is whole as well, the record of its upload in it, and its receipt.
     let receipt = bed.agent.data_dir().join(format!("{id}.receipt.json"));
     wait::until(LIMIT, "the receipt", || Ok(receipt.exists()))?;
@@ -100,7 +106,8 @@ fn a_capture_is_in_its_sink_byte_for_byte_with_its_names_and_proves_itself_there
     Ok(())
 }
 
-fn verify_stored(node: &Node, id: &str, key: &Path) -> Result<Output> {
+/// `identity`: a file with a secret key of age.
+fn verify_stored(node: &Node, id: &str, key: &Path, identity: Option<&Path>) -> Result<Output> {
     let endpoint = format!("http://{}", ObjectStore::address());
     let mut command = node.netns().command(run::remora_program("remora")?);
     command
@@ -108,8 +115,50 @@ fn verify_stored(node: &Node, id: &str, key: &Path) -> Result<Output> {
         .env("AWS_SECRET_ACCESS_KEY", KEYS.1)
         .env("AWS_ENDPOINT_URL", endpoint)
         .env("AWS_ALLOW_HTTP", "true")
-        .args(["verify", &format!("s3://{BUCKET}/cases/{id}"), "--key"]);
-    run::finish(command.arg(key))
+        .args(["verify", &format!("s3://{BUCKET}/cases/{id}"), "--key"])
+        .arg(key);
+    if let Some(identity) = identity {
+        command.arg("--identity").arg(identity);
+    }
+    run::finish(&mut command)
+}
+
+#[test]
+fn an_encrypted_capture_is_read_in_the_store_by_who_has_the_secret_key() -> Result<()> {
+    let node = Node::new()?;
+    let generated = |name: &str| -> Result<PathBuf> {
+        let file = node.directory().join(name);
+        run::output(run::command("age-keygen").arg("-o").arg(&file))?;
+        Ok(file)
+    };
+    let (secret, stranger) = (generated("secret")?, generated("stranger")?);
+    let public = run::output(run::command("age-keygen").arg("-y").arg(&secret))?;
+    let bed = Bed::new(&node, &[&format!("--encrypt-to={}", public.trim())])?;
+    let _controller = bed.controller("")?;
+    let id = bed.captured(PACKETS)?;
+    bed.verified(&id)?;
+    let keys = bed.agent.public_key_files()?;
+    let key = keys.first().context("no key")?;
+    let held = "decrypted, the bytes that were signed";
+    for (identity, code, is_held) in [
+        (None, 0, false),
+        (Some(secret.as_path()), 0, true),
+        (Some(stranger.as_path()), 1, false),
+    ] {
+        let output = verify_stored(&node, &id, key, identity)?;
+        assert_eq!(output.status.code(), Some(code), "{identity:?}: {output:?}");
+        assert_eq!(text(&output.stdout).contains(held), is_held, "{output:?}");
+    }
+    // Its bytes changed, it is neither what was signed nor decrypted.
+    bed.store
+        .put(&format!("cases/{id}/{id}.pcapng.age"), "another")?;
+    let output = verify_stored(&node, &id, key, Some(&secret))?;
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(
+        text(&output.stdout).contains("cannot be decrypted"),
+        "{output:?}"
+    );
+    Ok(())
 }
 
 #[test]

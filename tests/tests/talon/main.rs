@@ -1,6 +1,7 @@
 //! From Falco Talon's own calls to files with exactly the packets of the endpoint.
 
 mod beside;
+mod recorded;
 
 use std::{
     fs,

@@ -12,7 +12,8 @@ use std::{fs, io};
 use jiff::Timestamp;
 use remora_capture::{
     evidence::{
-        Digest, EnvelopeError, HOLD_ENDING, Hold, Link, Release, TOMBSTONE_ENDING, Tombstone,
+        Cause, Digest, EnvelopeError, HOLD_ENDING, Head, Hold, Link, Release, TOMBSTONE_ENDING,
+        Tombstone,
     },
     session::CaptureId,
 };
@@ -67,6 +68,33 @@ impl Store {
             // What cannot be read holds all the same.
             read => Mark::Held(Box::new(hold_of(id, read))),
         }
+    }
+
+    /// The tombstone of who asked with these words, and its place in the chain.
+    pub(in crate::sink) fn read_deleted(
+        &self,
+        id: CaptureId,
+        by: &str,
+        why: &str,
+    ) -> Option<(Tombstone, Head)> {
+        let bytes = read(&self.directory.join(format!("{id}{TOMBSTONE_ENDING}"))).ok()?;
+        let stone = Tombstone::unverified(&bytes).ok()?;
+        let is_theirs = stone.cause == Cause::Requested && stone.by == by && stone.why == why;
+        let head = stone.chain.head(Digest::of(&bytes));
+        is_theirs.then_some((stone, head))
+    }
+
+    /// The hold that the last release ended, if it was these who asked for that.
+    pub(in crate::sink) fn read_released(&self, id: CaptureId, by: &str) -> Option<Hold> {
+        let names = self.releases().ok()?.into_iter();
+        let names = names.filter(|name| Release::capture_of(name) == Some(id));
+        let releases = names.filter_map(|name| {
+            let bytes = read(&self.directory.join(name)).ok()?;
+            Release::unverified(&bytes).ok()
+        });
+        let last = releases.max_by_key(|release| release.chain.sequence)?;
+        let hold = last.hold.unwrap_or_default().into_bytes();
+        (last.by == by).then(|| hold_of(id, Ok(hold)))
     }
 }
 

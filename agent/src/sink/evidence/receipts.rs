@@ -7,7 +7,6 @@
 
 use std::io;
 
-use jiff::Timestamp;
 use remora_capture::{
     evidence::{Link, RECEIPT_ENDING, Receipt},
     session::CaptureId,
@@ -45,17 +44,18 @@ impl Sealer {
     fn try_receipt(&self, id: CaptureId) -> io::Result<()> {
         let name = format!("{id}{RECEIPT_ENDING}");
         let upload = kept(&self.store, id)?;
-        if !upload.is_verified() || self.store.directory.join(&name).exists() {
+        let Some(uploaded) = upload.verified_at() else {
+            return Ok(());
+        };
+        if self.store.directory.join(&name).exists() {
             return Ok(());
         }
-        let objects = upload.files.iter().filter_map(|file| file.object.as_ref());
-        let last = objects.map(|object| object.at).max();
         let link = Link::after(self.told.head().as_ref());
         let receipt = Receipt {
             capture_id: id,
             chain: link.clone(),
             sink: upload.sink,
-            uploaded: last.unwrap_or(Timestamp::UNIX_EPOCH),
+            uploaded,
             files: upload.files,
         };
         let signed = receipt.to_signed(&self.keys.secret);
