@@ -211,8 +211,9 @@ fn a_full_quota_ends_a_capture_refuses_the_next_and_is_free_again_with_its_files
     assert!(state.message.contains("quota"), "{}", state.message);
     let proven = proof::prove(&agent, &state)?;
     assert!(proven.counts.dropped_io > 0, "{:?}", proven.counts);
+    // What is refused is all that had come since the writer's last turn: on a busy machine most of the quota.
     let len = fs::metadata(&proven.path)?.len();
-    assert!((QUOTA / 2..=QUOTA).contains(&len), "{len} bytes");
+    assert!(len <= QUOTA, "{len} bytes");
 
     // What is left of it is less than a file's first blocks and its account.
     let mut kept = Vec::new();

@@ -50,8 +50,9 @@ pub struct Members {
 /// A selector selects nobody, or too many.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoMembers {
-    #[error("there is nothing in namespace `{namespace}`{near}")]
-    Namespace { namespace: String, near: Near },
+    /// Says nothing of other namespaces, of whose names the caller may have no right to know.
+    #[error("there is nothing in namespace `{namespace}`; -n NAME names another one")]
+    Namespace { namespace: String },
     #[error("there is no {what} `{name}` in namespace `{namespace}`{near}")]
     Name {
         what: &'static str,
@@ -319,11 +320,8 @@ impl Index {
     fn nobody(&self, selector: &Selector, namespace_name: &str, pending: usize) -> NoMembers {
         let namespace_name = namespace_name.to_owned();
         let Some(namespace) = self.namespaces.get(namespace_name.as_str()) else {
-            let names = self.namespaces.keys().map(AsRef::as_ref);
-            let near = near(&namespace_name, names);
             return NoMembers::Namespace {
                 namespace: namespace_name,
-                near,
             };
         };
         let absent = |what, name: &str, names: BTreeSet<&str>| {

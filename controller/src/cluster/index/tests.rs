@@ -146,7 +146,7 @@ fn who_selects_nobody_is_told_what_is_near() {
     let error = error.unwrap_err().to_string();
     assert_eq!(
         error,
-        "there is nothing in namespace `shopp`; there is `shop`, `bank`"
+        "there is nothing in namespace `shopp`; -n NAME names another one"
     );
 }
 
