@@ -93,6 +93,66 @@ async fn agents_that_fail_are_parts_that_are_missing() {
     .await;
 }
 
+/// The parts that are missing, as (node, why).
+fn missing(capture: &v1::ClusterCapture) -> Vec<(&str, &str)> {
+    let parts = capture.parts.iter().filter(|part| !part.error.is_empty());
+    parts
+        .map(|part| (part.node.as_str(), part.error.as_str()))
+        .collect()
+}
+
+#[tokio::test]
+async fn an_agent_that_answers_too_late_has_its_part_once() {
+    let bed = Bed::new();
+    let controller = bed.controller("one").await;
+    bed.nodes[1].temper(Temper::Late);
+    let capture = controller.started("deploy/cart").await;
+    let [(node, why)] = missing(&capture)[..] else {
+        panic!("{capture:?}");
+    };
+    assert!(
+        node == "w2" && why.contains("did not answer in time"),
+        "{why}"
+    );
+    bed.nodes[1].temper(Temper::Well);
+    // It is asked again, by the same key.
+    let asked = |bed: &Bed| bed.nodes[1].state.starts.lock().unwrap().len();
+    bed.until("another question", |bed| asked(bed) > 1).await;
+    assert_eq!(bed.captured(), [["cart-1"], ["cart-2"], ["cart-3"]]);
+    let found = controller.get(&capture.id).await.unwrap();
+    assert_eq!((found.parts.len(), missing(&found).len()), (3, 0));
+}
+
+#[tokio::test]
+async fn an_agent_that_talks_nonsense_spoils_its_own_part_alone() {
+    let mut bed = Bed::new();
+    bed.nodes[1].babble();
+    let controller = bed.controller("one").await;
+    bed.nodes[0].temper(Temper::Nameless);
+    let capture = controller.started("deploy/cart").await;
+    let nodes: Vec<_> = missing(&capture).iter().map(|(node, _)| *node).collect();
+    assert_eq!(nodes, ["w1", "w2"], "{capture:?}");
+    for (node, why) in missing(&capture) {
+        assert!(!why.contains('\u{1b}'), "{node}: {why:?}");
+    }
+    assert!(
+        capture.message.contains("2 of 3 parts"),
+        "{}",
+        capture.message
+    );
+    // Its packets are there.
+    bed.nodes[0].temper(Temper::Garbled);
+    controller.stop(&capture.id).await;
+    let (file, finished) = controller.stream(&capture.id).await;
+    let packets = read_packets(&file[..]).unwrap();
+    assert_eq!(packets.len(), 5, "{finished:?}");
+    for packet in &packets {
+        assert!(packet.data[14..].starts_with(b"cart-3:"));
+    }
+    assert!(finished.message.contains("w1"), "{}", finished.message);
+    assert!(finished.message.contains("w2"), "{}", finished.message);
+}
+
 #[tokio::test]
 async fn with_no_part_there_is_no_capture() {
     let bed = Bed::new();

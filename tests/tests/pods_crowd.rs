@@ -17,6 +17,8 @@ use remora_tests::{
 };
 
 const PODS: u16 = 250;
+/// More than have a ring of full size.
+const SHARING: u16 = 120;
 const LIMIT: Duration = Duration::from_secs(60);
 
 fn attached(agent: &TestAgent<'_>) -> Result<BTreeMap<String, bool>> {
@@ -104,4 +106,20 @@ fn a_trigger_goes_before_the_other_interfaces_of_a_full_node() -> Result<()> {
     );
     agent.stop(&state.id)?;
     fleet.end(pods)
+}
+
+#[test]
+fn pods_that_come_when_all_memory_is_in_rings_get_their_share_of_it() -> Result<()> {
+    let node = Node::new()?;
+    let fleet = Fleet::new(&node, Duration::from_millis(50))?;
+    // 64 MiB are a MiB for each of some sixty pods.
+    let agent = TestAgent::start(&node)?;
+    let runs: Vec<u16> = (1..=SHARING).collect();
+    let (before, after) = runs.split_at(usize::from(SHARING) / 2);
+    let before_them = fleet.begin(0, before)?;
+    wait_for_all(&agent, SHARING / 2)?;
+    let after_them = fleet.begin(1000, after)?;
+    wait_for_all(&agent, SHARING)?;
+    fleet.end(before_them)?;
+    fleet.end(after_them)
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Duration,
 };
 
@@ -12,10 +12,12 @@ use remora_tests::{
     agent::{Options, TestAgent, looking_back, spec},
     apiserver::{ApiServer, Kind},
     kubelet::{Class, Driver, KubePod},
+    netns::Netns,
     node::Node,
     packets::Capture,
     proof,
     traffic::{self, Stream},
+    veth::{self, End},
     wait,
 };
 use serde_json::json;
@@ -119,7 +121,7 @@ fn markers(bytes: &[u8]) -> usize {
     windows.filter(|at| *at == MARKER).count()
 }
 
-fn send(from: &KubePod, container: &str, to: std::net::Ipv4Addr) -> Result<()> {
+fn send(from: &KubePod, container: &str, to: Ipv4Addr) -> Result<()> {
     let stream = Stream {
         size: WHOLE,
         ..Stream::new(to, 9000, PACKETS)
@@ -296,5 +298,56 @@ fn a_level_that_gets_stricter_holds_for_what_is_running() -> Result<()> {
     let (_, capture, bytes) = bed.file(&state)?;
     assert_eq!(markers(&bytes) as u64, PACKETS);
     assert_eq!(capture.packets.len() as u64, PACKETS);
+    Ok(())
+}
+
+#[test]
+fn a_node_behind_a_veth_is_captured_unless_a_private_pod_is_on_it() -> Result<()> {
+    let node = Node::new()?;
+    let outside = Netns::new("outside")?;
+    let gateway = Ipv4Addr::new(198, 51, 100, 1);
+    veth::lay(
+        &End {
+            netns: node.netns(),
+            interface: "eth0",
+            mac: [2, 0, 0, 0, 3, 1],
+            ipv4: Some((Ipv4Addr::new(198, 51, 100, 2), 24)),
+            ipv6: None,
+        },
+        &End {
+            netns: &outside,
+            interface: "node",
+            mac: [2, 0, 0, 0, 3, 2],
+            ipv4: Some((gateway, 24)),
+            ipv6: None,
+        },
+    )?;
+    let bed = Bed::new(&node, &[("bank", Some("none")), ("shop", None)])?;
+    let shop = bed.pod("shop", "cart")?;
+    bed.wait_for_mode(&shop, v1::LookBackMode::Payload)?;
+    let targets = [
+        Target::CgroupPath("/".to_owned()),
+        Target::Interface("eth0".to_owned()),
+    ];
+    // A namespace of that level is in the cluster, and no pod of it here.
+    let whole = bed.capture(&udp(targets[0].clone()))?;
+    let running = bed.capture(&udp(targets[1].clone()))?;
+    send(&shop, "main", gateway)?;
+    let (_, _, bytes) = bed.file(&whole)?;
+    assert_eq!(markers(&bytes) as u64, PACKETS);
+
+    let bank = bed.pod("bank", "vault")?;
+    let ended = bed.agent.wait_final(&running.id, LIMIT)?;
+    assert!(ended.message.contains("privacy level `none`"), "{ended:?}");
+    proof::prove(&bed.agent, &ended)?;
+    for target in &targets {
+        let error = bed.agent.capture(spec(target.clone())).err();
+        let error = error.context("it started")?;
+        assert_eq!(error.code(), Code::PermissionDenied, "{target:?}: {error}");
+    }
+    bed.server.delete(Kind::Pod, "bank", &bank.name);
+    drop(bank);
+    let state = bed.capture(&udp(targets[0].clone()))?;
+    bed.agent.stop(&state.id)?;
     Ok(())
 }

@@ -157,7 +157,7 @@ enum Task {
         /// How long each runs
         #[arg(long, default_value_t = 60)]
         seconds: u32,
-        /// Then replace the target's inputs in tests/fuzz/corpus by the fewest that reach as much
+        /// Then replace the target's inputs in tests/fuzz/corpus by the fewest that reach most: 150 at most
         #[arg(long)]
         keep: bool,
     },

@@ -71,6 +71,11 @@ fn leads_out(link: &Link, addressed: &BTreeSet<String>) -> bool {
     }
 }
 
+/// A veth by which a node that is a container itself is connected, if nobody of this node is behind it.
+pub(super) fn connects_the_node(interface: &str) -> bool {
+    addressed().is_ok_and(|names| names.contains(interface))
+}
+
 /// Names of the interfaces that have an address in a network: a pod's veth has at most one that is
 /// a network by itself (the CNI plugin ptp), or of the link alone.
 fn addressed() -> std::io::Result<BTreeSet<String>> {

@@ -5,7 +5,7 @@
 //! | a pod's cgroup, or one in it | its namespace's |
 //! | a cgroup that holds pods | the strictest of the node's pods |
 //! | the host end of a veth | the strictest of those behind it, once somebody has stayed |
-//! | another interface, which all pods' packets may pass | the strictest of the node's pods |
+//! | another interface, which all pods' packets may pass; of veths the [node's own](own) | the strictest of the node's pods |
 //! | what was left of a pod | its namespace's |
 //! | anything else | payload |
 //!
@@ -14,12 +14,12 @@
 use remora_capture::session::{LookBackMode, PodIdentity};
 
 use super::{
-    names,
+    names, own,
     pods::{identity, word},
     residents::Residents,
     resolve::Resolver,
 };
-use crate::session::{LinkEnd, Place, StartError, TapId};
+use crate::session::{InterfacePlace, LinkEnd, Place, StartError, TapId};
 
 impl Resolver {
     /// The place with its level and its pod.
@@ -78,13 +78,19 @@ impl Resolver {
             .interfaces
             .iter()
             .map(|interface| match interface.end {
-                LinkEnd::VethHost => {
-                    let paths = self.residents.behind(interface.ifindex)?;
-                    strictest(paths.iter().map(|path| self.pods.level_of(path)))
-                }
+                LinkEnd::VethHost => match self.residents.behind(interface.ifindex) {
+                    Some(paths) => strictest(paths.iter().map(|path| self.pods.level_of(path))),
+                    None if self.is_own_veth(interface) => self.pods.node_level(),
+                    None => None,
+                },
                 LinkEnd::Loopback | LinkEnd::Other => self.pods.node_level(),
             });
         strictest(levels)
+    }
+
+    /// A pod's has no address in a network, and somebody behind it.
+    fn is_own_veth(&self, interface: &InterfacePlace) -> bool {
+        self.residents.has_nobody(interface.ifindex) && own::connects_the_node(&interface.name)
     }
 
     /// Of those that live, or lived, behind a tap.

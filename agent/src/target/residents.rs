@@ -292,6 +292,14 @@ impl Residents {
         self.seats(tap)
     }
 
+    /// Nobody was ever seen behind the interface of this index.
+    pub(super) fn has_nobody(&self, ifindex: u32) -> bool {
+        self.change(|residents| {
+            let mut there = residents.iter();
+            !there.any(|resident| resident.interface.ifindex == ifindex)
+        })
+    }
+
     /// Whom the target's name means, the latest first.
     pub(super) fn find(&self, target: &Target) -> Vec<Found> {
         let mut found: Vec<Found> = self.change(|residents| {

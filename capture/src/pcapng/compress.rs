@@ -66,6 +66,10 @@ impl Compressor {
     /// zstd's; as if the bytes were lost.
     pub fn compress(&mut self, blocks: &[u8]) -> io::Result<&[u8]> {
         self.out.clear();
+        // A frame begins with its first byte.
+        if blocks.is_empty() {
+            return Ok(&self.out);
+        }
         if self.frame_bytes == 0 || self.frame_bytes >= FRAME_BYTES {
             if self.open {
                 self.out.extend_from_slice(&FRAME_END);
@@ -85,7 +89,7 @@ impl Compressor {
 
     /// The last bytes are in the file.
     pub fn kept(&mut self) {
-        self.open = true;
+        self.open |= self.frame_bytes > 0;
     }
 
     /// The last bytes are not in the file, which ends where it did before them.
@@ -117,6 +121,9 @@ fn room(out: &mut Vec<u8>) -> OutBuffer<'_, Vec<u8>> {
 /// # Errors
 /// zstd has no memory.
 pub fn frame(blocks: &[u8]) -> io::Result<Vec<u8>> {
+    if blocks.is_empty() {
+        return Ok(Vec::new());
+    }
     let mut compressor = Compressor::new()?;
     let mut frame = compressor.compress(blocks)?.to_vec();
     frame.extend_from_slice(&FRAME_END);

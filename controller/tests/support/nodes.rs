@@ -21,6 +21,7 @@ use remora_proto::{
     v1::{self, capture_server, node_server, stream_response::Message, target::Target},
 };
 use tokio::{
+    io::AsyncWriteExt as _,
     net::UnixListener,
     sync::{mpsc, watch},
 };
@@ -33,8 +34,14 @@ pub(crate) enum Temper {
     Well,
     /// Takes the call and says nothing.
     Silent,
+    /// Starts it, and answers when nobody waits any more.
+    Late,
     /// Says that it started nothing.
     Empty,
+    /// Says that it started what is no capture's id.
+    Nameless,
+    /// Its blocks are no pcapng.
+    Garbled,
     Full,
 }
 
@@ -58,6 +65,24 @@ impl NodeState {
     fn now_ns(&self) -> i64 {
         let now = jiff::Timestamp::now().as_nanosecond();
         i64::try_from(now).unwrap() + i64::try_from(self.skew.as_nanos()).unwrap()
+    }
+
+    /// A session, or the one that has the key, which the bool says.
+    fn start(&self, key: String, checked: &Start) -> (v1::CaptureState, bool) {
+        let mut sessions = self.sessions.lock().unwrap();
+        let existing = sessions.contains_key(&key);
+        let state = sessions.entry(key).or_insert_with(|| v1::CaptureState {
+            id: CaptureId::generate().to_string(),
+            spec: Some((&checked.spec).into()),
+            phase: v1::Phase::Capturing.into(),
+            started: Some(timestamp(self.now_ns())),
+            node: self.name.clone(),
+            ..Default::default()
+        });
+        let state = state.clone();
+        drop(sessions);
+        self.changed.send_modify(|n| *n += 1);
+        (state, existing)
     }
 
     fn find(&self, id: &str) -> Result<v1::CaptureState, Status> {
@@ -90,7 +115,7 @@ impl capture_server::Capture for Service {
         self.0.starts.lock().unwrap().push(request.clone());
         let temper = *self.0.temper.lock().unwrap();
         match temper {
-            Temper::Well => {}
+            Temper::Well | Temper::Late | Temper::Nameless | Temper::Garbled => {}
             Temper::Silent => std::future::pending().await,
             Temper::Empty => return Ok(Response::new(v1::StartResponse::default())),
             Temper::Full => {
@@ -101,23 +126,14 @@ impl capture_server::Capture for Service {
                 ));
             }
         }
-        let mut sessions = self.0.sessions.lock().unwrap();
-        let existing = sessions.contains_key(&request.idempotency_key);
-        let state = sessions
-            .entry(request.idempotency_key)
-            .or_insert_with(|| v1::CaptureState {
-                id: CaptureId::generate().to_string(),
-                spec: Some((&checked.spec).into()),
-                phase: v1::Phase::Capturing.into(),
-                started: Some(timestamp(self.0.now_ns())),
-                node: self.0.name.clone(),
-                ..Default::default()
-            });
-        let capture = Some(state.clone());
-        drop(sessions);
-        self.0.changed.send_modify(|n| *n += 1);
+        let (mut capture, existing) = self.0.start(request.idempotency_key, &checked);
+        match temper {
+            Temper::Late => std::future::pending().await,
+            Temper::Nameless => capture.id = "../01J\u{1b}[2J".into(),
+            _ => {}
+        }
         Ok(Response::new(v1::StartResponse {
-            capture,
+            capture: Some(capture),
             existing,
             coalesced: false,
         }))
@@ -195,6 +211,14 @@ impl capture_server::Capture for Service {
         let state = self.0.find(&id)?;
         let (sender, receiver) = mpsc::channel(4);
         let node = self.0.clone();
+        if *node.temper.lock().unwrap() == Temper::Garbled {
+            let blocks = Message::Blocks(vec![0xa5; 64 * 1024].into());
+            let garbled = v1::StreamResponse {
+                message: Some(blocks),
+            };
+            sender.try_send(Ok(garbled)).unwrap();
+            return Ok(Response::new(ReceiverStream::new(receiver)));
+        }
         tokio::spawn(async move {
             let mut changed = node.changed.subscribe();
             let mut message = heading(&pod(&state));
@@ -366,6 +390,19 @@ impl FakeNode {
 
     pub(crate) fn temper(&self, temper: Temper) {
         *self.state.temper.lock().unwrap() = temper;
+    }
+
+    /// From now on it answers whatever comes with bytes that are no HTTP/2.
+    pub(crate) fn babble(&mut self) {
+        self.serving.abort();
+        std::fs::remove_file(&self.socket).unwrap();
+        let listener = UnixListener::bind(&self.socket).unwrap();
+        self.serving = tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let _gone = stream.write_all(&[0xa5; 4096]).await;
+            }
+        });
     }
 
     /// Pods that it captures.

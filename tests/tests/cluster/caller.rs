@@ -14,13 +14,11 @@ use tokio::{runtime::Runtime, time::timeout};
 use tonic::{Request, Status, transport::Channel};
 
 use remora_tests::{
-    cluster::{
-        Cluster,
-        door::Door,
-        release::{CONTROLLERS, NAMESPACE},
-    },
+    cluster::{Cluster, door::Door},
     wait,
 };
+
+use crate::installed::{authority, first_controller};
 
 /// Port of the controllers' API.
 const PORT: u16 = 2805;
@@ -39,16 +37,13 @@ pub(crate) struct Controller {
 
 impl Controller {
     pub(crate) fn first(cluster: &Cluster) -> Result<Self> {
-        let controllers = cluster.kubectl().pods(NAMESPACE, CONTROLLERS)?;
-        let pod = controllers.first().context("no controller")?;
+        let pod = first_controller(cluster)?;
         let node = cluster.node(&pod.node)?;
-        let pids = node.processes_of(pod, "controller")?;
+        let pids = node.processes_of(&pod, "controller")?;
         let pid = pids.first().context("no process")?;
         let inside = SocketAddr::from((pod.address()?, PORT));
         let door = Door::open(node.netns().path(), inside)?;
-        let map = ["get", "configmap", "remora-ca", "-n", NAMESPACE];
-        let path = ["-o", r"jsonpath={.data.ca\.crt}"];
-        let authority = cluster.kubectl().run(&[&map[..], &path].concat())?;
+        let authority = authority(cluster)?;
         let names = Names::new([NAME.parse::<Name>()?])?;
         let identity = TlsIdentity::trusting(authority.as_bytes(), Some(names))?;
         let address: AgentAddress = format!("https://{}", door.address()).parse()?;

@@ -3,39 +3,51 @@
 
 use std::{
     collections::BTreeSet,
+    env,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::{Value, json};
+use remora_proto::v1::{self, target::Target};
+use serde_json::json;
 
 use remora_tests::{
     cluster::{Cluster, image::BUSYBOX, pods::KubePod},
     run, wait,
 };
 
-use crate::{Test, capture::Bed, node_agent::NodeAgent, shop::PORT};
+use crate::{
+    Test,
+    capture::Bed,
+    node_agent::{Calls, NodeAgent},
+    shop::PORT,
+};
 
 pub(crate) const TESTS: [Test; 1] = [(
     "crowd::of_many_pods_at_once_each_is_captured_by_its_container_and_recorded",
     crowd,
 )];
 
-/// On two nodes together. More than one capture may have.
+/// On two nodes together, more than one capture may have; or as many as the variable says.
 const PODS: usize = 120;
-const LIMIT: Duration = Duration::from_secs(240);
+const PODS_VARIABLE: &str = "REMORA_CROWD";
+const LIMIT: Duration = Duration::from_secs(300);
 /// Triggers while they come.
 const TRIGGERS: usize = 20;
 
 fn crowd(cluster: &Cluster) -> Result<()> {
     let bed = Bed::open(cluster, "crowd")?;
-    let agent = NodeAgent::on(cluster, "node-a")?;
+    let calls = Calls::to(&NodeAgent::on(cluster, "node-a")?)?;
+    let count = match env::var(PODS_VARIABLE) {
+        Ok(count) => count.parse().context(PODS_VARIABLE)?,
+        Err(_) => PODS,
+    };
     let port = PORT.to_string();
     let command = ["/bin/httpd", "-f", "-p", &port, "-h", "/www"];
     let deployment = json!({
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "crowd"},
         "spec": {
-            "replicas": PODS,
+            "replicas": count,
             "selector": {"matchLabels": {"app": "crowd"}},
             "template": {
                 "metadata": {"labels": {"app": "crowd"}},
@@ -48,6 +60,10 @@ fn crowd(cluster: &Cluster) -> Result<()> {
             },
         },
     });
+    let before: BTreeSet<String> = recorded(&calls)?
+        .into_iter()
+        .map(|tap| tap.interface)
+        .collect();
     let begun = Instant::now();
     bed.shop.apply(&deployment.to_string())?;
     let mut tried = BTreeSet::new();
@@ -61,22 +77,32 @@ fn crowd(cluster: &Cluster) -> Result<()> {
             let fresh = new.find(|pod| !tried.contains(&pod.uid));
             if let Some(pod) = fresh {
                 tried.insert(pod.uid.clone());
-                took.push(trigger(&agent, pod)?);
+                took.push(trigger(&calls, pod)?);
             }
         }
-        let are_all = there.len() == PODS;
+        let are_all = there.len() == count;
         Ok(are_all.then(|| pods.clone()))
     })?;
     let running = begun.elapsed();
     let of_node = pods.iter().filter(|pod| pod.node == "node-a").count();
     wait::until(LIMIT, "each of them to be recorded", || {
-        Ok(recorded(&agent, &bed.shop.namespace)? == of_node)
+        let taps = recorded(&calls)?.into_iter();
+        let new = taps.filter(|tap| !before.contains(&tap.interface));
+        Ok(new.count() >= of_node)
+    })?;
+    let all_recorded = begun.elapsed();
+    let named = format!("pod {}/", bed.shop.namespace);
+    wait::until(LIMIT, "the names of all", || {
+        let taps = recorded(&calls)?.into_iter();
+        let theirs = taps.filter(|tap| tap.description.starts_with(&named));
+        Ok(theirs.count() == of_node)
     })?;
     ensure!(!took.is_empty(), "nobody was captured meanwhile");
     took.sort();
     println!(
-        "{PODS} pods at once, {of_node} on the node: running after {running:?}, recorded {:?} later; {} triggers by \
-         container id meanwhile, `remora` started and ended: p50 {:?}, longest {:?}",
+        "{count} pods at once, {of_node} on the node: running after {running:?}, recorded {:?} later, with their \
+         names {:?} later; {} triggers by container id meanwhile, armed: p50 {:?}, longest {:?}",
+        all_recorded - running,
         begun.elapsed() - running,
         took.len(),
         took[took.len() / 2],
@@ -97,24 +123,19 @@ fn crowd(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// A capture by a container's id, begun and ended.
-fn trigger(agent: &NodeAgent, pod: &KubePod) -> Result<Duration> {
-    let container = format!("container:{}", pod.container("web")?);
+/// A capture by a container's id, until it is armed; then it is ended.
+fn trigger(calls: &Calls, pod: &KubePod) -> Result<Duration> {
+    let target = Target::ContainerId(pod.container("web")?.to_owned());
     let asked = Instant::now();
-    let id = agent.run(&["capture", "--store", &container])?;
+    let capture = calls.start(target)?;
     let took = asked.elapsed();
-    agent.run(&["stop", id.trim()])?;
+    calls.stop(&capture.id)?;
     Ok(took)
 }
 
-/// Pods of the namespace with look-back.
-fn recorded(agent: &NodeAgent, namespace: &str) -> Result<usize> {
-    let status: Value = serde_json::from_str(&agent.run(&["status", "-o", "json"])?)?;
-    let taps = status["taps"].as_array().context("no taps")?;
-    let prefix = format!("pod {namespace}/");
-    let is_recorded = |tap: &&Value| {
-        let description = tap["description"].as_str().unwrap_or_default();
-        description.starts_with(&prefix) && !tap["look_back"].is_null()
-    };
-    Ok(taps.iter().filter(is_recorded).count())
+/// Taps that have look-back.
+fn recorded(calls: &Calls) -> Result<Vec<v1::Tap>> {
+    let mut taps = calls.taps()?;
+    taps.retain(|tap| tap.look_back.is_some());
+    Ok(taps)
 }

@@ -30,6 +30,7 @@ use crate::{
     Test,
     capture::Bed,
     capturing::Capturing,
+    converge::converges,
     node_agent::NodeAgent,
     shop::{POD_LIMIT, PORT},
     witness::{BEGIN, END, assert_equal, contains},
@@ -90,12 +91,14 @@ fn api_away(cluster: &Cluster) -> Result<()> {
     let by_container = by_container.context("no capture was started")?;
     cluster.control_plane().start_api()?;
     let back = Instant::now();
-    // Whoever watches has to find the API server again; a pod made after that is captured by name.
+    let known = converges(&bed, &agent)?;
+    // Kubernetes itself has to find the API server again; a pod made after that is captured by name.
     let fresh = bed.shop.web(&[("fresh", "node-a")])?;
     let made = back.elapsed();
     let capturing = bed.start(&["pod/fresh", "-f", &filter])?;
     println!(
-        "after the API server's return: a pod is ready after {made:?}, captured by name after {:?}",
+        "after the API server's return ({AWAY:?} away) a new pod is known: {known}; one that kubelet starts is ready \
+         after {made:?}, captured by name after {:?}",
         back.elapsed()
     );
     capturing.stop()?;
@@ -230,7 +233,7 @@ fn controller_killed(cluster: &Cluster) -> Result<()> {
 }
 
 /// Starts a capture that the nodes keep; its id.
-fn store(bed: &Bed<'_>, words: &[&str]) -> Result<String> {
+pub(crate) fn store(bed: &Bed<'_>, words: &[&str]) -> Result<String> {
     // All that it is about is known then.
     Capturing::stop(bed.start(words)?)?;
     let namespace = ["--store", "-n", &bed.shop.namespace];
@@ -240,7 +243,7 @@ fn store(bed: &Bed<'_>, words: &[&str]) -> Result<String> {
 }
 
 /// The capture as the controllers tell of it.
-fn shown(kubectl: &Kubectl, id: &str) -> Result<Value> {
+pub(crate) fn shown(kubectl: &Kubectl, id: &str) -> Result<Value> {
     Ok(serde_json::from_str(&user(
         kubectl,
         &["show", id, "-o", "json"],
@@ -248,7 +251,7 @@ fn shown(kubectl: &Kubectl, id: &str) -> Result<Value> {
 }
 
 /// What `kubectl remora` prints.
-fn user(kubectl: &Kubectl, words: &[&str]) -> Result<String> {
+pub(crate) fn user(kubectl: &Kubectl, words: &[&str]) -> Result<String> {
     run::output(kubectl.remora()?.args(words))
 }
 

@@ -11,7 +11,7 @@ use remora_tests::cluster::{
     Cluster,
     access::PEOPLE,
     pods::KubePod,
-    release::{self, AGENTS, NAMESPACE, Release},
+    release::{self, AGENTS, CONTROLLERS, NAMESPACE, Release},
 };
 
 /// Who may reach the controllers.
@@ -40,6 +40,29 @@ pub(crate) fn taken(cluster: &Cluster) -> Result<Release> {
     remora(cluster)?;
     let mut installed = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
     installed.take().context("it was not installed")
+}
+
+/// Upgrades it to more of Helm's settings, and gives it back to the tests that follow.
+pub(crate) fn upgrade(cluster: &Cluster, settings: &[&str]) -> Result<()> {
+    let release = taken(cluster)?;
+    let subjects = release::subjects(&[USER]);
+    let upgraded = release.upgrade(&[&[subjects.as_str()], settings].concat());
+    let mut installed = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
+    *installed = Some(release);
+    upgraded
+}
+
+/// A controller.
+pub(crate) fn first_controller(cluster: &Cluster) -> Result<KubePod> {
+    let controllers = cluster.kubectl().pods(NAMESPACE, CONTROLLERS)?;
+    controllers.into_iter().next().context("no controller")
+}
+
+/// The certificate that theirs is signed by, as PEM.
+pub(crate) fn authority(cluster: &Cluster) -> Result<String> {
+    let map = ["get", "configmap", "remora-ca", "-n", NAMESPACE];
+    let path = ["-o", r"jsonpath={.data.ca\.crt}"];
+    cluster.kubectl().run(&[&map[..], &path].concat())
 }
 
 /// The agent's pod on a node.

@@ -3,6 +3,7 @@
 //! One cluster serves all tests, one after the other; each has a namespace of its own.
 #![forbid(unsafe_code)]
 
+mod alerts;
 mod bad_input;
 mod bed;
 mod caller;
@@ -10,14 +11,18 @@ mod capture;
 mod capturing;
 mod chart;
 mod churn;
+mod converge;
 mod crowd;
 mod faults;
+mod fresh;
 mod installed;
 mod node_agent;
 mod objects;
 mod past;
 mod rights;
 mod shop;
+mod speed;
+mod upgrade;
 mod witness;
 
 use std::{process::ExitCode, sync::Arc};
@@ -48,6 +53,9 @@ fn main() -> ExitCode {
         &faults::TESTS,
         &churn::TESTS,
         &crowd::TESTS,
+        &upgrade::TESTS,
+        &speed::TESTS,
+        &fresh::TESTS,
         &chart::LAST,
     ]
     .concat();

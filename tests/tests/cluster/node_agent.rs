@@ -3,7 +3,13 @@
 use std::{path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result};
+use remora_proto::{
+    client::{AgentAddress, connect},
+    v1::{self, capture_client::CaptureClient, node_client::NodeClient, target::Target},
+};
 use serde_json::Value;
+use tokio::runtime::Runtime;
+use tonic::{Response, Status, transport::Channel};
 
 use remora_tests::{
     cluster::{Cluster, pods::KubePod},
@@ -27,13 +33,16 @@ impl NodeAgent {
         Ok(Self { pod, pid })
     }
 
+    fn socket(&self) -> PathBuf {
+        format!("/proc/{}/root/run/remora/agent.sock", self.pid).into()
+    }
+
     /// `remora` at its socket.
     pub(crate) fn remora(&self, arguments: &[&str]) -> Result<Command> {
-        let socket = PathBuf::from(format!("/proc/{}/root/run/remora/agent.sock", self.pid));
         let mut command = run::command(run::remora_program("remora")?);
         command
             .arg("--agent")
-            .arg(format!("unix:{}", socket.display()));
+            .arg(format!("unix:{}", self.socket().display()));
         command.args(arguments);
         Ok(command)
     }
@@ -57,5 +66,73 @@ impl NodeAgent {
             }))
         });
         recorded.with_context(|| last)
+    }
+}
+
+/// Calls to an agent by its socket, for what is measured: no program starts for each.
+pub(crate) struct Calls {
+    runtime: Runtime,
+    channel: Channel,
+}
+
+impl Calls {
+    pub(crate) fn to(agent: &NodeAgent) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let channel = runtime.block_on(connect(&AgentAddress::Unix(agent.socket())))?;
+        Ok(Self { runtime, channel })
+    }
+
+    fn captures(&self) -> CaptureClient<Channel> {
+        CaptureClient::new(self.channel.clone())
+    }
+
+    /// The answer, which on a machine with much to do may take long.
+    fn wait<T>(&self, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T> {
+        let limit = wait::patient(POD_LIMIT);
+        let answer = async { tokio::time::timeout(limit, call).await };
+        let answer = self.runtime.block_on(answer).context("no answer")?;
+        Ok(answer?.into_inner())
+    }
+
+    /// The part that it has of a capture over several nodes.
+    pub(crate) fn part_of(&self, capture: &str) -> Result<v1::CaptureState> {
+        let request = v1::ListRequest {
+            part_of: capture.to_owned(),
+            all: true,
+        };
+        let listed = self.wait(self.captures().list(request))?;
+        let mut captures = listed.captures.into_iter();
+        captures.next().context("no part of it is here")
+    }
+
+    pub(crate) fn stop(&self, id: &str) -> Result<()> {
+        let request = v1::StopRequest { id: id.to_owned() };
+        self.wait(self.captures().stop(request)).map(drop)
+    }
+
+    /// Starts a capture that it keeps.
+    pub(crate) fn start(&self, target: Target) -> Result<v1::CaptureState> {
+        let target = Some(v1::Target {
+            target: Some(target),
+        });
+        let request = v1::StartRequest {
+            spec: Some(v1::CaptureSpec {
+                target,
+                destination: v1::Destination::Store.into(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let started = self.wait(self.captures().start(request))?;
+        started.capture.context("no capture")
+    }
+
+    /// What it is on, with what is recorded there.
+    pub(crate) fn taps(&self) -> Result<Vec<v1::Tap>> {
+        let mut node = NodeClient::new(self.channel.clone());
+        let status = self.wait(node.status(v1::StatusRequest {}))?;
+        Ok(status.taps)
     }
 }

@@ -72,6 +72,11 @@ impl<'a> Shop<'a> {
         pods.iter().map(|(name, _)| self.pod(name)).collect()
     }
 
+    /// A pod that is not waited for.
+    pub(crate) fn bare_pod(&self, name: &str, node: &str) -> Result<()> {
+        self.apply(&manifest(name, node))
+    }
+
     pub(crate) fn pod(&self, name: &str) -> Result<KubePod> {
         self.kubectl().pod(&self.namespace, name)
     }

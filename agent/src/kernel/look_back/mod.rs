@@ -484,6 +484,15 @@ impl State {
         Ok(())
     }
 
+    /// Takes a tap's ring away, which is frozen; the tap waits for another.
+    fn withdraw(&mut self, tap: TapId) -> Result<(), KernelError> {
+        let ring = self.followed_mut(tap).and_then(|f| f.ring.take());
+        let Some(ring) = ring else { return Ok(()) };
+        let pointed = self.point(tap.index, 0);
+        self.keep(tap, ring);
+        pointed
+    }
+
     /// Nobody is recorded at that index any more.
     fn unfollow(&mut self, index: u32) -> Result<(), KernelError> {
         let Some(Followed { tap, ring, .. }) = self.followed.remove(&index) else {

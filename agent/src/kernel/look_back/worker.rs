@@ -31,6 +31,8 @@ enum Step {
     Give(Ring),
     /// One of so many pages.
     Make(u32),
+    /// From a tap that has more than its share, while others have none.
+    Withdraw(TapId),
     Nothing,
 }
 
@@ -79,6 +81,11 @@ impl Shared {
                     None => state.ready.push(ring),
                 }
             }
+            Step::Withdraw(tap) => {
+                let mut state = self.state();
+                state.withdraw(tap)?;
+                self.count(&state)?;
+            }
             Step::Nothing => return Ok(false),
         }
         Ok(true)
@@ -117,6 +124,10 @@ impl Shared {
             }
             if let Some(ring) = state.ready.pop() {
                 return Step::Give(ring);
+            }
+            // All memory is in rings: without it who came last would never be recorded.
+            if let Some(tap) = state.too_large(share) {
+                return Step::Withdraw(tap);
             }
         }
         if has_room && (state.misfit(share).is_some() || state.ready.len() < SPARES) {
@@ -179,6 +190,14 @@ impl Shared {
 }
 
 impl State {
+    /// A tap whose ring has more than its share.
+    fn too_large(&self, share: u32) -> Option<TapId> {
+        let large = |ring: &Ring| ring.pages > share;
+        let mut taps = self.followed.values();
+        let tap = taps.find(|followed| followed.ring.as_ref().is_some_and(large));
+        tap.map(|followed| followed.tap)
+    }
+
     /// A tap whose ring has the wrong size.
     fn misfit(&self, share: u32) -> Option<TapId> {
         let wrong = |ring: &Ring| Budget::is_wrong(ring.pages, share);
