@@ -65,20 +65,28 @@ pub(crate) fn cross(installing: Installing) -> anyhow::Result<()> {
     })
 }
 
-/// The directory of the shared libraries.
-fn libraries() -> anyhow::Result<PathBuf> {
+/// Where the shared libraries lie.
+struct Libraries {
+    /// libpcap, which the programs are linked with.
+    pcap: PathBuf,
+    /// All of them, as LD_LIBRARY_PATH has it.
+    all: String,
+}
+
+fn libraries() -> anyhow::Result<Libraries> {
     let archive = Archive::foreign(ARCHITECTURE)?;
     let tree = archive.group("libpcap", &LIBRARIES)?;
-    let directory = tree.join("usr/lib/aarch64-linux-gnu");
+    let [pcap, others] = ["usr/lib", "lib"].map(|lib| tree.join(lib).join("aarch64-linux-gnu"));
     // What a linker looks for, of the package with headers otherwise.
-    let name = directory.join("libpcap.so");
+    let name = pcap.join("libpcap.so");
     if !name.exists() {
         symlink("libpcap.so.0.8", &name).with_context(|| name.display().to_string())?;
     }
-    Ok(directory)
+    let all = format!("{}:{}", pcap.display(), others.display());
+    Ok(Libraries { pcap, all })
 }
 
-fn build(tools: &BpfTools, libraries: &Path, target: &Path) -> Command {
+fn build(tools: &BpfTools, libraries: &Libraries, target: &Path) -> Command {
     let mut cargo = tools.toolchain.cargo_command();
     cargo.current_dir(workspace::root());
     cargo.args(["build", "--bins", "-Z", "build-std=std,panic_unwind"]);
@@ -93,12 +101,12 @@ fn build(tools: &BpfTools, libraries: &Path, target: &Path) -> Command {
         .env("CARGO_PROFILE_DEV_DEBUG", "0")
         .env("CC_aarch64_unknown_linux_gnu", COMPILER)
         .env("AR_aarch64_unknown_linux_gnu", ARCHIVER)
-        .env("LIBPCAP_LIBDIR", libraries)
+        .env("LIBPCAP_LIBDIR", &libraries.pcap)
         .env("LIBPCAP_VER", PCAP_VERSION);
     cargo
 }
 
-fn try_out(programs: &Path, libraries: &Path) -> anyhow::Result<()> {
+fn try_out(programs: &Path, libraries: &Libraries) -> anyhow::Result<()> {
     for name in PROGRAMS {
         let bytes = fs::read(programs.join(name)).with_context(|| name.to_owned())?;
         // ELF, 64 bits, little-endian; e_machine 183 is AArch64.
@@ -108,7 +116,7 @@ fn try_out(programs: &Path, libraries: &Path) -> anyhow::Result<()> {
     let emulated = |name: &str, words: &[&str]| {
         let mut command = Command::new(EMULATOR);
         command.args(["-L", C_LIBRARY, "-E"]);
-        command.arg(format!("LD_LIBRARY_PATH={}", libraries.display()));
+        command.arg(format!("LD_LIBRARY_PATH={}", libraries.all));
         command.arg(programs.join(name)).args(words);
         command.current_dir(workspace::root());
         output(&mut command)
