@@ -6,6 +6,7 @@
 //! - [`lint`]: format, clippy, the arrows between crates and modules, generated code, licences.
 //! - [`test`]: every layer of tests this machine can run.
 //! - [`kernels`]: the kernel tests on other kernels, in virtual machines.
+//! - [`cross`]: the programs for another processor.
 //! - [`fuzz`]: the fuzz targets, by libFuzzer.
 //! - [`cluster`]: a real Kubernetes on this machine.
 //! - [`manual`]: manual pages and completions, for packages.
@@ -28,6 +29,7 @@ macro_rules! say {
 mod actionner;
 mod build;
 mod cluster;
+mod cross;
 mod fuzz;
 mod image;
 mod kernels;
@@ -163,6 +165,14 @@ enum Task {
     ///
     /// Needs a nightly toolchain of rustup's with the components miri and rust-src.
     Miri,
+    /// Build the programs for 64-bit ARM, and try them in an emulator
+    ///
+    /// Into target/cross, by Debian's cross compiler and the toolchain of the eBPF object; libpcap is unpacked
+    /// into ~/.cache/remora/cross-arm64, not installed. What needs a kernel of that processor is not tried.
+    Cross {
+        #[command(flatten)]
+        install: InstallArgs,
+    },
     /// Show a capture: two pods, real traffic, a Falco alert, the packets
     Demo(ProgramArgs),
     /// Measure the goals P1 to P9 of the data path beside tcpdump: all, or `bench P1 P5`
@@ -293,6 +303,7 @@ fn perform(task: Task) -> anyhow::Result<()> {
             let finds = if keep { Finds::Kept } else { Finds::Local };
             fuzz::fuzz(&targets, seconds, finds)
         }
+        Task::Cross { install } => cross::cross(install.policy()),
         Task::Miri => miri::miri(),
         Task::Demo(demo) => run::run("demo", &demo.args, demo.install.policy()),
         Task::Bench(bench) => run::run("bench", &bench.args, bench.install.policy()),

@@ -1,5 +1,5 @@
-//! Debian packages that are unpacked, never installed: kernels, and QEMU where the machine's own is
-//! too old.
+//! Debian packages that are unpacked, never installed: kernels, QEMU where the machine's own is too old, libraries
+//! for another processor.
 //!
 //! apt works on lists and a cache of its own below `~/.cache/remora/kernels/apt`, with more suites
 //! than the machine has; the machine's own lists and packages stay as they are.
@@ -40,20 +40,38 @@ pub(crate) struct Archive {
 }
 
 impl Archive {
-    /// Makes its directories and fetches the lists, unless they are fresh.
+    /// With the suites that have kernels.
     pub(crate) fn open() -> anyhow::Result<Self> {
+        Self::of("kernels", &SUITES, "")
+    }
+
+    /// Its packages for another processor.
+    pub(crate) fn foreign(architecture: &str) -> anyhow::Result<Self> {
+        let suites: Vec<_> = SUITES
+            .into_iter()
+            .filter(|(_, suite)| suite.starts_with(RELEASE) && !suite.ends_with("backports"))
+            .collect();
+        let more = format!(
+            "APT::Architecture \"{architecture}\";\n\
+             APT::Architectures {{ \"{architecture}\"; }};\n"
+        );
+        Self::of(&format!("cross-{architecture}"), &suites, &more)
+    }
+
+    /// Makes its directories and fetches the lists, unless they are fresh.
+    fn of(name: &str, suites: &[(&str, &str)], more: &str) -> anyhow::Result<Self> {
         ensure!(
             find("apt-get").is_some() && Path::new(KEYRING).exists(),
-            "kernels come from Debian's archive, and here is no apt-get with Debian's keys: run \
-             `cargo xtask kernels` on a Debian machine or in a container of one"
+            "packages come from Debian's archive, and here is no apt-get with Debian's keys: run \
+             this on a Debian machine or in a container of one"
         );
-        let cache = workspace::cache_dir()?.join("kernels");
+        let cache = workspace::cache_dir()?.join(name);
         let archive = Self { cache };
         for directory in ["sources", "lists/partial", "cache/archives/partial"] {
             fs::create_dir_all(archive.apt().join(directory))?;
         }
         let mirror = mirror();
-        let sources: String = SUITES
+        let sources: String = suites
             .iter()
             .map(|(archive, suite)| {
                 format!("deb [signed-by={KEYRING}] {mirror}/{archive} {suite} main\n")
@@ -75,7 +93,8 @@ impl Archive {
                  Acquire::IndexTargets::deb::DEP-11::DefaultEnabled \"false\";\n\
                  APT::Sandbox::User \"root\";\n\
                  APT::Default-Release \"{RELEASE}\";\n\
-                 Debug::NoLocking \"true\";\n"
+                 Debug::NoLocking \"true\";\n\
+                 {more}"
             ),
         )?;
         archive.update()?;
@@ -139,6 +158,11 @@ impl Archive {
     /// Unpacks a package that needs no other; the directory.
     pub(crate) fn package(&self, name: &str) -> anyhow::Result<PathBuf> {
         self.unpacked(name, |debs| self.download([name], debs))
+    }
+
+    /// Unpacks these, and none that they need; the directory.
+    pub(crate) fn group(&self, name: &str, packages: &[&str]) -> anyhow::Result<PathBuf> {
+        self.unpacked(name, |debs| self.download(packages, debs))
     }
 
     fn download(

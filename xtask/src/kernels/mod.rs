@@ -29,7 +29,7 @@ use crate::run::bin_dir;
 use crate::setup::{Installing, Purpose, setup};
 use crate::test::{Tally, parse_result, program_name, suites};
 
-use archive::Archive;
+pub(crate) use archive::Archive;
 use image::{Image, Modules};
 use selection::{Selected, selected};
 use vm::Qemu;

@@ -86,6 +86,14 @@ pub(crate) fn cluster_packages(installing: Installing) -> anyhow::Result<()> {
     packages::install(&packages::missing(packages::CLUSTER), installing)
 }
 
+/// Installs what building for another processor needs of Debian, if it is missing.
+///
+/// # Errors
+/// As [`setup`].
+pub(crate) fn cross_packages(installing: Installing) -> anyhow::Result<()> {
+    packages::install(&packages::missing(packages::CROSS), installing)
+}
+
 /// The toolchain for eBPF programs that is here, if there is one.
 pub(crate) fn bpf_toolchain() -> Option<Toolchain> {
     toolchain::find().ok()?.usable.into_iter().next()

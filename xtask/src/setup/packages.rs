@@ -115,6 +115,25 @@ pub(crate) const CLUSTER: &[Package] = &[
     ),
 ];
 
+/// For the programs of 64-bit ARM, on another processor.
+pub(crate) const CROSS: &[Package] = &[
+    program(
+        "gcc-aarch64-linux-gnu",
+        "aarch64-linux-gnu-gcc",
+        "compiles and links for 64-bit ARM",
+    ),
+    Package {
+        name: Cow::Borrowed("libc6-dev-arm64-cross"),
+        probe: Probe::File(Cow::Borrowed("/usr/aarch64-linux-gnu/include/stdio.h")),
+        why: "the C library of 64-bit ARM",
+    },
+    program(
+        "qemu-user",
+        "qemu-aarch64",
+        "runs programs of 64-bit ARM, as far as they need no kernel of it",
+    ),
+];
+
 /// What our own programs are linked with.
 pub(crate) fn libraries() -> Vec<Package> {
     vec![Package {
@@ -321,7 +340,7 @@ mod tests {
 
     #[test]
     fn every_peer_has_a_name_of_its_own_and_a_reason() {
-        let all = || PEERS.iter().chain(CLUSTER);
+        let all = || PEERS.iter().chain(CLUSTER).chain(CROSS);
         let mut names: Vec<_> = all().map(|package| &package.name).collect();
         names.sort();
         names.dedup();
