@@ -228,14 +228,9 @@ impl LookBack {
         };
         let before = std::mem::replace(&mut followed.mode, mode);
         if mode > before {
-            let ring = followed.ring.take();
-            state.kept.forget(tap);
-            if let Some(ring) = ring {
-                let pointed = state.point(tap.index, 0);
-                state.frozen.push(Frozen::new(ring));
-                self.shared.count(&state)?;
-                pointed?;
-            }
+            let withdrawn = state.withdraw(tap);
+            self.shared.count(&state)?;
+            withdrawn?;
         } else if let Some(slot) = followed.ring.as_ref().map(|ring| ring.slot) {
             state.point(tap.index, entry(slot, mode))?;
         }
@@ -484,12 +479,14 @@ impl State {
         Ok(())
     }
 
-    /// Takes a tap's ring away, which is frozen; the tap waits for another.
+    /// Takes a tap's ring away with all that is kept of it; the tap waits for another. Nothing of what comes
+    /// meanwhile is recorded: what was before it would end in a hole that nobody is told of.
     fn withdraw(&mut self, tap: TapId) -> Result<(), KernelError> {
+        self.kept.forget(tap);
         let ring = self.followed_mut(tap).and_then(|f| f.ring.take());
         let Some(ring) = ring else { return Ok(()) };
         let pointed = self.point(tap.index, 0);
-        self.keep(tap, ring);
+        self.frozen.push(Frozen::new(ring));
         pointed
     }
 
