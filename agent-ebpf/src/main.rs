@@ -57,25 +57,25 @@ const PASS: i32 = 1;
 
 #[classifier]
 pub(crate) fn tcx_ingress(ctx: TcContext) -> i32 {
-    tcx::<HOOK_TCX_INGRESS, true>(&ctx);
+    tcx::<HOOK_TCX_INGRESS>(&ctx);
     TCX_NEXT
 }
 
 #[classifier]
 pub(crate) fn tcx_egress(ctx: TcContext) -> i32 {
-    tcx::<HOOK_TCX_EGRESS, false>(&ctx);
+    tcx::<HOOK_TCX_EGRESS>(&ctx);
     TCX_NEXT
 }
 
 #[cgroup_skb]
 pub(crate) fn cgroup_ingress(ctx: SkBuffContext) -> i32 {
-    cgroup::<HOOK_CGROUP_INGRESS, true>(&ctx);
+    cgroup::<HOOK_CGROUP_INGRESS>(&ctx);
     PASS
 }
 
 #[cgroup_skb]
 pub(crate) fn cgroup_egress(ctx: SkBuffContext) -> i32 {
-    cgroup::<HOOK_CGROUP_EGRESS, false>(&ctx);
+    cgroup::<HOOK_CGROUP_EGRESS>(&ctx);
     PASS
 }
 
@@ -131,7 +131,7 @@ pub(crate) fn cgroup_capture_headers(ctx: SkBuffContext) -> i32 {
 }
 
 #[inline(always)]
-fn tcx<const HOOK: u8, const IS_INGRESS: bool>(ctx: &TcContext) {
+fn tcx<const HOOK: u8>(ctx: &TcContext) {
     let skb = Skb::of(ctx);
     let Some(gate) = table::first(&maps::GATE) else {
         return;
@@ -145,7 +145,7 @@ fn tcx<const HOOK: u8, const IS_INGRESS: bool>(ctx: &TcContext) {
     // In this order: a packet that does not see a session that is just being armed has seen the
     // ring that is frozen for it right afterwards.
     let ring = taps::ring(tap);
-    let sessions = taps::sessions::<IS_INGRESS>(tap);
+    let sessions = taps::sessions(tap, HOOK);
     let work = Work {
         sessions,
         tap: tap as u32,
@@ -162,17 +162,17 @@ fn tcx<const HOOK: u8, const IS_INGRESS: bool>(ctx: &TcContext) {
 }
 
 #[inline(always)]
-fn cgroup<const HOOK: u8, const IS_INGRESS: bool>(ctx: &SkBuffContext) {
+fn cgroup<const HOOK: u8>(ctx: &SkBuffContext) {
     let skb = Skb::of(ctx);
-    let Some(tap) = taps::of_cgroup::<IS_INGRESS>(&skb) else {
+    let Some(tap) = taps::of_cgroup(&skb, HOOK) else {
         return;
     };
-    let mut sessions = taps::sessions::<IS_INGRESS>(tap);
+    let mut sessions = taps::sessions(tap, HOOK);
     if sessions == 0 {
         return;
     }
     taps::seen(tap);
-    if !IS_INGRESS {
+    if HOOK == HOOK_CGROUP_EGRESS {
         sessions = taps::senders_sessions(&skb, tap, sessions);
     }
     if sessions != 0 {

@@ -1,8 +1,8 @@
 //! Which tap a packet belongs to, and which of the two hooks owns it.
 //!
 //! TC owns what crosses an interface that is a tap. The cgroup hooks own the rest: loopback, everything of
-//! a cgroup without such an interface, and what it receives past it (another's `bpf_redirect_peer`). A loopback packet passes the sender's egress
-//! and the receiver's ingress; it is taken once:
+//! a cgroup without such an interface, and what it receives past it (another's `bpf_redirect_peer`). A
+//! loopback packet passes the sender's egress and the receiver's ingress; it is taken once:
 //!
 //! - at the receiver, if the receiving socket belongs to the same tap,
 //! - else at the sender (no such socket, no ports, or a receiver outside of the tap).
@@ -18,6 +18,7 @@ use aya_ebpf::{
 use remora_agent_common::{
     IFINDEX_ARRAY, TAP_SLOTS,
     filter::{FAMILY_IPV4, FAMILY_IPV6, Flow, PORTS_BOTH, PROTOCOL_TCP, PROTOCOL_UDP},
+    record::{HOOK_CGROUP_INGRESS, HOOK_TCX_INGRESS},
     tap::{CGROUP_LOOPBACK_ONLY, CGROUP_RECEIVED},
 };
 
@@ -81,18 +82,24 @@ pub(crate) fn ring(tap: impl Into<u64>) -> u32 {
 
 /// The sessions armed on a tap for packets that come in by the hook, or go out.
 #[inline(always)]
-pub(crate) fn sessions<const IS_INGRESS: bool>(tap: impl Into<u64>) -> u64 {
+pub(crate) fn sessions(tap: impl Into<u64>, hook: u8) -> u64 {
     let Some(sessions) = table::array_mut(&maps::TAP_SESSIONS, tap) else {
         return 0;
     };
     // SAFETY: it points into a map value.
     unsafe {
-        if IS_INGRESS {
+        if is_ingress(hook) {
             (&raw const (*sessions).ingress).read_volatile()
         } else {
             (&raw const (*sessions).egress).read_volatile()
         }
     }
+}
+
+/// Known when a program is compiled, as its hook is.
+#[inline(always)]
+const fn is_ingress(hook: u8) -> bool {
+    matches!(hook, HOOK_TCX_INGRESS | HOOK_CGROUP_INGRESS)
 }
 
 /// Counts a packet that is looked at for the tap's sessions.
@@ -107,8 +114,8 @@ pub(crate) fn seen(tap: impl Into<u64>) {
 /// The tap of the cgroup that this run of the program is for, if it takes the packet: a program runs
 /// once for each cgroup that it is attached to, from the socket's upwards.
 #[inline(always)]
-pub(crate) fn of_cgroup<const IS_INGRESS: bool>(skb: &Skb) -> Option<u32> {
-    let elsewhere = if IS_INGRESS {
+pub(crate) fn of_cgroup(skb: &Skb, hook: u8) -> Option<u32> {
+    let elsewhere = if is_ingress(hook) {
         CGROUP_LOOPBACK_ONLY
     } else {
         CGROUP_LOOPBACK_ONLY | CGROUP_RECEIVED
