@@ -82,9 +82,6 @@ impl<M: Medium> BlockFile<M> {
     /// # Errors
     /// [`Torn`]; the file ends on a whole packet, and more may be appended.
     pub fn append(&mut self, blocks: &[u8]) -> Result<(), Torn> {
-        if blocks.is_empty() {
-            return Ok(()); // A frame without anything in it would have no beginning either.
-        }
         let Self {
             medium,
             bytes,

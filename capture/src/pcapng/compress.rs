@@ -59,7 +59,7 @@ impl Compressor {
         })
     }
 
-    /// The bytes to append for `blocks`. Then tell whether they were kept: by
+    /// The bytes to append for `blocks`; none for none. Then tell whether they were kept: by
     /// [`Compressor::kept`] or [`Compressor::lost`].
     ///
     /// # Errors
