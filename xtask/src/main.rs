@@ -38,6 +38,7 @@ mod manifests;
 mod manual;
 mod miri;
 mod process;
+mod room;
 mod run;
 mod setup;
 mod spills;

@@ -25,7 +25,7 @@ use crate::build::{Profile, build};
 use crate::process::{as_root, line, run};
 use crate::run::{BIN_DIR, bin_dir};
 use crate::setup::{self, Installing, Purpose, setup};
-use crate::{actionner, cluster, kernels, lint, manifests, versitygw, workspace};
+use crate::{actionner, cluster, kernels, lint, manifests, room, versitygw, workspace};
 
 /// A test program that is still running then hangs, and is ended.
 const PROGRAM_TIMEOUT: &str = "900";
@@ -110,6 +110,9 @@ pub(crate) fn test(scope: Scope<'_>, installing: Installing) -> anyhow::Result<(
         Scope::All(_) => None,
     };
     let started = Instant::now();
+    if let Some(warning) = room::warning(&workspace::target_dir()) {
+        say!("{warning}");
+    }
     let tools = setup(Purpose::BuildAndTest, installing)?;
     build(&tools, Profile::Release)?;
     let prepared = started.elapsed();
@@ -166,7 +169,8 @@ fn layer(name: &'static str, run: impl FnOnce() -> anyhow::Result<Tally>) -> any
     let started = Instant::now();
     let tally = run()?;
     let took = started.elapsed();
-    say!("══ {name}: {tally} ({:.1} s)", took.as_secs_f64());
+    let room = room::told(&workspace::target_dir());
+    say!("══ {name}: {tally} ({:.1} s; {room})", took.as_secs_f64());
     Ok(Layer { name, tally, took })
 }
 
