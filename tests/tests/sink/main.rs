@@ -74,10 +74,15 @@ impl<'a> Bed<'a> {
 
     /// A finished and signed capture that waits to be uploaded.
     fn captured(&self, packets: u64) -> Result<String> {
+        self.captured_at(20_000, packets)
+    }
+
+    /// Likewise, at so many packets a second.
+    fn captured_at(&self, rate: u64, packets: u64) -> Result<String> {
         let id = self.start()?.id;
         let stream = Stream {
             size: 1400,
-            rate: 20_000,
+            rate,
             ..Stream::new(self.api.ipv4(), PORT, packets)
         };
         stream.send(|tool| self.web.command(tool))?;

@@ -87,6 +87,7 @@ fn while_the_store_is_away_all_stays_the_quota_refuses_starts_and_all_is_there_o
     let mut controller = bed.controller("")?;
     bed.store.stop()?;
     let mut ids = Vec::new();
+    let (mut rate, mut packets) = (20_000, PACKETS);
     // As many as there is room for: none goes, though each is too old and too large.
     let refused = loop {
         match bed.start() {
@@ -98,8 +99,14 @@ fn while_the_store_is_away_all_stays_the_quota_refuses_starts_and_all_is_there_o
             }
             Err(refused) => break refused,
         }
-        match bed.captured(PACKETS) {
-            Ok(id) => ids.push(id),
+        match bed.captured_at(rate, packets) {
+            Ok(id) => {
+                if bed.agent.get(&id)?.stop_reason() == v1::StopReason::NoSpace {
+                    // A batch did not fit into what is left; smaller ones fill it.
+                    (rate, packets) = (1000, 100);
+                }
+                ids.push(id);
+            }
             Err(error) => {
                 let refused = error.downcast::<tonic::Status>()?;
                 break refused;
