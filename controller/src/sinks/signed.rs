@@ -40,7 +40,12 @@ impl Sink {
         let expires = self.spec.expires;
         let put = self.request(Method::PUT, &path, expires, self.put_headers(offer, now));
         let longer = expires + CHECK_LONGER;
-        let check = self.request(Method::HEAD, &path, longer, self.check_headers());
+        let looking = match self.spec.kind {
+            Kind::S3 | Kind::Google => Method::HEAD,
+            // Its signatures are of rights, not of methods: to read is the one that lets a HEAD pass.
+            Kind::Azure => Method::GET,
+        };
+        let check = self.request(looking, &path, longer, self.check_headers());
         Ok(PutRequest {
             id: offer.id.clone(),
             file: offer.file.clone(),
@@ -221,6 +226,16 @@ mod tests {
             put.url
         );
         assert!(check.url.starts_with(&place), "{}", check.url);
+        // To write, and to read: one with no right at all is refused.
+        let rights = |url: &str| {
+            let (_, query) = url.split_once('?').expect("a query");
+            let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+            pairs.find_map(|(key, value)| (key == "sp").then(|| value.to_owned()))
+        };
+        assert!(
+            rights(&put.url).is_some_and(|rights| rights.contains('w') && !rights.contains('r'))
+        );
+        assert_eq!(rights(&check.url).as_deref(), Some("r"));
         assert_eq!(put.headers["x-ms-blob-type"], "BlockBlob");
         assert_eq!(put.headers["if-none-match"], "*");
         assert_eq!(put.headers["x-ms-meta-remora_capture"], ID);

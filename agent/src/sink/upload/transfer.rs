@@ -136,7 +136,9 @@ impl Client {
         self.put(transfer, &wanted).await?;
         match self.look(transfer, &wanted).await {
             Ok(Some(object)) => Ok(object),
-            Ok(None) => Err(Failure::Unproved("it is not there".to_owned())),
+            Ok(None) => Err(Failure::Unproved(
+                "it is not there, or nobody may look".to_owned(),
+            )),
             Err(failure) => Err(failure),
         }
     }
@@ -198,8 +200,7 @@ impl Client {
         };
         match response.status() {
             status if status.is_success() => Ok(()),
-            // Somebody was quicker; what is there is looked at next.
-            StatusCode::PRECONDITION_FAILED => Ok(()),
+            status if is_there_already(status, response.headers()) => Ok(()),
             _ => Err(refused(response).await),
         }
     }
@@ -218,6 +219,16 @@ impl Client {
             headers.insert(name, value);
         }
         Ok(self.0.request(method, url).headers(headers))
+    }
+}
+
+/// Somebody was quicker; what is there is looked at next.
+fn is_there_already(status: StatusCode, headers: &HeaderMap) -> bool {
+    match status {
+        StatusCode::PRECONDITION_FAILED => true,
+        // Azure's way to say so. S3 means that two put it at once: that is tried again.
+        StatusCode::CONFLICT => header(headers, "x-ms-error-code") == "BlobAlreadyExists",
+        _ => false,
     }
 }
 
@@ -408,6 +419,17 @@ mod tests {
         );
         let azure = Wanted::ContentMd5("m==".to_owned());
         assert_eq!(azure.told(&headers(&[("content-md5", "n==")])), Some(false));
+    }
+
+    #[test]
+    fn what_is_there_already_is_told_by_each_store_in_its_way() {
+        let none = headers(&[]);
+        assert!(is_there_already(StatusCode::PRECONDITION_FAILED, &none));
+        assert!(!is_there_already(StatusCode::CONFLICT, &none));
+        let azure = headers(&[("x-ms-error-code", "BlobAlreadyExists")]);
+        assert!(is_there_already(StatusCode::CONFLICT, &azure));
+        let other = headers(&[("x-ms-error-code", "LeaseIdMissing")]);
+        assert!(!is_there_already(StatusCode::CONFLICT, &other));
     }
 
     #[test]
