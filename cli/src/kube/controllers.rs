@@ -250,19 +250,25 @@ impl Controllers {
         };
         // Those that failed come last, the latest of them at the end.
         replicas.sort_by_key(|replica| failed.iter().position(|pod| *pod == replica.pod));
-        let mut last = anyhow!(
-            "no controller of Remora is ready in namespace {namespace}: `kubectl get pods -n \
-             {namespace}` shows why; if it is installed in another one, use --remora-namespace"
-        );
+        let any_ready = replicas.iter().any(|replica| replica.is_ready);
+        let mut last = None;
         for replica in replicas {
             match self.open(client, namespace, &endpoint, &replica).await {
                 Ok(connection) => return Ok(connection),
-                Err(error) => last = error,
+                Err(error) => last = Some(error),
             }
             failed.retain(|pod| *pod != replica.pod);
             failed.push(replica.pod);
         }
-        Err(last)
+        let none = format!(
+            "no controller of Remora is ready in namespace {namespace}: `kubectl get pods -n \
+             {namespace}` shows why; if it is installed in another one, use --remora-namespace"
+        );
+        Err(match last {
+            Some(error) if any_ready => error,
+            Some(error) => error.context(none),
+            None => anyhow!(none),
+        })
     }
 
     async fn open(

@@ -22,14 +22,16 @@ const PORT_NAME: &str = "grpc";
 pub(super) const CA_CONFIG_MAP: &str = "remora-ca";
 const CA_KEY: &str = "ca.crt";
 
-/// A controller's pod that is ready.
+/// A controller's pod that runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Replica {
     pub(super) pod: String,
     pub(super) port: u16,
+    /// As Kubernetes sees it. It takes all pods of a node that it has not heard of for unready, whatever they are.
+    pub(super) is_ready: bool,
 }
 
-/// The controller's pods that are ready, by their names.
+/// The controller's pods that run: those that are ready first, then by their names.
 ///
 /// # Errors
 /// The API server does not answer, or refuses.
@@ -37,7 +39,7 @@ pub(super) async fn replicas(client: &Client, namespace: &str) -> kube::Result<V
     let pods = Api::<Pod>::namespaced(client.clone(), namespace);
     let list = pods.list(&ListParams::default().labels(PODS)).await?;
     let mut replicas: Vec<_> = list.items.iter().filter_map(replica).collect();
-    replicas.sort_by(|a, b| a.pod.cmp(&b.pod));
+    replicas.sort_by(|a, b| (!a.is_ready, &a.pod).cmp(&(!b.is_ready, &b.pod)));
     Ok(replicas)
 }
 
@@ -47,7 +49,8 @@ fn replica(pod: &Pod) -> Option<Replica> {
     let is_ready = conditions
         .filter(|condition| condition.type_ == "Ready")
         .any(|condition| condition.status == "True");
-    if !is_ready || pod.metadata.deletion_timestamp.is_some() {
+    let runs = is_ready || status.phase.as_deref() == Some("Running");
+    if !runs || pod.metadata.deletion_timestamp.is_some() {
         return None;
     }
     let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
@@ -58,6 +61,7 @@ fn replica(pod: &Pod) -> Option<Replica> {
     Some(Replica {
         pod: pod.metadata.name.clone()?,
         port: port.unwrap_or(CONTROLLER_PORT),
+        is_ready,
     })
 }
 
@@ -93,7 +97,7 @@ pub(super) async fn open(
     namespace: &str,
     replica: &Replica,
 ) -> kube::Result<(DuplexStream, Failure)> {
-    let Replica { pod, port } = replica;
+    let Replica { pod, port, .. } = replica;
     let pods = Api::<Pod>::namespaced(client.clone(), namespace);
     let mut forwarder = pods.portforward(pod, &[*port]).await?;
     let failure = Failure::default();
@@ -153,6 +157,7 @@ mod tests {
             Some(Replica {
                 pod: "remora-controller-a".into(),
                 port,
+                is_ready: true,
             })
         };
         assert_eq!(of("True", |_| {}), expected(9000));
@@ -163,8 +168,16 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_that_is_not_ready_or_goes_is_none() {
+    fn a_pod_that_runs_and_is_not_ready_is_one_that_is_asked_last() {
+        let unready = of("False", |pod| pod["status"]["phase"] = json!("Running"));
+        assert_eq!(unready.map(|replica| replica.is_ready), Some(false));
+    }
+
+    #[test]
+    fn a_pod_that_does_not_run_or_goes_is_none() {
         assert_eq!(of("False", |_| {}), None);
+        let pending = of("False", |pod| pod["status"]["phase"] = json!("Pending"));
+        assert_eq!(pending, None);
         let going = of("True", |pod| {
             pod["metadata"]["deletionTimestamp"] = json!("2026-01-02T03:04:05Z");
         });

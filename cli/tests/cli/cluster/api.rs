@@ -35,6 +35,8 @@ const PROTOCOL: &str = "v4.channel.k8s.io";
 pub(super) struct Knowledge {
     /// Sockets of the controller's pods, by name; those of no socket refuse connections.
     pub(super) pods: BTreeMap<String, Option<PathBuf>>,
+    /// Those of them that Kubernetes takes for unready.
+    pub(super) unready: Vec<&'static str>,
     /// PEM of the ConfigMap.
     pub(super) authority: Option<String>,
     /// What is forbidden, by a part of its path.
@@ -175,7 +177,9 @@ fn answer(path: &str, knowledge: &Knowledge) -> (u16, Value) {
     }
     if path.starts_with("/api/v1/namespaces/remora/pods?") {
         assert!(path.contains("app.kubernetes.io"), "{path}");
-        let pods: Vec<_> = knowledge.pods.keys().map(|name| pod(name)).collect();
+        let is_ready = |name: &String| !knowledge.unready.contains(&name.as_str());
+        let pods = knowledge.pods.keys();
+        let pods: Vec<_> = pods.map(|name| pod(name, is_ready(name))).collect();
         return (
             200,
             json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": pods}),
@@ -219,13 +223,14 @@ fn answer(path: &str, knowledge: &Knowledge) -> (u16, Value) {
     (404, status)
 }
 
-fn pod(name: &str) -> Value {
+fn pod(name: &str, is_ready: bool) -> Value {
+    let ready = if is_ready { "True" } else { "False" };
     json!({
         "kind": "Pod", "apiVersion": "v1",
         "metadata": {"name": name, "namespace": "remora"},
         "spec": {"containers": [{"name": "controller",
                                  "ports": [{"name": "grpc", "containerPort": 2805}]}]},
-        "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+        "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": ready}]},
     })
 }
 

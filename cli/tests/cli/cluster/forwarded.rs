@@ -1,6 +1,6 @@
 //! The way through the API server: port-forward, TLS, the user's token, several replicas.
 
-use std::{fs, process::Command};
+use std::{fs, path::PathBuf, process::Command};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use remora_proto::reason::{self, Reason};
@@ -59,7 +59,7 @@ impl Cluster {
                 .map(|(name, controller)| ((*name).to_owned(), controller.map(Controller::socket)))
                 .collect(),
             authority: Some(certificates.authority.clone()),
-            forbidden: None,
+            ..Knowledge::default()
         })
     }
 
@@ -202,6 +202,41 @@ fn a_replica_that_dies_in_a_stored_capture_leaves_the_stream_to_another() {
     assert!(second.calls().started.is_empty(), "it runs already");
 }
 
+/// Kubernetes takes all pods of a node for unready that it has not heard of for a while.
+#[test]
+fn a_replica_that_is_taken_for_unready_is_asked_if_no_other_answers() {
+    let (_dir, path, file) = target_file();
+    let certificates = Certificates::usual();
+    let lost = Controller::run_tls(script(4), certificates.identity.clone());
+    let knowing = |ready: Option<PathBuf>| {
+        Cluster::knowing(Knowledge {
+            pods: [
+                ("remora-controller-a".to_owned(), Some(lost.socket())),
+                ("remora-controller-b".to_owned(), ready),
+            ]
+            .into(),
+            unready: vec!["remora-controller-a"],
+            authority: Some(certificates.authority.clone()),
+            forbidden: None,
+        })
+    };
+    let ready = Controller::run_tls(script(4), certificates.identity.clone());
+    let ended = knowing(Some(ready.socket())).run(&["capture", "deploy/cart", "-w", &file]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert_eq!(
+        (lost.calls().started.len(), ready.calls().started.len()),
+        (0, 1)
+    );
+    // The one that is ready refuses connections.
+    let ended = knowing(None).run(&["capture", "deploy/cart", "-w", &file]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert_eq!(lost.calls().started.len(), 1);
+    assert_eq!(
+        fs::read(path).unwrap(),
+        [head(), packet_blocks(4, 64)].concat()
+    );
+}
+
 #[test]
 fn a_certificate_of_somebody_else_is_refused() {
     let other = Certificates::usual();
@@ -214,7 +249,7 @@ fn a_certificate_of_somebody_else_is_refused() {
         let cluster = Cluster::knowing(Knowledge {
             pods: [("remora-controller-a".to_owned(), Some(controller.socket()))].into(),
             authority: Some(trusted),
-            forbidden: None,
+            ..Knowledge::default()
         });
         let ended = cluster.run(&["list"]);
         assert_eq!(ended.code, Some(1));
@@ -245,6 +280,10 @@ fn what_is_missing_on_the_way_is_told_with_what_to_do() {
         pods: [("remora-controller-a".to_owned(), None)].into(),
         ..no_pods.clone()
     };
+    let unready = Knowledge {
+        unready: vec!["remora-controller-a"],
+        ..refusing.clone()
+    };
     let forbidden = Knowledge {
         forbidden: Some("pods"),
         ..no_pods.clone()
@@ -261,6 +300,13 @@ fn what_is_missing_on_the_way_is_told_with_what_to_do() {
         (
             refusing,
             ["remora-controller-a", "failed to connect to localhost:2805"],
+        ),
+        (
+            unready,
+            [
+                "no controller of Remora is ready",
+                "failed to connect to localhost:2805",
+            ],
         ),
         (
             forbidden,
