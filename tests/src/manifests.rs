@@ -16,12 +16,14 @@ use crate::{run, wire};
 const BATCH: usize = 200;
 
 /// Each manifest's files have as many packets as were written, and those that lie there do so as they were signed:
-/// capinfos counts as many blocks as the manifest tells. What is encrypted is for others to read.
+/// capinfos counts as many blocks as the manifest tells. What is encrypted is for others to read. The number of
+/// manifests.
 ///
 /// # Errors
 /// It is not so.
-pub fn prove(directory: &Path) -> Result<()> {
+pub fn prove(directory: &Path) -> Result<usize> {
     let mut signed = BTreeMap::new();
+    let mut manifests = 0;
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -29,6 +31,7 @@ pub fn prove(directory: &Path) -> Result<()> {
             continue;
         };
         let manifest = Manifest::unverified(&fs::read(&path)?).context(name.to_string())?;
+        manifests += 1;
         let packets: u64 = manifest.files.iter().map(|file| file.packets).sum();
         let (told, written) = (packets + manifest.removed.packets, manifest.counts.written);
         ensure!(
@@ -57,7 +60,7 @@ pub fn prove(directory: &Path) -> Result<()> {
         }
     }
     if !wire::has_reader("capinfos") {
-        return Ok(());
+        return Ok(manifests);
     }
     let paths: Vec<_> = signed.keys().collect();
     for paths in paths.chunks(BATCH) {
@@ -70,7 +73,7 @@ pub fn prove(directory: &Path) -> Result<()> {
             );
         }
     }
-    Ok(())
+    Ok(manifests)
 }
 
 /// By `capinfos -cM`, a line a file.

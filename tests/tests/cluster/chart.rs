@@ -9,7 +9,7 @@ use remora_tests::{
         Cluster,
         release::{self, AGENTS, NAMESPACE, Release, chart},
     },
-    run, wait,
+    manifests, run, wait,
 };
 
 use crate::{
@@ -36,6 +36,8 @@ pub(crate) const LAST: [Test; 1] = [(
 
 /// CAP_BPF (39) and CAP_NET_ADMIN (12).
 const CAPABILITIES: &str = "0000008000001000";
+/// Where the chart has an agent keep its captures.
+const CAPTURES: &str = "/var/lib/remora";
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// What the kernel says of each agent's process.
@@ -124,10 +126,31 @@ fn upgrade_and_uninstall(cluster: &Cluster) -> Result<()> {
     })?;
     let wide = kubectl.run(&["get", "clusterroles,clusterrolebindings", "-o", "name"])?;
     ensure!(!wide.contains("remora"), "{wide}");
+    captures_are_as_signed(cluster)?;
     let crds = kubectl.run(&["get", "crds", "-o", "name"])?;
     ensure!(crds.contains("captures.remora.dev"), "{crds}");
     Release::remove_rest(kubectl)?;
     let crds = kubectl.run(&["get", "crds", "-o", "name"])?;
     ensure!(!crds.contains("remora"), "{crds}");
+    Ok(())
+}
+
+/// What all tests before this one have left on the nodes: evidence outlives the release.
+fn captures_are_as_signed(cluster: &Cluster) -> Result<()> {
+    for node in cluster.nodes() {
+        let captures = node.file(CAPTURES);
+        let proved = manifests::prove(&captures).with_context(|| node.name().to_owned())?;
+        println!("{}: {proved} manifests", node.name());
+        ensure!(proved > 0, "no manifest in {}", captures.display());
+        let mut verify = run::command(run::remora_program("remora")?);
+        verify.arg("verify").arg(&captures);
+        for key in fs::read_dir(captures.join("keys"))? {
+            let key = key?.path();
+            if key.extension().is_some_and(|ending| ending == "pub") {
+                verify.arg("--key").arg(key);
+            }
+        }
+        run::output(&mut verify).with_context(|| node.name().to_owned())?;
+    }
     Ok(())
 }

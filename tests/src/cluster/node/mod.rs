@@ -167,6 +167,12 @@ impl ClusterNode {
         self.place(Rights::Root, program.as_ref())
     }
 
+    /// A file or directory of the node's file system, by its absolute path there.
+    #[must_use]
+    pub fn file(&self, path: &str) -> PathBuf {
+        format!("/proc/{}/root{path}", self.init).into()
+    }
+
     /// For files and logs of the node's.
     #[must_use]
     pub fn directory(&self) -> &Path {
