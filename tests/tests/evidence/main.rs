@@ -238,6 +238,21 @@ fn a_directory_is_verified_with_the_public_key_and_the_published_head_alone() ->
         1,
         "cut off after 2",
     );
+    // A capture that was streamed has an account, which nobody signs.
+    let target = format!("cgroup:{}", bed.web.cgroup().path());
+    let read = copy.data.with_file_name("read.pcapng");
+    let read = read.to_str().context("path")?;
+    let streamed = remora(
+        &bed.agent,
+        &["capture", &target, "-a", "duration:1", "-w", read],
+    )?;
+    ensure!(streamed.status.success(), "{streamed:?}");
+    let later = bed.copy()?;
+    assert_code(
+        &verify(&later.data, &later.key, Some(&head))?,
+        3,
+        "that were streamed to their readers",
+    );
     let foreign = copy.data.with_file_name("foreign.pub");
     let secret = remora_capture::evidence::SecretKey::from_random(&[4; 32]);
     fs::write(&foreign, secret.public().to_pem())?;

@@ -6,6 +6,7 @@
 mod deleted;
 mod held;
 mod links;
+mod streamed;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,7 +28,13 @@ use crate::{text::excerpt, upload::UPLOAD_ENDING};
 /// Name of the file with the chain's head.
 const HEAD: &str = "chain.head";
 /// What the agent keeps beside captures, and what a person reads: no evidence.
-const NO_EVIDENCE: [&str; 4] = ["lock", "README.txt", "node.key", "tombstone.reserve"];
+const NO_EVIDENCE: [&str; 5] = [
+    "lock",
+    "README.txt",
+    "node.key",
+    "privacy-level",
+    "tombstone.reserve",
+];
 /// Bytes read at a time.
 const PIECE: usize = 1 << 18;
 /// Characters of a name that are told.
@@ -41,6 +48,8 @@ pub struct Entry {
     digest: FileDigest,
     /// Of a document; packets are not kept.
     bytes: Vec<u8>,
+    /// The account of a capture that was streamed.
+    is_streamed: bool,
 }
 
 /// All files, by name.
@@ -87,7 +96,10 @@ impl Entry {
     /// # Errors
     /// The reader's.
     pub fn read(name: &str, mut reader: impl Read) -> io::Result<Self> {
-        let is_document = is_document(name);
+        let wanted = match is_document(name) {
+            true => DOCUMENT_BYTES_MAX,
+            false => streamed::bytes_wanted(name),
+        };
         let mut digester = Digester::default();
         let mut bytes = Vec::new();
         let mut piece = vec![0; PIECE];
@@ -99,13 +111,18 @@ impl Entry {
                 Err(error) => return Err(error),
             };
             digester.update(&piece[..read]);
-            if is_document && bytes.len() <= DOCUMENT_BYTES_MAX {
+            if wanted > 0 && bytes.len() <= wanted {
                 bytes.extend_from_slice(&piece[..read]);
             }
+        }
+        let is_streamed = streamed::is_account(name, &bytes);
+        if !is_document(name) {
+            bytes = Vec::new();
         }
         Ok(Self {
             digest: digester.finish(),
             bytes,
+            is_streamed,
         })
     }
 
@@ -115,6 +132,7 @@ impl Entry {
         Self {
             digest,
             bytes: Vec::new(),
+            is_streamed: false,
         }
     }
 
@@ -372,13 +390,18 @@ fn strangers(
     scope: Scope,
     report: &mut Report,
 ) {
-    for name in inventory.entries.keys() {
+    let mut streamed = Vec::new();
+    for (name, entry) in &inventory.entries {
         let known = accounted.contains(name)
             || (is_document(name) && !is_lone_stamp(name, inventory))
             || name.ends_with(".pub")
             || name.ends_with(UPLOAD_ENDING)
             || NO_EVIDENCE.contains(&name.as_str());
         if known {
+            continue;
+        }
+        if entry.is_streamed {
+            streamed.push(name.as_str());
             continue;
         }
         // The agent was at it when the directory was copied.
@@ -422,6 +445,7 @@ fn strangers(
                 .push(format!("{name}: no manifest knows this file"));
         }
     }
+    report.unproved.extend(streamed::told(&streamed));
 }
 
 /// A time stamp without the manifest that it would be of.

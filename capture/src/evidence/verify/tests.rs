@@ -1,9 +1,13 @@
 //! Whatever is done to a set of evidence is found.
 
 use super::*;
-use crate::evidence::{
-    Cause, Digest, Hold, Link, Release, SecretKey, Tombstone,
-    manifest::tests::{capture, key},
+use crate::{
+    evidence::{
+        Cause, Digest, Hold, Link, Release, SecretKey, Tombstone,
+        manifest::tests::{capture, key},
+    },
+    session::Destination,
+    sidecar::Sidecar,
 };
 
 /// Names and bytes of a directory.
@@ -180,6 +184,46 @@ fn a_file_that_is_missing_cut_longer_added_or_swapped_is_found() {
         b"x".to_vec(),
     );
     evidence.assert_broken(&files, "no manifest knows this file");
+}
+
+#[test]
+fn an_account_of_a_streamed_capture_has_no_manifest_and_is_told_as_unsigned() {
+    let evidence = evidence(1);
+    let of_stored = evidence.manifests[0].replace(MANIFEST_ENDING, ".json");
+    let account = |id: &str, destination| {
+        let mut account = Sidecar::from_json(&evidence.files[&of_stored]).expect("an account");
+        account.capture.id = id.parse().expect("an id");
+        account.capture.spec.destination = destination;
+        account.to_json()
+    };
+    let with = |name: &str, bytes: &[u8]| {
+        let mut files = evidence.files.clone();
+        files.insert(name.to_owned(), bytes.to_vec());
+        files
+    };
+    let id = "01J9ZQ3C7M8N4R5T6V7W8X9YZA";
+    let name = format!("{id}.json");
+    let streamed = account(id, Destination::Stream);
+    let report = evidence.report(&with(&name, &streamed));
+    assert_eq!(report.verdict(), Verdict::Partly, "{report:?}");
+    assert!(
+        report.unproved.len() == 1 && report.unproved[0].starts_with(&format!("{name}: accounts")),
+        "{report:?}"
+    );
+    // Of no other capture, of one that was stored, of nothing, and no packets.
+    for (name, bytes) in [
+        ("01J9ZQ3C7M8N4R5T6V7W8X9YZB.json", &streamed[..]),
+        (&name, &account(id, Destination::Store)),
+        (&name, b"{}"),
+        ("01J9ZQ3C7M8N4R5T6V7W8X9YZA.pcapng", &streamed),
+    ] {
+        evidence.assert_broken(&with(name, bytes), "no manifest knows this file");
+    }
+    // What was signed stays signed.
+    let id = of_stored.trim_end_matches(".json");
+    let changed = account(id, Destination::Stream);
+    let what = format!("{of_stored}: ");
+    evidence.assert_broken(&with(&of_stored, &changed), &what);
 }
 
 #[test]
