@@ -77,10 +77,16 @@ fn upgraded(cluster: &Cluster) -> Result<()> {
     let gone = ["delete", "pod", &after.name, "-n", &after.namespace];
     let at_once = ["--grace-period=0", "--force"];
     cluster.kubectl().run(&[&gone[..], &at_once].concat())?;
-    wait::until(POD_LIMIT, "the agent's next pod", || {
-        let agent = agent_on(cluster, "node-a");
-        Ok(agent.is_ok_and(|agent| agent.uid != after.uid))
+    let next = wait::until_some(POD_LIMIT, "the agent's next pod", || {
+        let agent = agent_on(cluster, "node-a").ok();
+        Ok(agent.filter(|agent| agent.uid != after.uid))
     })?;
+    // Until it has the data directory, the one before it, of which Kubernetes knows nothing any more, may answer.
+    let name = format!("pod/{}", next.name);
+    let ready = ["wait", "--for=condition=Ready", "--timeout=60s", &name];
+    cluster
+        .kubectl()
+        .run(&[&ready[..], &["-n", &next.namespace]].concat())?;
     goes_on(&bed, &id)?;
 
     let sent = sender.stop_timed()?;
