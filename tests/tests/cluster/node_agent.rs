@@ -7,7 +7,6 @@ use remora_proto::{
     client::{AgentAddress, connect},
     v1::{self, capture_client::CaptureClient, node_client::NodeClient, target::Target},
 };
-use serde_json::Value;
 use tokio::runtime::Runtime;
 use tonic::{Response, Status, transport::Channel};
 
@@ -52,20 +51,21 @@ impl NodeAgent {
         run::output(&mut self.remora(arguments)?)
     }
 
-    /// Waits until it records the pod and knows its name.
+    /// Waits until it knows the pod's name and records its packets whole. A veth's packets are cut as of the
+    /// strictest namespace of all until somebody has stayed behind it for a second.
     pub(crate) fn wait_recorded(&self, pod: &KubePod) -> Result<()> {
+        let calls = Calls::to(self)?;
         let name = format!("pod {}/{}, ", pod.namespace, pod.name);
-        let mut last = String::new();
+        let mut last = Vec::new();
         let recorded = wait::until(POD_LIMIT, "look-back of the pod", || {
-            last = self.run(&["status", "-o", "json"])?;
-            let status: Value = serde_json::from_str(&last)?;
-            let mut taps = status["taps"].as_array().into_iter().flatten();
-            Ok(taps.any(|tap| {
-                let description = tap["description"].as_str().unwrap_or_default();
-                description.starts_with(&name) && !tap["look_back"].is_null()
+            last = calls.taps()?;
+            Ok(last.iter().any(|tap| {
+                let ring = tap.look_back.as_ref();
+                let is_whole = ring.is_some_and(|r| r.mode() == v1::LookBackMode::Payload);
+                is_whole && tap.description.starts_with(&name)
             }))
         });
-        recorded.with_context(|| last)
+        recorded.with_context(|| format!("{last:?}"))
     }
 }
 
