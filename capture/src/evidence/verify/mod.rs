@@ -96,9 +96,11 @@ impl Entry {
     /// # Errors
     /// The reader's.
     pub fn read(name: &str, mut reader: impl Read) -> io::Result<Self> {
-        let wanted = match is_document(name) {
-            true => DOCUMENT_BYTES_MAX,
-            false => streamed::bytes_wanted(name),
+        let is_document = is_document(name);
+        let wanted = if is_document {
+            DOCUMENT_BYTES_MAX
+        } else {
+            streamed::bytes_wanted(name)
         };
         let mut digester = Digester::default();
         let mut bytes = Vec::new();
@@ -116,7 +118,7 @@ impl Entry {
             }
         }
         let is_streamed = streamed::is_account(name, &bytes);
-        if !is_document(name) {
+        if !is_document {
             bytes = Vec::new();
         }
         Ok(Self {

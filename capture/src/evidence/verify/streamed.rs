@@ -11,7 +11,7 @@ const ENDING: &str = ".json";
 /// Captures that are named.
 const NAMED: usize = 3;
 
-/// The most of a file that may have to be looked at to know whether it is one; 0 if its name is no account's.
+/// Bytes of a file that are looked at to know whether it is one, at the most; 0 if its name is no account's.
 pub(super) fn bytes_wanted(name: &str) -> usize {
     match id(name) {
         Some(_) => SIDECAR_BYTES_MAX,
@@ -32,18 +32,19 @@ pub(super) fn is_account(name: &str, bytes: &[u8]) -> bool {
 
 /// What is said of them; nothing of none.
 pub(super) fn told(names: &[&str]) -> Option<String> {
-    let named: Vec<_> = names.iter().copied().take(NAMED).collect();
+    if names.is_empty() {
+        return None;
+    }
+    let named = names.get(..NAMED).unwrap_or(names);
     let more = match names.len() - named.len() {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
-    let named = named.join(", ");
-    (!names.is_empty()).then(|| {
-        format!(
-            "{named}{more}: accounts of captures that were streamed to their readers; there is no file of theirs \
-             here, and nobody signed them"
-        )
-    })
+    Some(format!(
+        "{}{more}: accounts of captures that were streamed to their readers; there is no file of theirs here, and \
+         nobody signed them",
+        named.join(", ")
+    ))
 }
 
 fn id(name: &str) -> Option<&str> {
